@@ -1,0 +1,24 @@
+//! Build, differentiate, print, compile and run XLA computations.
+
+pub mod array;
+pub mod func;
+pub mod graph;
+pub mod lower;
+pub mod op;
+pub mod ops;
+pub mod pjrt;
+pub mod program;
+pub mod proto;
+pub mod shape;
+pub mod text;
+pub mod transform;
+#[cfg(feature = "xla-rs")]
+pub mod xla_rs;
+
+pub use func::Func;
+pub use graph::{Graph, Tensor, Value};
+pub use lower::{LowerError, lower};
+pub use op::{Mapped, Primitive, ShapeError};
+pub use ops::{dot::Dot, scan::scan};
+pub use program::{Argument, Program, ResultSpec};
+pub use shape::{DType, Shape};

@@ -1,0 +1,127 @@
+//! Slices at positions computed by the program, along the first axis.
+
+use crate::{
+    graph::Tensor,
+    lower::Emitter,
+    op::{Mapped, Primitive, ShapeError},
+    shape::{DType, Shape},
+};
+
+fn check_index(name: &str, index: &Shape) -> Result<(), ShapeError> {
+    if *index != Shape::s32([]) {
+        return Err(ShapeError(format!("{name}: the position must be a scalar s32[], got {index}; convert it first")));
+    }
+    Ok(())
+}
+
+/// `size` rows of the first axis, from a computed position (clamped to stay inside).
+#[derive(Clone, Debug)]
+pub struct DynamicSlice {
+    /// How many rows.
+    pub size: usize,
+}
+
+impl Primitive for DynamicSlice {
+    fn name(&self) -> &'static str {
+        "dynamic-slice"
+    }
+    fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+        check_index("dynamic-slice", args[1])?;
+        if args[0].rank() == 0 || self.size > args[0].dims[0] {
+            return Err(ShapeError(format!(
+                "dynamic-slice: cannot take {} rows of {}; the first axis is too short",
+                self.size, args[0]
+            )));
+        }
+        let mut dims = args[0].dims.clone();
+        dims[0] = self.size;
+        Ok(vec![args[0].with_dims(dims)])
+    }
+    fn jvp(&self, args: &[Tensor], _: &[Tensor], tangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        vec![tangents[0].as_ref().map(|d| d.dynamic_slice(&args[1], self.size))]
+    }
+    fn transpose(&self, args: &[Tensor], _: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        vec![cotangents[0].as_ref().map(|c| args[0].zeros_like().dynamic_update(c, &args[1])), None]
+    }
+    fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
+        assert!(!args[1].mapped, "dynamic-slice: under vmap the position must be the same for every index");
+        let rows = swap_front(&args[0].materialize(size));
+        vec![Mapped { tensor: swap_front(&rows.dynamic_slice(&args[1].tensor, self.size)), mapped: true }]
+    }
+    fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
+        let zero = e.constant(DType::S32, 0.0);
+        let mut operands = vec![args[0], args[1]];
+        operands.extend(std::iter::repeat_n(zero, results[0].rank() - 1));
+        vec![e.push("dynamic-slice", &results[0], &operands, |i| {
+            i.dynamic_slice_sizes = results[0].dims.iter().map(|&d| d as i64).collect();
+        })]
+    }
+}
+
+/// The operand with some rows of its first axis replaced, at a computed position.
+#[derive(Clone, Debug)]
+pub struct DynamicUpdate;
+
+impl Primitive for DynamicUpdate {
+    fn name(&self) -> &'static str {
+        "dynamic-update-slice"
+    }
+    fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+        check_index("dynamic-update-slice", args[2])?;
+        let (whole, part) = (args[0], args[1]);
+        if whole.dtype != part.dtype || whole.rank() == 0 || whole.dims.get(1..) != part.dims.get(1..) || part.dims[0] > whole.dims[0]
+        {
+            return Err(ShapeError(format!(
+                "dynamic-update-slice: the new rows must match all axes but the first, got {part} into {whole}; reshape them"
+            )));
+        }
+        Ok(vec![whole.clone()])
+    }
+    fn jvp(&self, args: &[Tensor], _: &[Tensor], tangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        if tangents[0].is_none() && tangents[1].is_none() {
+            return vec![None];
+        }
+        let or_zero = |k: usize| tangents[k].clone().unwrap_or_else(|| args[k].zeros_like());
+        vec![Some(or_zero(0).dynamic_update(&or_zero(1), &args[2]))]
+    }
+    fn transpose(&self, args: &[Tensor], linear: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        let Some(ct) = &cotangents[0] else { return vec![None, None, None] };
+        vec![
+            linear[0].then(|| ct.dynamic_update(&args[1].zeros_like(), &args[2])),
+            linear[1].then(|| ct.dynamic_slice(&args[2], args[1].dims()[0])),
+            None,
+        ]
+    }
+    fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
+        assert!(!args[2].mapped, "dynamic-update-slice: under vmap the position must be the same for every index");
+        let whole = swap_front(&args[0].materialize(size));
+        let part = swap_front(&args[1].materialize(size));
+        vec![Mapped { tensor: swap_front(&whole.dynamic_update(&part, &args[2].tensor)), mapped: true }]
+    }
+    fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
+        let zero = e.constant(DType::S32, 0.0);
+        let mut operands = args.to_vec();
+        operands.extend(std::iter::repeat_n(zero, results[0].rank() - 1));
+        vec![e.push("dynamic-update-slice", &results[0], &operands, |_| {})]
+    }
+}
+
+/// Exchanges the first two axes.
+fn swap_front(t: &Tensor) -> Tensor {
+    let order: Vec<usize> = [1, 0].into_iter().chain(2..t.rank()).collect();
+    t.transpose(&order)
+}
+
+impl Tensor {
+    /// `size` rows of the first axis, from the computed position `start: s32[]`.
+    #[track_caller]
+    pub fn dynamic_slice(&self, start: &Tensor, size: usize) -> Tensor {
+        self.graph().apply(DynamicSlice { size }, &[self, start])
+    }
+
+    /// This value with the rows of `part` written at the computed position `start: s32[]` of the first axis.
+    #[track_caller]
+    pub fn dynamic_update(&self, part: &Tensor, start: &Tensor) -> Tensor {
+        self.graph().apply(DynamicUpdate, &[self, part, start])
+    }
+}

@@ -1,0 +1,23 @@
+//! The primitive operations, one file per family.
+//!
+//! | file | family |
+//! |---|---|
+//! | [`leaf`] | parameters, constants, counters |
+//! | [`elementwise`] | arithmetic, comparison, selection, conversion |
+//! | [`shaping`] | broadcast, reshape, transpose, slice, pad, concatenate, reverse |
+//! | [`dot`] | matrix products |
+//! | [`reduce`] | sums and extrema over axes, and what is built from them |
+//! | [`index`] | slices at computed positions |
+//! | [`meta`] | operations on the derivative, not on the value: stop-gradient, custom derivative, tags |
+//! | [`scan`] | the loop |
+
+pub mod dot;
+pub mod elementwise;
+pub mod index;
+pub mod leaf;
+pub mod meta;
+pub mod reduce;
+pub mod scan;
+pub mod shaping;
+
+pub use leaf::{Constant, Iota, Parameter, Placeholder};

@@ -1,0 +1,454 @@
+//! Operations that move elements without computing: broadcast, reshape, transpose, slice, pad, concatenate, reverse.
+//! All are linear, so each is its own derivative.
+
+use crate::{
+    graph::Tensor,
+    lower::Emitter,
+    op::{Mapped, Primitive, ShapeError},
+    proto,
+    shape::Shape,
+};
+
+/// The common part of linear one-operand operations: the tangent goes through the operation itself.
+macro_rules! linear_unary {
+    () => {
+        fn jvp(&self, _: &[Tensor], _: &[Tensor], tangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+            vec![tangents[0].as_ref().map(|d| d.graph().apply(self.clone(), &[d]))]
+        }
+    };
+}
+
+/// For a mapped single operand, shifts the axes of an attribute by one.
+fn shifted(axes: &[usize]) -> Vec<usize> {
+    axes.iter().map(|a| a + 1).collect()
+}
+
+fn with_front(size: usize, dims: &[usize]) -> Vec<usize> {
+    std::iter::once(size).chain(dims.iter().copied()).collect()
+}
+
+fn mapped(tensor: Tensor) -> Vec<Mapped> {
+    vec![Mapped { tensor, mapped: true }]
+}
+
+fn signed(axes: &[usize]) -> Vec<i64> {
+    axes.iter().map(|&a| a as i64).collect()
+}
+
+/// Operand axis `i` becomes result axis `axes[i]`; the other result axes repeat.
+#[derive(Clone, Debug)]
+pub struct Broadcast {
+    /// Result sizes.
+    pub dims: Vec<usize>,
+    /// For each operand axis, its axis in the result (increasing).
+    pub axes: Vec<usize>,
+}
+
+impl Primitive for Broadcast {
+    fn name(&self) -> &'static str {
+        "broadcast"
+    }
+    fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+        let fits = self.axes.len() == args[0].rank()
+            && self.axes.windows(2).all(|w| w[0] < w[1])
+            && self.axes.iter().zip(&args[0].dims).all(|(&a, &d)| self.dims.get(a) == Some(&d));
+        if !fits {
+            return Err(ShapeError(format!(
+                "broadcast: each operand axis must land, in order, on a result axis of its own size; got {} to {:?} through axes \
+                 {:?}; reshape the operand first",
+                args[0], self.dims, self.axes
+            )));
+        }
+        Ok(vec![args[0].with_dims(self.dims.clone())])
+    }
+    linear_unary!();
+    fn transpose(&self, _: &[Tensor], _: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        let repeated: Vec<usize> = (0..self.dims.len()).filter(|a| !self.axes.contains(a)).collect();
+        vec![cotangents[0].as_ref().map(|c| c.sum(&repeated))]
+    }
+    fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
+        let axes: Vec<usize> = std::iter::once(0).chain(shifted(&self.axes)).collect();
+        mapped(args[0].tensor.broadcast(&with_front(size, &self.dims), &axes))
+    }
+    fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
+        vec![e.push("broadcast", &results[0], args, |i| i.dimensions = signed(&self.axes))]
+    }
+}
+
+/// The same elements in row-major order with other sizes.
+#[derive(Clone, Debug)]
+pub struct Reshape {
+    /// Result sizes.
+    pub dims: Vec<usize>,
+}
+
+impl Primitive for Reshape {
+    fn name(&self) -> &'static str {
+        "reshape"
+    }
+    fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+        let result = args[0].with_dims(self.dims.clone());
+        if result.elements() != args[0].elements() {
+            return Err(ShapeError(format!(
+                "reshape: the number of elements must stay, got {} ({}) to {:?} ({}); slice or pad for another number",
+                args[0],
+                args[0].elements(),
+                self.dims,
+                result.elements()
+            )));
+        }
+        Ok(vec![result])
+    }
+    linear_unary!();
+    fn transpose(&self, args: &[Tensor], _: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        vec![cotangents[0].as_ref().map(|c| c.reshape(args[0].dims()))]
+    }
+    fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
+        mapped(args[0].tensor.reshape(&with_front(size, &self.dims)))
+    }
+    fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
+        vec![e.push("reshape", &results[0], args, |_| {})]
+    }
+}
+
+/// Result axis `i` is operand axis `order[i]`.
+#[derive(Clone, Debug)]
+pub struct Transpose {
+    /// Operand axis of each result axis.
+    pub order: Vec<usize>,
+}
+
+impl Primitive for Transpose {
+    fn name(&self) -> &'static str {
+        "transpose"
+    }
+    fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+        let mut sorted = self.order.clone();
+        sorted.sort_unstable();
+        if sorted != (0..args[0].rank()).collect::<Vec<_>>() {
+            return Err(ShapeError(format!(
+                "transpose: the order must name each axis once, got {:?} for {}; list all {} axes",
+                self.order,
+                args[0],
+                args[0].rank()
+            )));
+        }
+        Ok(vec![args[0].with_dims(self.order.iter().map(|&a| args[0].dims[a]).collect::<Vec<_>>())])
+    }
+    linear_unary!();
+    fn transpose(&self, _: &[Tensor], _: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        let mut back = vec![0; self.order.len()];
+        for (i, &a) in self.order.iter().enumerate() {
+            back[a] = i;
+        }
+        vec![cotangents[0].as_ref().map(|c| c.transpose(&back))]
+    }
+    fn batch(&self, args: &[Mapped], _: usize) -> Vec<Mapped> {
+        let order: Vec<usize> = std::iter::once(0).chain(shifted(&self.order)).collect();
+        mapped(args[0].tensor.transpose(&order))
+    }
+    fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
+        vec![e.push("transpose", &results[0], args, |i| i.dimensions = signed(&self.order))]
+    }
+}
+
+/// Elements `start..limit` of each axis.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    /// First index of each axis.
+    pub start: Vec<usize>,
+    /// End of each axis.
+    pub limit: Vec<usize>,
+}
+
+impl Primitive for Slice {
+    fn name(&self) -> &'static str {
+        "slice"
+    }
+    fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+        let inside = self.start.len() == args[0].rank()
+            && self.limit.len() == args[0].rank()
+            && (0..args[0].rank()).all(|a| self.start[a] <= self.limit[a] && self.limit[a] <= args[0].dims[a]);
+        if !inside {
+            return Err(ShapeError(format!(
+                "slice: start <= limit <= size must hold on each axis, got {:?} to {:?} of {}; check the bounds",
+                self.start, self.limit, args[0]
+            )));
+        }
+        Ok(vec![args[0].with_dims(self.limit.iter().zip(&self.start).map(|(l, s)| l - s).collect::<Vec<_>>())])
+    }
+    linear_unary!();
+    fn transpose(&self, args: &[Tensor], _: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        let high: Vec<usize> = args[0].dims().iter().zip(&self.limit).map(|(d, l)| d - l).collect();
+        vec![cotangents[0].as_ref().map(|c| c.pad(&self.start, &high))]
+    }
+    fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
+        mapped(args[0].tensor.slice(&with_front(0, &self.start), &with_front(size, &self.limit)))
+    }
+    fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
+        vec![e.push("slice", &results[0], args, |i| {
+            i.slice_dimensions = self
+                .start
+                .iter()
+                .zip(&self.limit)
+                .map(|(&s, &l)| proto::SliceDimensions { start: s as i64, limit: l as i64, stride: 1 })
+                .collect();
+        })]
+    }
+}
+
+/// Zeros added before and after each axis.
+#[derive(Clone, Debug)]
+pub struct Pad {
+    /// Zeros before.
+    pub low: Vec<usize>,
+    /// Zeros after.
+    pub high: Vec<usize>,
+}
+
+impl Primitive for Pad {
+    fn name(&self) -> &'static str {
+        "pad"
+    }
+    fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+        if self.low.len() != args[0].rank() || self.high.len() != args[0].rank() {
+            return Err(ShapeError(format!(
+                "pad: one amount for each axis, got {} and {} amounts for {}; give as many as it has axes",
+                self.low.len(),
+                self.high.len(),
+                args[0]
+            )));
+        }
+        Ok(vec![args[0].with_dims((0..args[0].rank()).map(|a| self.low[a] + args[0].dims[a] + self.high[a]).collect::<Vec<_>>())])
+    }
+    linear_unary!();
+    fn transpose(&self, args: &[Tensor], _: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        let limit: Vec<usize> = self.low.iter().zip(args[0].dims()).map(|(l, d)| l + d).collect();
+        vec![cotangents[0].as_ref().map(|c| c.slice(&self.low, &limit))]
+    }
+    fn batch(&self, args: &[Mapped], _: usize) -> Vec<Mapped> {
+        mapped(args[0].tensor.pad(&with_front(0, &self.low), &with_front(0, &self.high)))
+    }
+    fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
+        let zero = e.constant(results[0].dtype, 0.0);
+        vec![e.push("pad", &results[0], &[args[0], zero], |i| {
+            i.padding_config = Some(proto::PaddingConfig {
+                dimensions: self
+                    .low
+                    .iter()
+                    .zip(&self.high)
+                    .map(|(&l, &h)| proto::PaddingConfigDimension {
+                        edge_padding_low: l as i64,
+                        edge_padding_high: h as i64,
+                        interior_padding: 0,
+                    })
+                    .collect(),
+            });
+        })]
+    }
+}
+
+/// Operands one after another along one axis.
+#[derive(Clone, Debug)]
+pub struct Concatenate {
+    /// The axis that grows.
+    pub axis: usize,
+}
+
+impl Concatenate {
+    /// Where each operand begins and ends.
+    fn spans(&self, args: &[Tensor]) -> Vec<(usize, usize)> {
+        args.iter()
+            .scan(0, |end, t| {
+                let start = *end;
+                *end += t.dims()[self.axis];
+                Some((start, *end))
+            })
+            .collect()
+    }
+}
+
+impl Primitive for Concatenate {
+    fn name(&self) -> &'static str {
+        "concatenate"
+    }
+    fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+        let fits = |s: &Shape| {
+            s.dtype == args[0].dtype
+                && s.rank() == args[0].rank()
+                && (0..s.rank()).all(|a| a == self.axis || s.dims[a] == args[0].dims[a])
+        };
+        if self.axis >= args[0].rank() || !args.iter().all(|s| fits(s)) {
+            let got: Vec<String> = args.iter().map(ToString::to_string).collect();
+            return Err(ShapeError(format!(
+                "concatenate: types and all sizes but that of axis {} must agree, got {}; reshape or convert first",
+                self.axis,
+                got.join(", ")
+            )));
+        }
+        let mut dims = args[0].dims.clone();
+        dims[self.axis] = args.iter().map(|s| s.dims[self.axis]).sum();
+        Ok(vec![args[0].with_dims(dims)])
+    }
+    fn jvp(&self, args: &[Tensor], _: &[Tensor], tangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        if tangents.iter().all(Option::is_none) {
+            return vec![None];
+        }
+        let parts: Vec<Tensor> =
+            args.iter().zip(tangents).map(|(a, t)| t.clone().unwrap_or_else(|| a.zeros_like())).collect();
+        vec![Some(Tensor::concat(&parts.iter().collect::<Vec<_>>(), self.axis))]
+    }
+    fn transpose(&self, args: &[Tensor], linear: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        let spans = self.spans(args);
+        (0..args.len())
+            .map(|k| {
+                let ct = cotangents[0].as_ref().filter(|_| linear[k])?;
+                Some(ct.slice_axis(self.axis, spans[k].0, spans[k].1))
+            })
+            .collect()
+    }
+    fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
+        let parts: Vec<Tensor> = args.iter().map(|a| a.materialize(size)).collect();
+        mapped(Tensor::concat(&parts.iter().collect::<Vec<_>>(), self.axis + 1))
+    }
+    fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
+        vec![e.push("concatenate", &results[0], args, |i| i.dimensions = vec![self.axis as i64])]
+    }
+}
+
+/// The given axes run backwards.
+#[derive(Clone, Debug)]
+pub struct Reverse {
+    /// Which axes.
+    pub axes: Vec<usize>,
+}
+
+impl Primitive for Reverse {
+    fn name(&self) -> &'static str {
+        "reverse"
+    }
+    fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+        if let Some(a) = self.axes.iter().find(|a| **a >= args[0].rank()) {
+            return Err(ShapeError(format!("reverse: axis {a} is outside {}; name an axis that exists", args[0])));
+        }
+        Ok(vec![args[0].clone()])
+    }
+    linear_unary!();
+    fn transpose(&self, _: &[Tensor], _: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        vec![cotangents[0].as_ref().map(|c| c.reverse(&self.axes))]
+    }
+    fn batch(&self, args: &[Mapped], _: usize) -> Vec<Mapped> {
+        mapped(args[0].tensor.reverse(&shifted(&self.axes)))
+    }
+    fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
+        vec![e.push("reverse", &results[0], args, |i| i.dimensions = signed(&self.axes))]
+    }
+}
+
+impl Tensor {
+    /// Operand axis `i` becomes result axis `axes[i]`; the other result axes repeat.
+    #[track_caller]
+    pub fn broadcast(&self, dims: &[usize], axes: &[usize]) -> Tensor {
+        if self.dims() == dims && axes.len() == dims.len() {
+            return self.clone();
+        }
+        self.graph().apply(Broadcast { dims: dims.to_vec(), axes: axes.to_vec() }, &[self])
+    }
+
+    /// Repeats along new leading axes and along axes of size 1, aligned at the last axis.
+    #[track_caller]
+    pub fn broadcast_to(&self, dims: &[usize]) -> Tensor {
+        if self.dims() == dims {
+            return self.clone();
+        }
+        assert!(
+            self.rank() <= dims.len(),
+            "broadcast: the result must have at least as many axes, got {} to {dims:?}; reduce or reshape instead",
+            self.shape()
+        );
+        let first = dims.len() - self.rank();
+        let kept: Vec<usize> = (0..self.rank()).filter(|&a| self.dims()[a] == dims[first + a]).collect();
+        let squeezed: Vec<usize> = kept.iter().map(|&a| self.dims()[a]).collect();
+        let axes: Vec<usize> = kept.iter().map(|&a| first + a).collect();
+        assert!(
+            squeezed.iter().product::<usize>() == self.shape().elements(),
+            "broadcast: sizes must be equal or 1, aligned at the last axis, got {} to {dims:?}; reshape it first",
+            self.shape()
+        );
+        self.reshape(&squeezed).broadcast(dims, &axes)
+    }
+
+    /// The same elements in row-major order with other sizes.
+    #[track_caller]
+    pub fn reshape(&self, dims: &[usize]) -> Tensor {
+        if self.dims() == dims {
+            return self.clone();
+        }
+        self.graph().apply(Reshape { dims: dims.to_vec() }, &[self])
+    }
+
+    /// Result axis `i` is axis `order[i]` of this one.
+    #[track_caller]
+    pub fn transpose(&self, order: &[usize]) -> Tensor {
+        if order.iter().enumerate().all(|(i, &a)| i == a) && order.len() == self.rank() {
+            return self.clone();
+        }
+        self.graph().apply(Transpose { order: order.to_vec() }, &[self])
+    }
+
+    /// Elements `start..limit` of each axis.
+    #[track_caller]
+    pub fn slice(&self, start: &[usize], limit: &[usize]) -> Tensor {
+        if start.iter().all(|s| *s == 0) && limit == self.dims() {
+            return self.clone();
+        }
+        self.graph().apply(Slice { start: start.to_vec(), limit: limit.to_vec() }, &[self])
+    }
+
+    /// Elements `start..limit` of one axis, all of the others.
+    #[track_caller]
+    pub fn slice_axis(&self, axis: usize, start: usize, limit: usize) -> Tensor {
+        let mut from = vec![0; self.rank()];
+        let mut to = self.dims().to_vec();
+        (from[axis], to[axis]) = (start, limit);
+        self.slice(&from, &to)
+    }
+
+    /// Element `index` of the first axis, without that axis.
+    #[track_caller]
+    pub fn at(&self, index: usize) -> Tensor {
+        self.slice_axis(0, index, index + 1).reshape(&self.dims()[1..])
+    }
+
+    /// Zeros added before and after each axis.
+    #[track_caller]
+    pub fn pad(&self, low: &[usize], high: &[usize]) -> Tensor {
+        if low.iter().chain(high).all(|n| *n == 0) {
+            return self.clone();
+        }
+        self.graph().apply(Pad { low: low.to_vec(), high: high.to_vec() }, &[self])
+    }
+
+    /// Operands one after another along one axis.
+    #[track_caller]
+    pub fn concat(parts: &[&Tensor], axis: usize) -> Tensor {
+        match parts {
+            [one] => (*one).clone(),
+            [first, ..] => first.graph().apply(Concatenate { axis }, parts),
+            [] => panic!("concatenate: needs at least one operand, got none"),
+        }
+    }
+
+    /// Operands one after another along a new first axis.
+    #[track_caller]
+    pub fn stack(parts: &[&Tensor]) -> Tensor {
+        let parts: Vec<Tensor> = parts.iter().map(|p| p.reshape(&with_front(1, p.dims()))).collect();
+        Tensor::concat(&parts.iter().collect::<Vec<_>>(), 0)
+    }
+
+    /// The given axes run backwards.
+    #[track_caller]
+    pub fn reverse(&self, axes: &[usize]) -> Tensor {
+        self.graph().apply(Reverse { axes: axes.to_vec() }, &[self])
+    }
+}

@@ -1,0 +1,318 @@
+//! Compiling for devices this machine does not have.
+//!
+//! The CUDA and TPU plugins can compile for a *described* device. That proves that a program compiles there
+//! and says what memory it needs; it does not prove that it runs correctly. Targets are `tpu:v5e`, `tpu:v4`
+//! and `cuda:h100`; the H100 is described by the file `h100.txtpb` beside this one.
+//!
+//! Compilers for other devices crash more readily than one's own, so each compilation runs in a child process:
+//! this very program, called again with [`CHILD`] set to a folder that holds the request. A program that uses
+//! [`compile`] therefore starts with
+//!
+//! ```no_run
+//! if std::env::var_os(hlo::pjrt::aot::CHILD).is_some() {
+//!     std::process::exit(hlo::pjrt::aot::child_main());
+//! }
+//! ```
+
+use super::{
+    cache,
+    device::PluginKind,
+    error::{Error, Result},
+    executable::{self, MemoryStats},
+    ffi,
+    options::CompileOptions,
+    plugin::{Named, Plugin},
+};
+use crate::Program;
+use serde_json::{Value, json};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+/// The targets that [`compile`] knows.
+pub const TARGETS: &[&str] = &["tpu:v5e", "tpu:v4", "cuda:h100"];
+
+/// The environment variable that makes a process a compiling child: a folder with a request in it.
+pub const CHILD: &str = "ETRACE_AOT_CHILD";
+
+/// A compilation that takes longer has hung.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What a compilation for another device found out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AotReport {
+    /// Memory of one run on one device.
+    pub memory: MemoryStats,
+    /// Time the compilation took, without loading the plugin.
+    pub seconds: f64,
+    /// Size of the compiled program; 0 if the plugin cannot serialize for this target.
+    pub serialized_bytes: u64,
+}
+
+/// A target in the plugin's own terms.
+#[derive(Debug, PartialEq)]
+struct Target {
+    kind: PluginKind,
+    topology: &'static str,
+    options: Vec<(&'static str, Named)>,
+}
+
+impl Target {
+    fn parse(text: &str) -> Result<Target> {
+        let tpu = |topology| Target { kind: PluginKind::Tpu, topology, options: Vec::new() };
+        Ok(match text {
+            // The smallest topologies libtpu accepts: 4 and 8 cores, of which one is used.
+            "tpu:v5e" => tpu("v5e:2x2"),
+            "tpu:v4" => tpu("v4:2x2x1"),
+            "cuda:h100" => Target {
+                kind: PluginKind::Cuda,
+                topology: "h100",
+                options: vec![
+                    ("target_config", Named::Text(include_str!("h100.txtpb").into())),
+                    ("topology", Named::Text("1x1x1".into())),
+                ],
+            },
+            _ => return Err(Error::Target { text: text.to_owned() }),
+        })
+    }
+}
+
+/// The kind of plugin that compiles for `target`.
+///
+/// # Errors
+/// [`Error::Target`] if there is no such target.
+pub fn plugin_kind(target: &str) -> Result<PluginKind> {
+    Ok(Target::parse(target)?.kind)
+}
+
+/// Compiles a program for `target` with the plugin in the file `plugin`, in a child process.
+///
+/// # Errors
+/// [`Error::Target`] if there is no such target; [`Error::Plugin`] if the compiler rejects the program;
+/// [`Error::AotChild`] if the child dies or hangs, or reports another error.
+pub fn compile(plugin: &Path, target: &str, program: &Program) -> Result<AotReport> {
+    let this = std::env::current_exe().map_err(Error::io("the path of this program"))?;
+    compile_in(Command::new(this), plugin, target, program)
+}
+
+/// As [`compile`], in a child started by `command`, which must reach [`child_main`].
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_in(mut command: Command, plugin: &Path, target: &str, program: &Program) -> Result<AotReport> {
+    let kind = Target::parse(target)?.kind;
+    let plugin = plugin.canonicalize().map_err(Error::io(plugin))?;
+    let folder = Folder::new()?;
+    let request = json!({ "plugin": plugin.display().to_string(), "target": target });
+    cache::write_atomically(&folder.0.join("request.json"), request.to_string().as_bytes())?;
+    cache::write_atomically(&folder.0.join("module.pb"), &program.module.to_bytes())?;
+    let errors = folder.0.join("stderr");
+    let child = command
+        .env(CHILD, &folder.0)
+        // libtpu leaves a lock file and logs; they go when the folder does.
+        .env("TMPDIR", &folder.0)
+        .env("TPU_LOG_DIR", &folder.0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(&errors).map_err(Error::io(&errors))?)
+        .spawn()
+        .map_err(Error::io(command.get_program()))?;
+    let status = wait(child).map_err(Error::io(command.get_program()))?;
+    let report = fs::read(folder.0.join("report.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let failed = |what: String, output: String| Error::AotChild {
+        target: target.to_owned(),
+        what,
+        output: if output.is_empty() { "(none)".into() } else { output },
+        fix: match kind {
+            PluginKind::Cuda => "check that `ptxas` is installed (`etrace plugin install cuda`)".into(),
+            _ => format!("reinstall the plugin (`etrace plugin install {kind}`)"),
+        },
+    };
+    match (status, report) {
+        (Some(_), Some(report)) => read_report(&report, failed),
+        (Some(status), None) => Err(failed(format!("died ({status})"), last_words(&errors))),
+        (None, _) => Err(failed(format!("was stopped after {PATIENCE:?}"), last_words(&errors))),
+    }
+}
+
+fn read_report(report: &Value, failed: impl Fn(String, String) -> Error) -> Result<AotReport> {
+    if let (Some(message), Some(code)) = (report["message"].as_str(), report["code"].as_i64()) {
+        let during = report["during"].as_str().unwrap_or_default().to_owned();
+        return Err(Error::Plugin { during, code: code as i32, message: message.to_owned() });
+    }
+    if let Some(error) = report["error"].as_str() {
+        return Err(failed("failed".into(), error.to_owned()));
+    }
+    let number = |name: &str| report[name].as_u64().unwrap_or(0);
+    Ok(AotReport {
+        memory: MemoryStats {
+            argument: number("argument"),
+            output: number("output"),
+            alias: number("alias"),
+            temp: number("temp"),
+            peak: number("peak"),
+            generated_code: number("generated_code"),
+        },
+        seconds: report["seconds"].as_f64().unwrap_or(0.0),
+        serialized_bytes: number("serialized_bytes"),
+    })
+}
+
+/// Waits for the child; one that hangs is ended, and has no status.
+fn wait(mut child: Child) -> std::io::Result<Option<ExitStatus>> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if start.elapsed() > PATIENCE {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn last_words(errors: &Path) -> String {
+    let text = fs::read(errors).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(5)..].join("\n")
+}
+
+/// A temporary folder, removed on drop.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Folder> {
+        static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let unique = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("etrace-aot-{}-{unique}", std::process::id()));
+        fs::create_dir_all(&path).map_err(Error::io(&path))?;
+        Ok(Folder(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The child's whole work: reads the request, compiles, writes the report. Returns the exit code.
+pub fn child_main() -> i32 {
+    let Some(folder) = std::env::var_os(CHILD).map(PathBuf::from) else {
+        eprintln!("{CHILD} is not set; it must name a folder with a request");
+        return 2;
+    };
+    let report = match work(&folder) {
+        Ok(report) => report,
+        Err(Error::Plugin { during, code, message }) => json!({ "during": during, "code": code, "message": message }),
+        Err(error) => json!({ "error": error.to_string() }),
+    };
+    match cache::write_atomically(&folder.join("report.json"), report.to_string().as_bytes()) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("{error}");
+            2
+        }
+    }
+}
+
+fn work(folder: &Path) -> Result<Value> {
+    let read = |name: &str| fs::read(folder.join(name)).map_err(Error::io(folder.join(name)));
+    let request: Value = serde_json::from_slice(&read("request.json")?)
+        .map_err(|e| Error::Io { path: folder.join("request.json"), source: e.into() })?;
+    let module = read("module.pb")?;
+    let target = Target::parse(request["target"].as_str().unwrap_or_default())?;
+    let plugin = Plugin::load(target.kind, Path::new(request["plugin"].as_str().unwrap_or_default()))?;
+    if target.kind == PluginKind::Cuda && !on_path("ptxas") {
+        // The plugin would crash on the second try, after an error on the first.
+        return Err(Error::Load {
+            path: plugin.path().to_owned(),
+            reason: "the assembler `ptxas` is not on PATH".into(),
+            fix: PluginKind::Cuda.advice(),
+        });
+    }
+    let start = Instant::now();
+    let (memory, serialized) = compile_here(&plugin, &target, &module)?;
+    Ok(json!({
+        "seconds": start.elapsed().as_secs_f64(),
+        "serialized_bytes": serialized,
+        "argument": memory.argument,
+        "output": memory.output,
+        "alias": memory.alias,
+        "temp": memory.temp,
+        "peak": memory.peak,
+        "generated_code": memory.generated_code,
+    }))
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+fn compile_here(plugin: &Plugin, target: &Target, module: &[u8]) -> Result<(MemoryStats, u64)> {
+    let options: Vec<ffi::NamedValue> = target.options.iter().map(|(name, value)| value.raw(name)).collect();
+    let mut topology = ffi::TopologyDescriptionCreate::new();
+    topology.name = target.topology.as_ptr().cast();
+    topology.name_size = target.topology.len();
+    topology.create_options = options.as_ptr();
+    topology.num_options = options.len();
+    // SAFETY: name, options and the strings they point at outlive the call.
+    unsafe { plugin.call(&mut topology) }?;
+
+    let program = executable::hlo_program(module);
+    let compile_options = CompileOptions::default().to_bytes();
+    let mut compile = ffi::Compile::new();
+    compile.topology = topology.topology;
+    compile.program = &program;
+    compile.options = compile_options.as_ptr().cast();
+    compile.options_size = compile_options.len();
+    let mut destroy_topology = ffi::TopologyDescriptionDestroy::new();
+    destroy_topology.topology = topology.topology;
+    let mut destroy = ffi::ExecutableDestroy::new();
+    // SAFETY: the topology is live until destroyed, program and options until the end; the executable is
+    // ours, is read while live, and is destroyed before the topology it was made for.
+    unsafe {
+        let result = plugin.call(&mut compile).and_then(|()| {
+            destroy.executable = compile.executable;
+            let memory = executable::memory_of(plugin, compile.executable);
+            let serialized = executable::serialize(plugin, compile.executable).map_or(0, |bytes| bytes.len() as u64);
+            plugin.call(&mut destroy)?;
+            Ok((memory?, serialized))
+        });
+        plugin.call(&mut destroy_topology)?;
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_targets_parse_and_others_do_not() {
+        for target in TARGETS {
+            assert!(target.starts_with(plugin_kind(target).unwrap().name()));
+        }
+        let error = plugin_kind("tpu:v99").unwrap_err().to_string();
+        assert_eq!(error, "`tpu:v99` names no compile target; use one of tpu:v5e, tpu:v4, cuda:h100");
+    }
+
+    #[test]
+    fn a_child_that_dies_is_an_error() {
+        let program = Program { module: Default::default(), arguments: Vec::new(), results: Vec::new() };
+        let this = std::env::current_exe().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo out of patience >&2; kill -SEGV $$"]);
+        let error = compile_in(command, &this, "tpu:v5e", &program).unwrap_err();
+        let Error::AotChild { what, output, .. } = &error else { panic!("{error}") };
+        assert!(what.starts_with("died (signal: 11"), "{what}");
+        assert_eq!(output, "out of patience");
+    }
+}

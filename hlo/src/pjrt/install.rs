@@ -1,0 +1,416 @@
+//! Fetching plugins.
+//!
+//! Plugins are published as Python wheels, which are zip archives. `pip download` fetches them (it knows the
+//! user's index, proxy and certificates), and the rest happens here: compare the SHA-256 recorded below,
+//! unpack, write a record of the library's size and hash, and rename the finished folder into place. All work
+//! is done in a folder that is not looked in, so an installation that is killed leaves nothing half-written;
+//! the next one removes what is left.
+//!
+//! The folder keeps the layout of `site-packages`: the CUDA plugin finds its libraries by relative path.
+
+use super::{
+    cache,
+    device::PluginKind,
+    elf,
+    error::{Error, Result},
+    wheels::{self, Package, Wheel},
+};
+use serde_json::{Value, json};
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+/// What an installation is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Fetching a wheel.
+    Download {
+        /// Package and version.
+        package: String,
+        /// Bytes here so far, roughly.
+        received: u64,
+        /// Bytes of the wheel, where known.
+        total: Option<u64>,
+    },
+    /// Comparing the hash of a wheel.
+    Verify {
+        /// Package and version.
+        package: String,
+    },
+    /// Unpacking a wheel.
+    Unpack {
+        /// Package and version.
+        package: String,
+        /// Bytes written so far.
+        done: u64,
+        /// Bytes to write.
+        total: u64,
+    },
+    /// Finished.
+    Installed {
+        /// The library file.
+        path: PathBuf,
+    },
+}
+
+/// Name of the record that an installation leaves beside the files.
+const RECORD: &str = "etrace-plugin.json";
+
+/// Installs the plugin of a kind into the user's cache folder and returns the library's path. An installation
+/// that is there and whole is left alone; a damaged one is replaced.
+///
+/// # Errors
+/// [`Error::NoPackage`] where none is published for this machine, [`Error::Pip`] if it cannot be fetched,
+/// [`Error::Checksum`] if another file came, [`Error::Archive`] and [`Error::Io`] if it cannot be unpacked.
+pub fn install(kind: PluginKind, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
+    let package = wheels::package(kind);
+    let platform = format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH);
+    let wheels = package.wheels_here();
+    if wheels.is_empty() || std::env::consts::OS != "linux" {
+        return Err(Error::NoPackage { kind, platform });
+    }
+    let root = cache::root().ok_or_else(|| Error::Io {
+        path: PathBuf::from("~/.cache"),
+        source: io::Error::new(io::ErrorKind::NotFound, "neither XDG_CACHE_HOME nor HOME is set; set one of them"),
+    })?;
+    let destination = package.destination(&root);
+    let library = package.library_under(&root);
+    if library.is_file() && is_whole(&library, kind, &wheels) {
+        progress(Progress::Installed { path: library.clone() });
+        return Ok(library);
+    }
+    let plugins = root.join("plugins");
+    remove_leftovers(&plugins);
+    let work = Workplace::new(&plugins, kind)?;
+    let unpacked = work.path.join("unpacked");
+    for wheel in &wheels {
+        let archive = download(kind, wheel, &work.path, progress)?;
+        unpack(&archive, &unpacked, &wheel.title(), progress)?;
+        fs::remove_file(&archive).map_err(Error::io(&archive))?;
+    }
+    let fresh = unpacked.join(package.library);
+    elf::check(&fresh, kind)?;
+    write_record(&unpacked, package, &wheels)?;
+    if destination.exists() {
+        fs::remove_dir_all(&destination).map_err(Error::io(&destination))?;
+    }
+    if let Err(source) = fs::rename(&unpacked, &destination) {
+        // Another process may have finished first; its result is as good.
+        if !(library.is_file() && is_whole(&library, kind, &wheels)) {
+            return Err(Error::Io { path: destination, source });
+        }
+    }
+    progress(Progress::Installed { path: library.clone() });
+    Ok(library)
+}
+
+/// Compares an installed library's size with its record. Files without a record pass: they are not ours.
+///
+/// # Errors
+/// [`Error::Truncated`] if the size differs.
+pub(super) fn check_record(library: &Path, kind: PluginKind) -> Result<()> {
+    let Some(record) = record(library) else { return Ok(()) };
+    let got = fs::metadata(library).map_err(Error::io(library))?.len();
+    match record["bytes"].as_u64() {
+        Some(expected) if expected != got => {
+            Err(Error::Truncated { path: library.to_owned(), expected, got, fix: kind.advice() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Size and hash both agree with the record, and every wheel that this machine needs is there.
+fn is_whole(library: &Path, kind: PluginKind, wheels: &[&Wheel]) -> bool {
+    let Some(record) = record(library) else { return false };
+    let has = |wheel: &Wheel| match record["wheels"].as_array() {
+        Some(names) => names.iter().any(|name| name.as_str() == Some(&wheel.title())),
+        None => false,
+    };
+    check_record(library, kind).is_ok()
+        && wheels.iter().all(|wheel| has(wheel))
+        && elf::check(library, kind).is_ok()
+        && cache::file_hash(library).is_ok_and(|hash| record["sha256"].as_str() == Some(&cache::hex(&hash)))
+}
+
+/// The record of the installation that a library belongs to.
+fn record(library: &Path) -> Option<Value> {
+    library.ancestors().skip(1).take(4).find_map(|folder| {
+        let record: Value = serde_json::from_slice(&fs::read(folder.join(RECORD)).ok()?).ok()?;
+        let ours = folder.join(record["library"].as_str()?) == library;
+        ours.then_some(record)
+    })
+}
+
+fn write_record(folder: &Path, package: &Package, wheels: &[&Wheel]) -> Result<()> {
+    let library = folder.join(package.library);
+    let bytes = fs::metadata(&library).map_err(Error::io(&library))?.len();
+    let record = json!({
+        "kind": package.kind.name(),
+        "version": package.version,
+        "library": package.library,
+        "bytes": bytes,
+        "sha256": cache::hex(&cache::file_hash(&library)?),
+        "wheels": wheels.iter().map(|wheel| wheel.title()).collect::<Vec<_>>(),
+    });
+    let path = folder.join(RECORD);
+    fs::write(&path, format!("{record:#}\n")).map_err(Error::io(&path))
+}
+
+/// A folder for unfinished work, removed on drop. Its name carries the process id, so that the leftovers of a
+/// dead process can be told from the work of a live one.
+struct Workplace {
+    path: PathBuf,
+}
+
+const WORK_PREFIX: &str = ".partial-";
+
+impl Workplace {
+    fn new(plugins: &Path, kind: PluginKind) -> Result<Workplace> {
+        let path = plugins.join(format!("{WORK_PREFIX}{kind}-{}", std::process::id()));
+        fs::create_dir_all(path.join("temporary")).map_err(Error::io(&path))?;
+        Ok(Workplace { path })
+    }
+}
+
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next installation.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+fn remove_leftovers(plugins: &Path) {
+    for entry in fs::read_dir(plugins).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(work) = name.to_str().and_then(|n| n.strip_prefix(WORK_PREFIX)) else { continue };
+        let process = work.rsplit('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(process).exists() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn download(kind: PluginKind, wheel: &Wheel, work: &Path, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
+    let package = wheel.title();
+    let folder = work.join("wheel");
+    fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    let mut words: Vec<String> =
+        ["download", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
+            .map(String::from)
+            .to_vec();
+    words.extend(["--platform".into(), wheel.platform.into()]);
+    if let Some(version) = wheel.python {
+        words.extend(["--implementation", "cp", "--python-version", version].map(String::from));
+        words.extend(["--abi".into(), format!("cp{version}")]);
+    }
+    words.extend(["--dest".into(), folder.display().to_string(), format!("{}=={}", wheel.name, wheel.version)]);
+
+    let mut attempts = Vec::new();
+    for (program, before) in [("python3", &["-m", "pip"][..]), ("pip3", &[]), ("pip", &[])] {
+        let command = std::iter::once(program).chain(before.iter().copied()).collect::<Vec<_>>().join(" ");
+        let shown = format!("{command} download --no-deps {}=={}", wheel.name, wheel.version);
+        let failed = |message: String| Error::Pip { kind, package: package.clone(), command: shown.clone(), message };
+        let errors = work.join("pip-errors");
+        let child = Command::new(program)
+            .args(before)
+            .args(&words)
+            // Unfinished data then lies in our folder, where it can be measured and removed.
+            .env("TMPDIR", work.join("temporary"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&errors).map_err(Error::io(&errors))?)
+            .spawn();
+        let mut child = match child {
+            Ok(child) => child,
+            Err(error) => {
+                attempts.push(failed(error.to_string()));
+                continue;
+            }
+        };
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(Error::io(program))? {
+                break status;
+            }
+            let received = size_of_folder(&folder).max(size_of_folder(&work.join("temporary")));
+            progress(Progress::Download { package: package.clone(), received, total: wheel.bytes });
+            std::thread::sleep(Duration::from_millis(100));
+        };
+        let wheels = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let wheels: Vec<PathBuf> = wheels.filter(|path| path.extension().is_some_and(|e| e == "whl")).collect();
+        match wheels.as_slice() {
+            [archive] if status.success() => {
+                let received = fs::metadata(archive).map_or(0, |data| data.len());
+                progress(Progress::Download { package: package.clone(), received, total: Some(received) });
+                progress(Progress::Verify { package });
+                verify(archive, wheel.sha256)?;
+                return Ok(archive.clone());
+            }
+            _ => {
+                let text = fs::read_to_string(&errors).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+                let tail = lines[lines.len().saturating_sub(3)..].join(" ");
+                let message = if tail.is_empty() { status.to_string() } else { tail };
+                // A Python without pip is no verdict on the download: try the next.
+                let last = !message.contains("No module named pip");
+                attempts.push(failed(message));
+                if last {
+                    break;
+                }
+            }
+        }
+    }
+    Err(attempts.pop().unwrap_or_else(|| Error::Pip {
+        kind,
+        package,
+        command: "pip".into(),
+        message: "no pip was found".into(),
+    }))
+}
+
+fn verify(archive: &Path, expected: &str) -> Result<()> {
+    let got = cache::hex(&cache::file_hash(archive)?);
+    if got == expected {
+        return Ok(());
+    }
+    Err(Error::Checksum { path: archive.to_owned(), expected: expected.to_owned(), got })
+}
+
+fn size_of_folder(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(data) if data.is_dir() => size_of_folder(&entry.path()),
+            Ok(data) => data.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+fn unpack(archive: &Path, to: &Path, package: &str, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    let damaged = |e: zip::result::ZipError| Error::Archive { path: archive.to_owned(), message: e.to_string() };
+    let file = File::open(archive).map_err(Error::io(archive))?;
+    let mut zip = zip::ZipArchive::new(file).map_err(damaged)?;
+    let mut total = 0;
+    for index in 0..zip.len() {
+        total += zip.by_index_raw(index).map_err(damaged)?.size();
+    }
+    let mut done = 0;
+    let mut chunk = vec![0; 1 << 20];
+    for index in 0..zip.len() {
+        let mut entry = zip.by_index(index).map_err(damaged)?;
+        // A name that climbs out of the folder is refused.
+        let Some(name) = entry.enclosed_name() else {
+            let message = format!("it holds a file outside itself: {}", entry.name());
+            return Err(Error::Archive { path: archive.to_owned(), message });
+        };
+        let path = to.join(name);
+        if entry.is_dir() {
+            fs::create_dir_all(&path).map_err(Error::io(&path))?;
+            continue;
+        }
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        }
+        let mut out = File::create(&path).map_err(Error::io(&path))?;
+        loop {
+            let n = entry.read(&mut chunk).map_err(Error::io(archive))?;
+            if n == 0 {
+                break;
+            }
+            out.write_all(&chunk[..n]).map_err(Error::io(&path))?;
+            done += n as u64;
+            progress(Progress::Unpack { package: package.to_owned(), done, total });
+        }
+        make_executable(&path, entry.unix_mode());
+    }
+    Ok(())
+}
+
+/// `ptxas` and its like must stay executable.
+fn make_executable(path: &Path, mode: Option<u32>) {
+    #[cfg(unix)]
+    if mode.is_some_and(|mode| mode & 0o111 != 0) || path.components().any(|c| c.as_os_str() == "bin") {
+        use std::os::unix::fs::PermissionsExt;
+        let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o755));
+    }
+    #[cfg(not(unix))]
+    let _ = (path, mode);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("hlo-install-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    fn wheel_of(path: &Path, name: &str, content: &[u8]) {
+        let mut zip = zip::ZipWriter::new(File::create(path).unwrap());
+        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(content).unwrap();
+        zip.finish().unwrap();
+    }
+
+    #[test]
+    fn wheels_unpack_with_progress() {
+        let folder = folder("unpack");
+        let archive = folder.join("a.whl");
+        wheel_of(&archive, "pkg/bin/tool", b"content");
+        let mut last = None;
+        unpack(&archive, &folder.join("out"), "a 1", &mut |p| last = Some(p)).unwrap();
+        assert_eq!(fs::read(folder.join("out/pkg/bin/tool")).unwrap(), b"content");
+        assert_eq!(last, Some(Progress::Unpack { package: "a 1".into(), done: 7, total: 7 }));
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn bad_wheels_are_errors() {
+        let folder = folder("bad");
+        let archive = folder.join("a.whl");
+        wheel_of(&archive, "../escape", b"x");
+        let error = unpack(&archive, &folder.join("out"), "a 1", &mut |_| {}).unwrap_err();
+        assert!(matches!(error, Error::Archive { .. }), "{error}");
+        assert!(!folder.join("escape").exists());
+        fs::write(&archive, b"not a zip").unwrap();
+        assert!(matches!(unpack(&archive, &folder, "a 1", &mut |_| {}), Err(Error::Archive { .. })));
+        let error = verify(&archive, &"0".repeat(64)).unwrap_err().to_string();
+        assert!(error.contains("SHA-256 must be 0000"), "{error}");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn leftovers_of_dead_processes_go_and_live_ones_stay() {
+        let folder = folder("left");
+        // Process ids are far below this one.
+        let dead = folder.join(".partial-cpu-4294967295");
+        let live = folder.join(format!(".partial-cpu-{}", std::process::id()));
+        fs::create_dir_all(&dead).unwrap();
+        fs::create_dir_all(&live).unwrap();
+        remove_leftovers(&folder);
+        assert!(!dead.exists() && live.exists());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_record_tells_a_shortened_library() {
+        let folder = folder("record");
+        let package = wheels::package(PluginKind::Cpu);
+        let library = folder.join(package.library);
+        fs::create_dir_all(library.parent().unwrap()).unwrap();
+        fs::write(&library, b"0123456789").unwrap();
+        write_record(&folder, package, &[]).unwrap();
+        check_record(&library, PluginKind::Cpu).unwrap();
+        fs::write(&library, b"0123").unwrap();
+        let error = check_record(&library, PluginKind::Cpu).unwrap_err();
+        assert!(matches!(error, Error::Truncated { expected: 10, got: 4, .. }), "{error}");
+        assert!(error.to_string().contains("etrace plugin install cpu"), "{error}");
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

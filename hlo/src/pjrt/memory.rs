@@ -1,0 +1,59 @@
+//! Memory of this process and this machine, from `/proc`. Everything is `None` (or `false`) on other systems.
+
+use std::fs;
+
+/// Most memory this process ever had resident (`VmHWM`), in bytes, since its start or the last
+/// [`reset_process_peak`].
+pub fn process_peak_bytes() -> Option<u64> {
+    field(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// Memory this process has resident now (`VmRSS`), in bytes.
+pub fn process_bytes() -> Option<u64> {
+    field(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+}
+
+/// Lets [`process_peak_bytes`] count from now on. Whether it worked.
+pub fn reset_process_peak() -> bool {
+    // The value 5 resets the peak and nothing else: proc(5).
+    fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
+/// Memory the machine can still give out without swapping (`MemAvailable`), in bytes.
+pub fn available_bytes() -> Option<u64> {
+    field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
+/// The value of a line `name   123 kB`, in bytes.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_in_bytes() {
+        let text = "VmPeak:\t 9 kB\nVmHWM:\t   2048 kB\nName:\tx\n";
+        assert_eq!(field(text, "VmHWM:"), Some(2048 * 1024));
+        assert_eq!(field(text, "VmRSS:"), None);
+        assert_eq!(field(text, "Name:"), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn peak_follows_an_allocation_and_a_reset() {
+        const SIZE: usize = 64 << 20;
+        assert!(reset_process_peak());
+        let before = process_peak_bytes().unwrap();
+        let block = std::hint::black_box(vec![1u8; SIZE]);
+        let during = process_peak_bytes().unwrap();
+        drop(block);
+        assert!(during >= before + SIZE as u64 / 2, "{before} {during}");
+        assert!(reset_process_peak());
+        assert!(process_peak_bytes().unwrap() < during);
+        assert!(available_bytes().unwrap() > 0);
+    }
+}

@@ -1,0 +1,216 @@
+//! What a step is written with: parameters, states, traced ops.
+
+use hlo::{DType, Func, Graph, Shape, Tensor};
+
+use super::{
+    init::{Init, StateInit},
+    model::{Model, ParamSpec, StateSpec},
+};
+
+/// Kind of the tag on the output of a traced op `y = x W`; the tag refers to `x` and `W`.
+pub const DENSE: &str = "etp.dense";
+/// Kind of the tag on the output of a traced op `y = w`, one value per position; the tag refers to `w`.
+pub const ELEMENTWISE: &str = "etp.elementwise";
+
+/// Declares and traces one step of a model.
+pub struct StepContext {
+    graph: Graph,
+    batch: usize,
+    scope: Vec<String>,
+    params: Vec<(ParamSpec, Tensor)>,
+    states: Vec<State>,
+    observed: Vec<(String, Tensor)>,
+}
+
+struct State {
+    spec: StateSpec,
+    old: Tensor,
+    new: Option<Tensor>,
+}
+
+/// How a dense map is made.
+#[derive(Clone)]
+pub struct Dense<'a> {
+    /// Initial values of the rows of each input, in order; one for all inputs if only one is given.
+    pub init: &'a [Init],
+    /// Whether a trained bias is added.
+    pub bias: bool,
+    /// The weight as used, from the weight as stored: sign constraints and masks.
+    pub transform: Option<&'a dyn Fn(&Tensor) -> Tensor>,
+}
+
+impl<'a> Dense<'a> {
+    /// With a bias, weights used as stored.
+    pub fn new(init: &'a [Init]) -> Dense<'a> {
+        Dense { init, bias: true, transform: None }
+    }
+
+    /// Without a bias.
+    pub fn without_bias(self) -> Dense<'a> {
+        Dense { bias: false, ..self }
+    }
+
+    /// With the weight passed through `transform` before use.
+    pub fn through(self, transform: &'a dyn Fn(&Tensor) -> Tensor) -> Dense<'a> {
+        Dense { transform: Some(transform), ..self }
+    }
+}
+
+impl StepContext {
+    /// Traces one step of a model for `batch` sequences of inputs with `n_in` values.
+    pub fn trace(batch: usize, n_in: usize, step: impl FnOnce(&mut StepContext, &Tensor) -> Tensor) -> Model {
+        let graph = Graph::new();
+        let input = Shape::f32([batch, n_in]);
+        // Parameter numbers only tell arguments apart; the order is that of `Func::params`.
+        let x = graph.parameter(0, input.clone());
+        let mut cx =
+            StepContext { graph, batch, scope: vec![], params: vec![], states: vec![], observed: vec![] };
+        let out = step(&mut cx, &x);
+        cx.finish(&x, &out)
+    }
+
+    fn finish(self, x: &Tensor, out: &Tensor) -> Model {
+        let mut params: Vec<Tensor> = self.params.iter().map(|(_, t)| t.clone()).collect();
+        params.extend(self.states.iter().map(|s| s.old.clone()));
+        params.push(x.clone());
+        let mut results: Vec<Tensor> =
+            self.states.iter().map(|s| s.new.clone().unwrap_or_else(|| s.old.clone())).collect();
+        results.push(out.clone());
+        results.extend(self.observed.iter().map(|(_, t)| t.clone()));
+        Model {
+            params: self.params.into_iter().map(|(p, _)| p).collect(),
+            states: self.states.into_iter().map(|s| s.spec).collect(),
+            input: x.shape().clone(),
+            output: out.shape().clone(),
+            observed: self.observed.into_iter().map(|(n, _)| n).collect(),
+            step: Func::from_values(params, results),
+        }
+    }
+
+    /// Number of sequences in a batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The graph under construction.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Runs `body` with `name.` in front of every name it declares.
+    pub fn scope<R>(&mut self, name: &str, body: impl FnOnce(&mut StepContext) -> R) -> R {
+        self.scope.push(name.to_string());
+        let result = body(self);
+        self.scope.pop();
+        result
+    }
+
+    fn name(&self, name: &str) -> String {
+        self.scope.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".")
+    }
+
+    fn declare(&mut self, name: &str, dims: &[usize], init: Init, trainable: bool) -> Tensor {
+        let name = self.name(name);
+        assert!(
+            self.params.iter().all(|(p, _)| p.name != name),
+            "parameter `{name}` is declared twice; give one of them another name or a scope"
+        );
+        let shape = Shape::f32(dims);
+        let serial = 1 + self.params.len() + self.states.len();
+        let tensor = self.graph.parameter(serial, shape.clone());
+        self.params.push((ParamSpec { name, shape, init, trainable }, tensor.clone()));
+        tensor
+    }
+
+    /// A trained parameter. To be learned online it must be used through a traced op
+    /// ([`StepContext::matmul`], [`StepContext::elementwise`]).
+    pub fn param(&mut self, name: &str, dims: &[usize], init: Init) -> Tensor {
+        self.declare(name, dims, init, true)
+    }
+
+    /// A fixed array that belongs to the model: per-neuron time constants, connection masks.
+    pub fn constant(&mut self, name: &str, dims: &[usize], init: Init) -> Tensor {
+        self.declare(name, dims, init, false)
+    }
+
+    /// The value of hidden state `name` before the step, `[B, n]`.
+    pub fn state(&mut self, name: &str, n: usize, init: StateInit) -> Tensor {
+        let name = self.name(name);
+        if let Some(known) = self.states.iter().find(|s| s.spec.name == name) {
+            return known.old.clone();
+        }
+        let shape = Shape::f32([self.batch, n]);
+        let serial = 1 + self.params.len() + self.states.len();
+        let old = self.graph.parameter(serial, shape.clone());
+        self.states.push(State { spec: StateSpec { name, shape, init }, old: old.clone(), new: None });
+        old
+    }
+
+    /// The value of hidden state `name` after the step.
+    ///
+    /// # Panics
+    /// When the state was not declared with [`StepContext::state`].
+    #[track_caller]
+    pub fn set(&mut self, name: &str, value: &Tensor) {
+        let name = self.name(name);
+        let state = self.states.iter_mut().find(|s| s.spec.name == name);
+        let state = state.unwrap_or_else(|| panic!("state `{name}` was never declared; call `state` before `set`"));
+        assert_eq!(value.shape(), &state.spec.shape, "state `{name}` must keep its shape");
+        state.new = Some(value.clone());
+    }
+
+    /// Makes a value visible to regularisers and pictures.
+    pub fn observe(&mut self, name: &str, value: &Tensor) {
+        let name = self.name(name);
+        self.observed.push((name, value.clone()));
+    }
+
+    /// A traced op `y = x W`: `[B, I] x [I, N] -> [B, N]`. `site` groups the ops of one layer in reports.
+    #[track_caller]
+    pub fn matmul(&mut self, site: &str, x: &Tensor, weight: &Tensor) -> Tensor {
+        let site = self.name(site);
+        x.dot(weight).tag(DENSE, site, &[x, weight])
+    }
+
+    /// A traced op `y = w` repeated for every sequence: `[N] -> [B, N]`.
+    #[track_caller]
+    pub fn elementwise(&mut self, site: &str, weight: &Tensor) -> Tensor {
+        let site = self.name(site);
+        let dims: Vec<usize> = std::iter::once(self.batch).chain(weight.dims().iter().copied()).collect();
+        weight.broadcast_to(&dims).tag(ELEMENTWISE, site, &[weight])
+    }
+
+    /// `y = [x_1; x_2; ..] W + b` with parameters `NAME.weight: [sum I, n]` and `NAME.bias: [n]`.
+    ///
+    /// Each input meets its own rows of the weight in a product of its own; inputs that do not depend on the recurrence
+    /// should come first, so that their products can be made for many steps at once.
+    #[track_caller]
+    pub fn dense(&mut self, name: &str, inputs: &[&Tensor], n: usize, how: &Dense<'_>) -> Tensor {
+        let widths: Vec<usize> = inputs.iter().map(|x| x.dims()[1]).collect();
+        let rows: usize = widths.iter().sum();
+        let init = match how.init {
+            [one] => one.clone(),
+            many => Init::Rows(widths.iter().copied().zip(many.iter().cloned()).collect()),
+        };
+        let weight = self.param(&format!("{name}.weight"), &[rows, n], init);
+        let bias = how.bias.then(|| self.param(&format!("{name}.bias"), &[n], Init::Zeros));
+        let used = how.transform.map_or_else(|| weight.clone(), |f| f(&weight));
+        let mut start = 0;
+        let mut products = Vec::new();
+        for (x, width) in inputs.iter().zip(&widths) {
+            products.push(self.matmul(name, x, &used.slice_axis(0, start, start + width)));
+            start += width;
+        }
+        let first = products.remove(0);
+        let first = match bias {
+            Some(b) => first + self.elementwise(name, &b),
+            None => first,
+        };
+        products.into_iter().fold(first, |sum, y| sum + y)
+    }
+
+    /// A number as a tensor of the step.
+    pub fn scalar(&self, value: f64) -> Tensor {
+        self.graph.scalar(DType::F32, value)
+    }
+}

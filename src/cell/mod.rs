@@ -1,0 +1,28 @@
+//! One time step, written once.
+//!
+//! A model is a function of one step: parameters, states at t-1 and the input at t give the states and the output at t.
+//! It is written with a [`StepContext`], which hands out parameters and states, and traced once into a graph:
+//!
+//! ```text
+//! cx.state("V", n, StateInit::Zeros)          the state before the step        [B, n]
+//! cx.dense("l0", &[&x, &s], n, ...)           y = [x; s] W + b, a traced op    [B, n]
+//! cx.set("V", &v)                             the state after the step
+//! ```
+//!
+//! Declaring a traced op is all a cell does for the learners; see [`crate::learn`].
+//!
+//! Reading order: [`model`] (what tracing yields), [`context`], [`init`], [`surrogate`], then the cells: [`spiking`],
+//! [`rate`], [`readout`].
+
+pub mod context;
+pub mod init;
+pub mod model;
+pub mod rate;
+pub mod readout;
+pub mod spiking;
+pub mod surrogate;
+
+pub use context::{Dense, StepContext};
+pub use init::{Init, StateInit};
+pub use model::{Model, ParamSpec, StateSpec};
+pub use surrogate::Surrogate;

@@ -1,0 +1,68 @@
+//! A traced model: the step as a function, and the names and initial values of all it uses.
+
+use hlo::{Func, Shape};
+
+use super::init::{Init, StateInit};
+
+/// One array of parameters.
+#[derive(Clone, Debug)]
+pub struct ParamSpec {
+    /// Unique name, e.g. `l0.weight`.
+    pub name: String,
+    /// Its shape.
+    pub shape: Shape,
+    /// How it starts.
+    pub init: Init,
+    /// Whether training changes it (time constants and masks are often fixed).
+    pub trainable: bool,
+}
+
+/// One hidden state, `[B, n]`.
+#[derive(Clone, Debug)]
+pub struct StateSpec {
+    /// Unique name, e.g. `l0.V`.
+    pub name: String,
+    /// Its shape with the batch axis in front.
+    pub shape: Shape,
+    /// Its value before the first step of a sequence.
+    pub init: StateInit,
+}
+
+/// A model for one batch size.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Parameters in the order of declaration.
+    pub params: Vec<ParamSpec>,
+    /// States in the order of declaration.
+    pub states: Vec<StateSpec>,
+    /// Input of one step, `f32[B, n_in]`.
+    pub input: Shape,
+    /// Output of one step, `f32[B, n_out]`.
+    pub output: Shape,
+    /// Names of further results, for regularisers and pictures (`l0.spike`, `l0.V`).
+    pub observed: Vec<String>,
+    /// One step: (parameters, states, input) to (states, output, observed).
+    pub step: Func,
+}
+
+impl Model {
+    /// Number of sequences in a batch.
+    pub fn batch(&self) -> usize {
+        self.input.dims[0]
+    }
+
+    /// Position of a parameter.
+    pub fn param(&self, name: &str) -> Option<usize> {
+        self.params.iter().position(|p| p.name == name)
+    }
+
+    /// Position of a state.
+    pub fn state(&self, name: &str) -> Option<usize> {
+        self.states.iter().position(|s| s.name == name)
+    }
+
+    /// Number of trained values.
+    pub fn trainable_elements(&self) -> usize {
+        self.params.iter().filter(|p| p.trainable).map(|p| p.shape.elements()).sum()
+    }
+}

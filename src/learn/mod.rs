@@ -1,0 +1,143 @@
+//! From one step to a gradient.
+//!
+//! A learner never knows a neuron. It sees a traced step ([`crate::cell::Model`]) and finds in the graph
+//!
+//! * **hidden groups**: states coupled position by position once traced ops are held fixed; `k` states, positions `[B, N]`;
+//! * per step and group the **transition** `D[a][c] = dh'_a / dh_c` and per traced op the **drive** `f[a] = dh'_a / dy`, both
+//!   `[B, N]`, with all op outputs `y` held fixed;
+//! * the **learning signal** `l[a] = dL / dh'_a`, each state of the group counted once.
+//!
+//! Glossary: `phi` are parameters as the step uses them (after slices, masks, transforms; made once per program), `K` is the
+//! chunk length, `lam` the learning signal carried back through a chunk, `P` the product of transitions, a *slot* is a
+//! moment between steps (slot s of a chunk is after its step s).
+//!
+//! Reading order: [`objective`], [`prepare`] (step and loss, split into what is computed once and what is computed per
+//! step), [`structure`] (what the graph says), [`chunk`] (K steps at once), [`rules`] (D-RTRL, ES-D-RTRL), [`sequence`]
+//! (a whole sequence, any method).
+
+pub mod chunk;
+pub mod objective;
+pub mod prepare;
+pub mod rules;
+pub mod sequence;
+pub mod structure;
+
+use serde::{Deserialize, Serialize};
+
+pub use objective::{LossKind, Objective};
+pub use prepare::Prepared;
+pub use sequence::{Learner, SequenceOut};
+pub use structure::Structure;
+
+/// Which learning rule.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "name")]
+pub enum Method {
+    /// Exact: back-propagation through time.
+    Bptt,
+    /// One trace per weight and state of its group.
+    DRtrl,
+    /// Traces factorised into an input and an output part, smoothed with `decay`.
+    EsDRtrl {
+        /// Smoothing factor of both parts, in [0, 1).
+        decay: f64,
+    },
+    /// Per op, whichever of the two takes less memory.
+    Hybrid {
+        /// Smoothing factor of the factorised ops.
+        decay: f64,
+    },
+}
+
+impl Method {
+    /// Short name for tables and files: `bptt`, `d-rtrl`, `es-d-rtrl`, `hybrid`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Method::Bptt => "bptt",
+            Method::DRtrl => "d-rtrl",
+            Method::EsDRtrl { .. } => "es-d-rtrl",
+            Method::Hybrid { .. } => "hybrid",
+        }
+    }
+
+    /// A method by any name that the published scripts and libraries use. `decay` serves the factorised rules.
+    pub fn by_name(name: &str, decay: f64) -> Option<Method> {
+        Some(match name {
+            "bptt" => Method::Bptt,
+            "diag" | "d-rtrl" | "drtrl" | "D_RTRL" | "ParamDimVjpAlgorithm" | "DiagParamDimAlgorithm" => Method::DRtrl,
+            "expsm_diag" | "esd-rtrl" | "es-d-rtrl" | "esdrtrl" | "es-diag" | "diag_expsm" | "pp_prop" | "ES_D_RTRL"
+            | "IODimVjpAlgorithm" | "DiagIODimAlgorithm" => Method::EsDRtrl { decay },
+            "hybrid" | "HybridDimVjpAlgorithm" | "DiagHybridDimAlgorithm" => Method::Hybrid { decay },
+            _ => return None,
+        })
+    }
+
+    /// Names for error messages.
+    pub const NAMES: &'static str =
+        "bptt; diag, d-rtrl, D_RTRL; expsm_diag, esd-rtrl, es-d-rtrl, diag_expsm, pp_prop, ES_D_RTRL; hybrid";
+
+    /// Whether the method carries traces forward in time.
+    pub fn is_online(&self) -> bool {
+        !matches!(self, Method::Bptt)
+    }
+}
+
+/// Where the learning signal of a step attaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attachment {
+    /// `l = dL/dh'` with the states of the group counted once each: mathematically consistent.
+    #[default]
+    Exit,
+    /// As the reference library: a state perturbed where it is written, so that routes through other states of its group
+    /// count twice; parameters without a trace get no gradient.
+    InStep,
+}
+
+/// How gradients are formed from traces; section 2.1 of the specification of the algorithms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "mode")]
+pub enum Vjp {
+    /// Trace after the step with the signal at its end.
+    SingleStep {
+        /// Where the signal attaches.
+        attachment: Attachment,
+    },
+    /// Trace at the entry of a window with the exact derivative of the window's loss, plus the exact gradient inside.
+    MultiStep {
+        /// Steps per window.
+        window: usize,
+    },
+}
+
+impl Default for Vjp {
+    fn default() -> Self {
+        Vjp::SingleStep { attachment: Attachment::Exit }
+    }
+}
+
+/// A model that this learner cannot treat, and why.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum LearnError {
+    /// The states of a group are not coupled position by position.
+    #[error(
+        "an online rule needs {what} to act on each position by itself, but the step passes it through `{op}`; \
+         use a traced op (`matmul`) for connections, or train with --method bptt"
+    )]
+    NotPositionWise {
+        /// What is affected: a group or an op.
+        what: String,
+        /// The operation that couples positions.
+        op: &'static str,
+    },
+    /// A weight that changes during a sequence.
+    #[error("the weight of traced op `{site}` must depend on parameters only, but it depends on states or inputs; \
+             compute it from parameters, or train with --method bptt")]
+    MovingWeight {
+        /// The op.
+        site: String,
+    },
+    /// A setting that makes no sense.
+    #[error("{0}")]
+    Setting(String),
+}

@@ -1,0 +1,68 @@
+//! What is minimised: the loss of one step.
+
+use hlo::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// The loss of one step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossKind {
+    /// `logsumexp(out) - out[target]`, mean over the batch.
+    #[default]
+    CrossEntropy,
+    /// `(out - onehot(target))^2`, mean over batch and classes.
+    Mse,
+}
+
+/// Pushes membrane potentials into a range and firing rates to a target (section 2 of the specification of the networks).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Regularizer {
+    /// Weight of the membrane term; 0 switches it off.
+    pub membrane: f64,
+    /// Lowest potential that costs nothing.
+    pub low: f64,
+    /// Highest potential that costs nothing.
+    pub high: f64,
+    /// Weight of the rate term; 0 switches it off.
+    pub spike: f64,
+    /// Spikes per neuron and step that cost nothing.
+    pub rate: f64,
+}
+
+/// The loss of one step with its regularisers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Objective {
+    /// Output against target.
+    pub loss: LossKind,
+    /// Terms on potentials and spikes.
+    pub regularizer: Regularizer,
+}
+
+impl Objective {
+    /// Loss of one step, a scalar. `out: [B, C]`, `target: s32[B]`, `observed` as the model names it.
+    pub fn step_loss(&self, out: &Tensor, target: &Tensor, observed: &[(&str, Tensor)]) -> Tensor {
+        let classes = out.dims()[1];
+        let hot = target.one_hot(classes, DType::F32);
+        let fit = match self.loss {
+            LossKind::CrossEntropy => (out.logsumexp() - (out * &hot).sum(&[1])).mean_all(),
+            LossKind::Mse => (out - &hot).square().mean_all(),
+        };
+        let Regularizer { membrane, low, high, spike, rate } = self.regularizer;
+        let mut total = fit;
+        for (name, value) in observed {
+            if membrane > 0.0 && name.rsplit('.').next() == Some("V") {
+                let beyond = (value - high).relu().square() + (low - value).relu().square();
+                total = total + beyond.mean_all().square() * membrane;
+            }
+            if spike > 0.0 && name.rsplit('.').next() == Some("spike") {
+                total = total + (value.mean_all() - rate).square() * spike;
+            }
+        }
+        total
+    }
+
+    /// Whether `observed` values enter the loss.
+    pub fn regularized(&self) -> bool {
+        self.regularizer.membrane > 0.0 || self.regularizer.spike > 0.0
+    }
+}

@@ -1,0 +1,154 @@
+//! Step and loss in one function, split into what parameters alone decide and what happens in each step.
+
+use hlo::{
+    Func, Graph, Shape, Tensor, Value,
+    ops::meta::Tag,
+    transform::{Dependence, vjp},
+};
+
+use super::objective::Objective;
+use crate::cell::Model;
+
+/// A model with its loss, ready for a learner.
+pub struct Prepared {
+    /// Parameters to `phi`: parameters as the step uses them. Computed once per program.
+    pub prefix: Func,
+    /// One step: (phi, states, input, target) to (states, loss, out, observed).
+    pub body: Func,
+    /// (out, observed that enter the loss, target) to the loss of one step.
+    pub loss_of: Func,
+    /// Number of `phi`.
+    pub phis: usize,
+    /// Number of states.
+    pub states: usize,
+    /// Which parameters each `phi` is made from.
+    pub sources: Vec<Vec<usize>>,
+    /// Which parameters are trained.
+    pub trainable: Vec<bool>,
+    /// Input of one step.
+    pub input: Shape,
+    /// Classes of the output.
+    pub target: Shape,
+}
+
+impl Prepared {
+    /// Joins `model` and `objective`.
+    pub fn new(model: &Model, objective: &Objective) -> Prepared {
+        let target = Shape::s32([model.batch()]);
+        let mut shapes: Vec<Shape> = model.params.iter().map(|p| p.shape.clone()).collect();
+        shapes.extend(model.states.iter().map(|s| s.shape.clone()));
+        shapes.extend([model.input.clone(), target.clone()]);
+        let (n_params, n_states) = (model.params.len(), model.states.len());
+        let joint = Func::trace(&shapes, |g, p| {
+            let mut results = model.step.call(g, &p[..n_params + n_states + 1]);
+            let observed: Vec<(&str, Tensor)> =
+                model.observed.iter().map(String::as_str).zip(results[n_states + 1..].iter().cloned()).collect();
+            let loss = objective.step_loss(&results[n_states], &p[n_params + n_states + 1], &observed);
+            results.insert(n_states, loss);
+            results
+        });
+
+        // A value belongs to the prefix when only parameters, and no traced op, went into it.
+        let params: Vec<Value> = joint.params().iter().map(Tensor::value).collect();
+        let moving = Dependence::any(&joint, &params[n_params..]);
+        let is_tag = |v: Value| hlo::func::downcast::<Tag>(&joint.graph().node(v.node)).is_some();
+        let mut tagged = vec![false; joint.graph().len()];
+        let mut from_params = vec![false; joint.graph().len()];
+        for v in &params[..n_params] {
+            from_params[v.node] = true;
+        }
+        for (index, node) in joint.live(false) {
+            tagged[index] = is_tag(Value { node: index, result: 0 }) || node.operands.iter().any(|o| tagged[o.node]);
+            from_params[index] |= node.operands.iter().any(|o| from_params[o.node]);
+        }
+        let fixed = |v: Value| from_params[v.node] && !moving.has(v) && !tagged[v.node];
+        let spreads = |v: Value| matches!(joint.graph().node(v.node).op.name(), "broadcast" | "reshape");
+        let mut frontier: Vec<Value> = Vec::new();
+        let mut seen = vec![false; joint.graph().len()];
+        let mut stack: Vec<Value> = joint.results().iter().map(Tensor::value).collect();
+        while let Some(v) = stack.pop() {
+            if fixed(v) && !spreads(v) {
+                if !frontier.contains(&v) {
+                    frontier.push(v);
+                }
+            } else if !seen[v.node] {
+                seen[v.node] = true;
+                stack.extend(joint.graph().node(v.node).operands);
+            }
+        }
+        frontier.sort();
+
+        let phi_tensors: Vec<Tensor> = frontier.iter().map(|&v| joint.graph().tensor(v)).collect();
+        let mut body_sources = phi_tensors.clone();
+        body_sources.extend(joint.params()[n_params..].iter().cloned());
+        let body_shapes: Vec<Shape> = body_sources.iter().map(|t| t.shape().clone()).collect();
+        let body = Func::trace(&body_shapes, |g, p| joint.rebuild(g, &body_sources, p));
+        let prefix = Func::from_values(joint.params()[..n_params].to_vec(), phi_tensors);
+        let sources = frontier
+            .iter()
+            .map(|&phi| {
+                (0..n_params)
+                    .filter(|&p| {
+                        let one = prefix.with_results(vec![joint.graph().tensor(phi)]);
+                        Dependence::any(&one, &[params[p]]).has(phi)
+                    })
+                    .collect()
+            })
+            .collect();
+        let names: Vec<&str> = if objective.regularized() { model.observed.iter().map(String::as_str).collect() } else { vec![] };
+        let mut loss_shapes = vec![model.output.clone()];
+        loss_shapes.extend(model.step.results()[n_states + 1..][..names.len()].iter().map(|t| t.shape().clone()));
+        loss_shapes.push(target.clone());
+        let loss_of = Func::trace(&loss_shapes, |_, p| {
+            let observed: Vec<(&str, Tensor)> = names.iter().copied().zip(p[1..].iter().cloned()).collect();
+            vec![objective.step_loss(&p[0], &p[p.len() - 1], &observed)]
+        });
+        Prepared {
+            prefix,
+            body,
+            loss_of,
+            phis: frontier.len(),
+            states: n_states,
+            sources,
+            trainable: model.params.iter().map(|p| p.trainable).collect(),
+            input: model.input.clone(),
+            target,
+        }
+    }
+
+    /// Whether any trained parameter went into a `phi`.
+    pub fn is_trained(&self, phi: usize) -> bool {
+        self.sources[phi].iter().any(|&p| self.trainable[p])
+    }
+
+    /// Gradients of the parameters (zeros for fixed ones) from those of the `phi`.
+    pub fn pull(&self, graph: &Graph, params: &[Tensor], grads: &[Option<Tensor>]) -> Vec<Tensor> {
+        let pulled = vjp(graph, &self.prefix, params, &self.trainable).pull(grads);
+        pulled.into_iter().zip(params).map(|(g, p)| g.unwrap_or_else(|| p.zeros_like())).collect()
+    }
+
+    /// Position of a state, the loss, and the output among the body's results.
+    pub fn loss(&self) -> &Tensor {
+        &self.body.results()[self.states]
+    }
+
+    /// The output among the body's results.
+    pub fn out(&self) -> &Tensor {
+        &self.body.results()[self.states + 1]
+    }
+
+    /// Those observed values that enter the loss, among the body's results.
+    pub fn observed(&self) -> &[Tensor] {
+        &self.body.results()[self.states + 2..][..self.loss_of.params().len() - 2]
+    }
+
+    /// The new states among the body's results.
+    pub fn new_states(&self) -> &[Tensor] {
+        &self.body.results()[..self.states]
+    }
+
+    /// The old states among the body's parameters.
+    pub fn old_states(&self) -> &[Tensor] {
+        &self.body.params()[self.phis..self.phis + self.states]
+    }
+}

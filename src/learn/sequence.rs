@@ -1,0 +1,582 @@
+//! A whole sequence under any method: what a training program is made of.
+
+use hlo::{DType, Func, Graph, Mapped, Shape, Tensor, scan, transform};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Attachment, LearnError, Method, Objective, Prepared, Structure, Vjp,
+    chunk::{Forward, Signal, Steps},
+    rules::{ChunkView, Slot, Slots, TraceKind, TracePlan, Traces},
+    structure::Kind,
+};
+use crate::cell::Model;
+
+/// How to learn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LearnerConfig {
+    /// Which rule.
+    pub method: Method,
+    /// How the gradient is formed from traces.
+    pub vjp: Vjp,
+    /// Steps per chunk; chosen from a memory budget when absent.
+    pub chunk: Option<usize>,
+    /// Steps at the start of a sequence that advance states and traces but carry no loss.
+    pub warmup: usize,
+    /// Correction of ES-D-RTRL as in releases before 0.2 of the reference library.
+    pub old_correction: bool,
+}
+
+impl Default for LearnerConfig {
+    fn default() -> Self {
+        LearnerConfig {
+            method: Method::DRtrl,
+            vjp: Vjp::default(),
+            chunk: None,
+            warmup: 0,
+            old_correction: false,
+        }
+    }
+}
+
+/// A model, an objective and a rule, ready to emit training programs.
+pub struct Learner {
+    /// Step and loss.
+    pub prepared: Prepared,
+    /// What the graph of the step says.
+    pub structure: Structure,
+    /// How traced ops learn.
+    pub plan: TracePlan,
+    config: LearnerConfig,
+    batch: usize,
+}
+
+/// Result of a sequence.
+pub struct SequenceOut {
+    /// Gradient of the summed loss for every parameter (zeros for fixed ones).
+    pub grads: Vec<Tensor>,
+    /// Loss of each step summed over the steps that count, a scalar.
+    pub loss: Tensor,
+    /// Output summed over the steps that count, `[B, C]`.
+    pub out: Tensor,
+    /// States after the sequence.
+    pub states: Vec<Tensor>,
+}
+
+/// What passes from chunk to chunk.
+#[derive(Clone)]
+pub struct Carry {
+    /// States.
+    pub states: Vec<Tensor>,
+    /// Traces; `None` while all are zero.
+    pub traces: Option<Traces>,
+    /// Steps since the start of the sequence, `s32[]`.
+    pub time: Tensor,
+}
+
+/// What a piece of a sequence adds up.
+pub struct Sums {
+    /// Gradients by `phi`.
+    pub grads: Vec<Option<Tensor>>,
+    /// Loss, a scalar.
+    pub loss: Tensor,
+    /// Output, `[B, C]`.
+    pub out: Tensor,
+}
+
+impl Sums {
+    fn add(self, other: Sums) -> Sums {
+        Sums {
+            grads: self.grads.into_iter().zip(other.grads).map(|(a, b)| Tensor::sum_of([a, b])).collect(),
+            loss: self.loss + other.loss,
+            out: self.out + other.out,
+        }
+    }
+}
+
+/// Bytes of stacked values per chunk that the default chunk length aims at, beside a share of the traces.
+const CHUNK_BUDGET: usize = 32 << 20;
+
+/// Chunks longer than this bring no more speed.
+const LONGEST_CHUNK: usize = 64;
+
+impl Learner {
+    /// Joins `model`, `objective` and `config`.
+    ///
+    /// # Errors
+    /// When the rule cannot treat the model, or a setting makes no sense.
+    pub fn new(model: &Model, objective: &Objective, config: &LearnerConfig) -> Result<Learner, LearnError> {
+        check(config)?;
+        let prepared = Prepared::new(model, objective);
+        let structure = Structure::new(&prepared)?;
+        if config.method.is_online() {
+            let names: Vec<String> = model.states.iter().map(|s| s.name.clone()).collect();
+            structure.check_online(&prepared, &names)?;
+        }
+        let plan = plan(config, &structure, model.batch());
+        Ok(Learner { prepared, structure, plan, config: config.clone(), batch: model.batch() })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &LearnerConfig {
+        &self.config
+    }
+
+    /// Steps per chunk for a sequence of `steps`.
+    pub fn chunk_length(&self, steps: usize) -> usize {
+        if let Vjp::MultiStep { window } = self.config.vjp
+            && window > 1
+        {
+            return window.min(steps).max(1);
+        }
+        let longest = steps.max(1);
+        self.config.chunk.unwrap_or_else(|| {
+            let budget = CHUNK_BUDGET.max(self.plan.bytes(&self.structure, self.batch) / 8);
+            let fitting = (budget / self.bytes_per_step().max(1)).clamp(1, LONGEST_CHUNK).min(longest);
+            // Equal chunks, none longer than fits.
+            longest.div_ceil(longest.div_ceil(fitting))
+        })
+        .clamp(1, longest)
+    }
+
+    /// Bytes that a chunk stacks per step: op inputs, states, transitions, drives, signals.
+    fn bytes_per_step(&self) -> usize {
+        let per_group = self.structure.groups.iter().map(|g| {
+            let k = g.states.len();
+            4 * g.dims.iter().product::<usize>() * (3 * k + 2 * k * k)
+        });
+        let inputs = self.structure.ops.iter().filter(|op| op.kind == Kind::Dense).map(|op| 4 * self.batch * op.weight[0]);
+        per_group.chain(inputs).sum()
+    }
+
+    /// The gradient of a sequence. `inputs: [T, B, n_in]` of any type, `target: s32[B]`.
+    ///
+    /// # Panics
+    /// When shapes do not fit the model.
+    pub fn sequence(&self, g: &Graph, params: &[Tensor], states: &[Tensor], inputs: &Tensor, target: &Tensor) -> SequenceOut {
+        let phis = self.prepared.prefix.call(g, params);
+        let steps = inputs.dims()[0];
+        let warmup = self.config.warmup.min(steps);
+        let (sums, states) = if self.config.method.is_online() {
+            let mut carry = self.start(g, states);
+            if warmup > 0 {
+                let before = inputs.slice_axis(0, 0, warmup);
+                carry = self.segment(g, &phis, carry, &before, target, false, true).0;
+            }
+            let rest = inputs.slice_axis(0, warmup, steps);
+            let (carry, sums) = self.segment(g, &phis, carry, &rest, target, true, false);
+            (sums, carry.states)
+        } else {
+            self.bptt(g, &phis, states, inputs, target, warmup)
+        };
+        let grads = self.prepared.pull(g, params, &sums.grads);
+        SequenceOut { grads, loss: sums.loss, out: sums.out, states }
+    }
+
+    /// The state before a sequence.
+    pub fn start(&self, g: &Graph, states: &[Tensor]) -> Carry {
+        Carry { states: states.to_vec(), traces: None, time: g.scalar(DType::S32, 0.0) }
+    }
+
+    /// Zero traces.
+    pub fn zero_traces(&self, g: &Graph) -> Traces {
+        self.trace_slots().into_iter().map(|(slot, shape)| (slot, g.zeros(&shape))).collect()
+    }
+
+    /// Every trace array with its shape.
+    pub fn trace_slots(&self) -> std::collections::BTreeMap<Slot, Shape> {
+        self.plan.slots(&self.structure, self.batch)
+    }
+
+    fn no_sums(&self, g: &Graph) -> Sums {
+        let out = self.prepared.out().shape();
+        Sums { grads: vec![None; self.prepared.phis], loss: g.scalar(DType::F32, 0.0), out: g.zeros(out) }
+    }
+
+    /// Runs many steps, chunk by chunk. With `learn` the steps carry loss; with `keep` the traces after the last step are
+    /// wanted (the last chunk saves that work otherwise).
+    #[allow(clippy::too_many_arguments, reason = "the state of a sequence and two switches")]
+    fn segment(
+        &self,
+        g: &Graph,
+        phis: &[Tensor],
+        mut carry: Carry,
+        inputs: &Tensor,
+        target: &Tensor,
+        learn: bool,
+        keep: bool,
+    ) -> (Carry, Sums) {
+        let steps = inputs.dims()[0];
+        let mut sums = self.no_sums(g);
+        let length = self.chunk_length(steps);
+        let tail = steps % length;
+        let equal = steps / length - usize::from(tail == 0 && !keep);
+        let mut at = 0;
+        for (count, length, keep) in [(equal, length, true), (1, steps - equal * length, keep)] {
+            if count == 0 || length == 0 || at == steps {
+                continue;
+            }
+            let piece = inputs.slice_axis(0, at, at + count * length);
+            at += count * length;
+            let (next, more) = if count == 1 {
+                self.chunk(g, phis, carry, &piece, target, learn, keep)
+            } else {
+                self.chunks(g, phis, carry, &piece, target, learn, count)
+            };
+            carry = next;
+            sums = sums.add(more);
+        }
+        (carry, sums)
+    }
+
+    /// A loop over equal chunks.
+    #[allow(clippy::too_many_arguments, reason = "the state of a sequence and two switches")]
+    fn chunks(
+        &self,
+        g: &Graph,
+        phis: &[Tensor],
+        carry: Carry,
+        inputs: &Tensor,
+        target: &Tensor,
+        learn: bool,
+        count: usize,
+    ) -> (Carry, Sums) {
+        let length = inputs.dims()[0] / count;
+        let slots: Vec<Slot> = self.trace_slots().into_keys().collect();
+        let traces = carry.traces.unwrap_or_else(|| self.zero_traces(g));
+        let learned: Vec<usize> =
+            (0..self.prepared.phis).filter(|&k| learn && self.prepared.is_trained(k)).collect();
+        let none = self.no_sums(g);
+
+        let mut init = carry.states.clone();
+        init.extend(slots.iter().map(|s| traces[s].clone()));
+        init.push(carry.time);
+        init.extend([none.loss, none.out]);
+        init.extend(learned.iter().map(|&k| g.zeros(phis[k].shape())));
+        let rows = inputs.reshape(&[&[count, length], &inputs.dims()[1..]].concat());
+        let mut consts = phis.to_vec();
+        consts.push(target.clone());
+
+        let mut shapes: Vec<Shape> = init.iter().map(|t| t.shape().clone()).collect();
+        shapes.push(rows.shape().with_dims(&rows.dims()[1..]));
+        shapes.extend(consts.iter().map(|t| t.shape().clone()));
+        let (n, s) = (carry.states.len(), slots.len());
+        let body = Func::trace(&shapes, |g, p| {
+            let (carried, rest) = p.split_at(init.len());
+            let traces = slots.iter().cloned().zip(carried[n..n + s].iter().cloned()).collect();
+            let carry = Carry { states: carried[..n].to_vec(), traces: Some(traces), time: carried[n + s].clone() };
+            let (phis, target) = (&rest[1..=self.prepared.phis], &rest[1 + self.prepared.phis]);
+            let (next, sums) = self.chunk(g, phis, carry, &rest[0], target, learn, true);
+            let mut out = next.states;
+            let traces = next.traces.unwrap_or_default();
+            out.extend(slots.iter().map(|s| traces[s].clone()));
+            out.push(next.time);
+            let old = &carried[n + s + 1..];
+            out.extend([&old[0] + sums.loss, &old[1] + sums.out]);
+            out.extend(learned.iter().zip(&old[2..]).map(|(&k, sum)| match &sums.grads[k] {
+                Some(grad) => sum + grad,
+                None => sum.clone(),
+            }));
+            out
+        });
+        let (mut last, _) = scan(g, &body, count, false, &init, &[rows], &consts);
+        let mut sums = self.no_sums(g);
+        for (&k, grad) in learned.iter().zip(last.split_off(n + s + 3)) {
+            sums.grads[k] = Some(grad);
+        }
+        sums.loss = last[n + s + 1].clone();
+        sums.out = last[n + s + 2].clone();
+        let traces = slots.into_iter().zip(last[n..n + s].iter().cloned()).collect();
+        (Carry { states: last[..n].to_vec(), traces: Some(traces), time: last[n + s].clone() }, sums)
+    }
+
+    /// One chunk of an online rule; `inputs: [K, B, n_in]`.
+    #[allow(clippy::too_many_arguments, reason = "the state of a sequence and two switches")]
+    pub fn chunk(
+        &self,
+        g: &Graph,
+        phis: &[Tensor],
+        carry: Carry,
+        inputs: &Tensor,
+        target: &Tensor,
+        learn: bool,
+        keep: bool,
+    ) -> (Carry, Sums) {
+        let length = inputs.dims()[0];
+        let inputs = inputs.convert(DType::F32);
+        let window = match self.config.vjp {
+            Vjp::MultiStep { window } if window > 1 && learn => true,
+            _ => false,
+        };
+        let (forward, whole) = if window {
+            let (forward, entry, sums) = self.window(g, phis, &carry.states, &inputs, target);
+            (forward, Some((entry, sums)))
+        } else {
+            (Forward::run(g, &self.prepared, &self.structure, phis, &carry.states, &inputs), None)
+        };
+        let steps = Steps::new(g, &self.prepared, &self.structure, phis, &forward, &inputs, target);
+        let (loss, out, op_inputs) = steps.values();
+        let mut sums = self.no_sums(g);
+        let mut slots = None;
+        if learn {
+            let empty = || -> Signal { self.structure.groups.iter().map(|gr| vec![None; gr.states.len()]).collect() };
+            let (entry, signal) = match (whole, self.config.vjp) {
+                (Some((entry, inside)), _) => {
+                    sums = inside;
+                    (entry, empty())
+                }
+                (None, Vjp::SingleStep { attachment }) => {
+                    let (signal, grads) = steps.signals(attachment);
+                    sums = Sums { grads, loss: loss.sum_all(), out: out.sum(&[0]) };
+                    (empty(), signal)
+                }
+                (None, Vjp::MultiStep { .. }) => {
+                    // The signal at the entry of step s belongs to the trace after step s - 1.
+                    let (before, grads) = steps.entry_signals();
+                    sums = Sums { grads, loss: loss.sum_all(), out: out.sum(&[0]) };
+                    let each = |f: &dyn Fn(&Tensor) -> Tensor| -> Signal {
+                        before.iter().map(|s| s.iter().map(|t| t.as_ref().map(f)).collect()).collect()
+                    };
+                    let later = |t: &Tensor| {
+                        let zeros = vec![0; t.rank()];
+                        let mut high = zeros.clone();
+                        high[0] = 1;
+                        t.slice_axis(0, 1, length).pad(&zeros, &high)
+                    };
+                    (each(&|t| t.at(0)), each(&later))
+                }
+            };
+            slots = Some(Slots { entry, steps: signal, correction: self.correction(&carry.time, length) });
+        }
+        let transitions = steps.transitions();
+        let drives = self
+            .structure
+            .traced()
+            .flat_map(|(k, op)| op.groups.iter().map(move |&gr| (k, gr)))
+            .map(|(k, gr)| ((k, gr), steps.drive(k, gr)))
+            .collect();
+        let view = ChunkView {
+            graph: g,
+            structure: &self.structure,
+            plan: &self.plan,
+            transitions: &transitions,
+            drives: &drives,
+            inputs: &op_inputs,
+            length,
+        };
+        let result = view.run(carry.traces.as_ref(), slots.as_ref(), keep);
+        for (op, grad) in self.structure.ops.iter().zip(result.grads) {
+            sums.grads[op.phi] = Tensor::sum_of([sums.grads[op.phi].take(), grad]);
+        }
+        let time = carry.time + g.scalar(DType::S32, length as f64);
+        (Carry { states: forward.states, traces: result.traces, time }, sums)
+    }
+
+    /// Divisors of the factorised rule for slots 0 .. K of a chunk that starts after `time` steps, `[K + 1]`.
+    fn correction(&self, time: &Tensor, length: usize) -> Tensor {
+        let g = time.graph();
+        let shape = Shape::s32([length + 1]);
+        let slot = g.iota(shape.clone(), 0);
+        let calls = match self.config.vjp {
+            Vjp::SingleStep { .. } => &slot + time,
+            Vjp::MultiStep { window: 1 } => &slot + &(time + &g.scalar(DType::S32, 1.0)),
+            Vjp::MultiStep { window } => {
+                let windows = time / &g.scalar(DType::S32, window as f64);
+                (windows + g.scalar(DType::S32, 1.0)).broadcast_to(&shape.dims)
+            }
+        };
+        let base = if self.plan.old_correction { 1.0 - self.plan.decay } else { self.plan.decay };
+        let count = calls.convert(DType::F32);
+        if base <= 0.0 {
+            return count.full_like(1.0);
+        }
+        let c = (1.0 - (&count * base.ln()).exp()).maximum(&count.full_like(1e-8));
+        count.gt(&count.full_like(1000.0)).select(&c.full_like(1.0), &c)
+    }
+
+    /// Runs a window with its exact derivative: `dL/dh` at the entry by group, and sums with exact gradients inside.
+    fn window(
+        &self,
+        g: &Graph,
+        phis: &[Tensor],
+        states: &[Tensor],
+        inputs: &Tensor,
+        target: &Tensor,
+    ) -> (Forward, Vec<Vec<Option<Tensor>>>, Sums) {
+        let kept: Vec<usize> = (0..self.structure.ops.len())
+            .filter(|&k| self.structure.ops[k].recurrent && self.structure.ops[k].kind == Kind::Dense)
+            .collect();
+        let whole = self.unrolled(phis, states, inputs, target, 0, &kept);
+        let args: Vec<Tensor> =
+            phis.iter().chain(states).chain([inputs, target]).cloned().collect();
+        let wrt: Vec<bool> = (0..args.len())
+            .map(|k| if k < phis.len() { self.prepared.is_trained(k) } else { k < phis.len() + states.len() })
+            .collect();
+        let vjp = transform::vjp(g, &whole, &args, &wrt);
+        let mut cts = vec![None; vjp.results.len()];
+        cts[0] = Some(vjp.results[0].full_like(1.0));
+        let found = vjp.pull(&cts);
+        let n = states.len();
+        let forward = Forward {
+            states: vjp.results[2..2 + n].to_vec(),
+            before: vjp.results[2 + n..2 + 2 * n].to_vec(),
+            outputs: kept.into_iter().zip(vjp.results[2 + 2 * n..].iter().cloned()).collect(),
+        };
+        let entry = self.structure.groups.iter();
+        let entry = entry.map(|gr| gr.states.iter().map(|&s| found[phis.len() + s].clone()).collect()).collect();
+        let sums =
+            Sums { grads: found[..phis.len()].to_vec(), loss: vjp.results[0].clone(), out: vjp.results[1].clone() };
+        (forward, entry, sums)
+    }
+
+    /// Exact gradients of a whole sequence.
+    fn bptt(
+        &self,
+        g: &Graph,
+        phis: &[Tensor],
+        states: &[Tensor],
+        inputs: &Tensor,
+        target: &Tensor,
+        warmup: usize,
+    ) -> (Sums, Vec<Tensor>) {
+        let whole = self.unrolled(phis, states, inputs, target, warmup, &[]);
+        let args: Vec<Tensor> = phis.iter().chain(states).chain([inputs, target]).cloned().collect();
+        let wrt: Vec<bool> = (0..args.len()).map(|k| k < phis.len() && self.prepared.is_trained(k)).collect();
+        let vjp = transform::vjp(g, &whole, &args, &wrt);
+        let mut cts = vec![None; vjp.results.len()];
+        cts[0] = Some(vjp.results[0].full_like(1.0));
+        let mut grads = vjp.pull(&cts);
+        grads.truncate(phis.len());
+        let sums = Sums { grads, loss: vjp.results[0].clone(), out: vjp.results[1].clone() };
+        (sums, vjp.results[2..2 + states.len()].to_vec())
+    }
+
+    /// (phi, states, inputs, target) to (loss, out summed, states after, states before each step, outputs of `kept` ops).
+    fn unrolled(
+        &self,
+        phis: &[Tensor],
+        states: &[Tensor],
+        inputs: &Tensor,
+        target: &Tensor,
+        warmup: usize,
+        kept: &[usize],
+    ) -> Func {
+        let p = &self.prepared;
+        let n = states.len();
+        let mut results: Vec<Tensor> = p.new_states().to_vec();
+        results.push(p.out().clone());
+        results.extend(p.observed().iter().cloned());
+        results.extend(kept.iter().map(|&k| p.body.graph().tensor(self.structure.ops[k].y)));
+        let step = p.body.with_results(results);
+        let observed = p.observed().len();
+        let steps = inputs.dims()[0];
+        let shapes: Vec<Shape> =
+            phis.iter().chain(states).chain([inputs, target]).map(|t| t.shape().clone()).collect();
+        Func::trace(&shapes, |g, v| {
+            let (phis, rest) = v.split_at(phis.len());
+            let (states, rest) = rest.split_at(n);
+            let inputs = rest[0].convert(DType::F32);
+            let mut shapes: Vec<Shape> = states.iter().map(|t| t.shape().clone()).collect();
+            shapes.push(p.input.clone());
+            shapes.extend(phis.iter().map(|t| t.shape().clone()));
+            let body = Func::trace(&shapes, |g, v| {
+                let mut args: Vec<Tensor> = v[n + 1..].to_vec();
+                args.extend_from_slice(&v[..=n]);
+                args.push(g.zeros(&p.target)); // no state depends on the target
+                let mut out = step.call(g, &args);
+                let rest = out.split_off(n);
+                out.extend_from_slice(&v[..n]);
+                out.extend(rest);
+                out
+            });
+            let (after, mut stacks) = scan(g, &body, steps, false, states, &[inputs], phis);
+            let outputs = stacks.split_off(n + 1 + observed);
+            let seen: Vec<Tensor> = stacks[n..].iter().map(|t| t.slice_axis(0, warmup, steps)).collect();
+            let mut args: Vec<Mapped> = seen.iter().map(|t| Mapped { tensor: t.clone(), mapped: true }).collect();
+            args.push(Mapped { tensor: rest[1].clone(), mapped: false });
+            let env = transform::vmap(g, &p.loss_of, &args, steps - warmup);
+            let loss = env.get(p.loss_of.results()[0].value()).materialize(steps - warmup).sum_all();
+            let mut results = vec![loss, seen[0].sum(&[0])];
+            results.extend(after);
+            results.extend_from_slice(&stacks[..n]);
+            results.extend(outputs);
+            results
+        })
+    }
+
+    /// States and outputs of every step, without learning: `[T, B, ..]` of states, output, observed.
+    pub fn observe(&self, g: &Graph, params: &[Tensor], states: &[Tensor], inputs: &Tensor) -> Vec<Tensor> {
+        let p = &self.prepared;
+        let phis = p.prefix.call(g, params);
+        let n = states.len();
+        let mut results: Vec<Tensor> = p.new_states().to_vec();
+        results.extend_from_slice(p.new_states());
+        results.extend_from_slice(&p.body.results()[n + 1..]);
+        let step = p.body.with_results(results);
+        let mut shapes: Vec<Shape> = states.iter().map(|t| t.shape().clone()).collect();
+        shapes.push(p.input.clone());
+        shapes.extend(phis.iter().map(|t| t.shape().clone()));
+        let body = Func::trace(&shapes, |g, v| {
+            let mut args: Vec<Tensor> = v[n + 1..].to_vec();
+            args.extend_from_slice(&v[..=n]);
+            args.push(g.zeros(&p.target));
+            step.call(g, &args)
+        });
+        let inputs = inputs.convert(DType::F32);
+        scan(g, &body, inputs.dims()[0], false, states, &[inputs], &phis).1
+    }
+}
+
+fn check(config: &LearnerConfig) -> Result<(), LearnError> {
+    let wrong = |text: String| Err(LearnError::Setting(text));
+    if let Method::EsDRtrl { decay } | Method::Hybrid { decay } = config.method
+        && !(0.0..1.0).contains(&decay)
+    {
+        return wrong(format!("the decay of an eligibility trace must lie in [0, 1), got {decay}; 0.9 to 0.99 is usual"));
+    }
+    if config.chunk == Some(0) {
+        return wrong("a chunk needs at least one step, got --chunk 0; leave the flag out for the default".into());
+    }
+    if config.vjp == (Vjp::MultiStep { window: 0 }) {
+        return wrong("a window needs at least one step, got 0; 1 is the usual choice".into());
+    }
+    Ok(())
+}
+
+fn plan(config: &LearnerConfig, structure: &Structure, batch: usize) -> TracePlan {
+    let decay = match config.method {
+        Method::EsDRtrl { decay } | Method::Hybrid { decay } => decay,
+        _ => 0.0,
+    };
+    let kind = |k: usize| match config.method {
+        Method::Bptt => None,
+        Method::DRtrl => Some(TraceKind::Full),
+        Method::EsDRtrl { .. } => Some(TraceKind::Factorised),
+        Method::Hybrid { .. } => Some(hybrid_kind(structure, k, batch)),
+    };
+    let kinds = structure
+        .ops
+        .iter()
+        .enumerate()
+        .map(|(k, op)| if op.exclusion.is_none() { kind(k) } else { None })
+        .collect();
+    TracePlan { kinds, decay, old_correction: config.old_correction }
+}
+
+/// Section 2.5 of the specification of the algorithms: full where input and output together are larger than the weights of
+/// all sequences. All ops of one layer decide together; a lone element-wise parameter is always full.
+fn hybrid_kind(structure: &Structure, k: usize, batch: usize) -> TraceKind {
+    let site = &structure.ops[k].site;
+    let members: Vec<_> = structure.ops.iter().filter(|op| op.site == *site && op.kind == Kind::Dense).collect();
+    if members.is_empty() {
+        return TraceKind::Full;
+    }
+    let inputs: usize = members.iter().map(|op| op.weight[0]).sum();
+    let outputs = members[0].weight[1];
+    if batch * (inputs + outputs) > batch * inputs * outputs { TraceKind::Full } else { TraceKind::Factorised }
+}
+
+impl From<Attachment> for Vjp {
+    fn from(attachment: Attachment) -> Self {
+        Vjp::SingleStep { attachment }
+    }
+}

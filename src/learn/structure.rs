@@ -1,0 +1,330 @@
+//! What the graph of a step says: hidden groups, traced ops, and which op drives which group.
+//!
+//! Sections 1.2 and 1.3 of the specification of the algorithms. All walks follow *derivatives*: not through
+//! stop-gradients, comparisons, or the slopes of surrogates; and, unless said otherwise, not through traced ops.
+
+use hlo::{
+    Func, Graph, Tensor, Value,
+    func::downcast,
+    graph::Node,
+    ops::meta::{CustomDerivative, Tag},
+    transform::{Dependence, Dual, Rules, jvp_with},
+};
+
+use super::{LearnError, Prepared};
+use crate::cell::context::{DENSE, ELEMENTWISE};
+
+/// Hidden states coupled position by position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Positions of the states among the model's states.
+    pub states: Vec<usize>,
+    /// Shape of each state, `[B, N]`.
+    pub dims: Vec<usize>,
+}
+
+/// What a traced op computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `y = x W`.
+    Dense,
+    /// `y = w` at every position.
+    Elementwise,
+}
+
+/// Why an op has no trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exclusion {
+    /// Nothing it does is remembered by a state.
+    NonTemporal,
+    /// It reaches states only through another traced op.
+    WeightToWeight,
+    /// Its weight is not trained.
+    Fixed,
+}
+
+/// One use of a weight.
+#[derive(Clone, Debug)]
+pub struct Op {
+    /// What it computes.
+    pub kind: Kind,
+    /// The layer it belongs to.
+    pub site: String,
+    /// Its output.
+    pub y: Value,
+    /// Its input.
+    pub x: Option<Value>,
+    /// Which `phi` is its weight.
+    pub phi: usize,
+    /// Shape of that weight.
+    pub weight: Vec<usize>,
+    /// The groups it drives directly, each with a trace.
+    pub groups: Vec<usize>,
+    /// Why it has no trace, if it has none.
+    pub exclusion: Option<Exclusion>,
+    /// It also reaches a driven group through another traced op; that route is left out.
+    pub partial: bool,
+    /// Ops with the same drive on the same groups share this number.
+    pub drive: usize,
+    /// Whether the new states need its output (else it can be computed after the loop).
+    pub recurrent: bool,
+}
+
+/// The structure of a step.
+#[derive(Clone, Debug)]
+pub struct Structure {
+    /// Hidden groups, ordered by their first state.
+    pub groups: Vec<Group>,
+    /// Traced ops in order of execution.
+    pub ops: Vec<Op>,
+}
+
+/// Whether a derivative passes from operand `k` of a node to its result.
+fn differentiable(node: &Node, k: usize) -> bool {
+    match node.op.name() {
+        "stop-gradient" | "compare" => false,
+        "tag" => k == 0,
+        "custom-derivative" => k % 2 == 1,
+        "select" => k > 0,
+        _ => true,
+    }
+}
+
+fn is_tag(node: &Node) -> bool {
+    downcast::<Tag>(node).is_some_and(|t| t.kind == DENSE || t.kind == ELEMENTWISE)
+}
+
+/// What derivatives reach from `sources`.
+fn reach(func: &Func, sources: &[Value], through_ops: bool) -> Dependence {
+    Dependence::new(func, sources, |node, k| differentiable(node, k) && (through_ops || !is_tag(node)))
+}
+
+/// Nodes from which a derivative reaches one of `targets` without passing a traced op.
+pub(crate) fn leads_to(func: &Func, targets: &[Value]) -> Vec<bool> {
+    let mut leads = vec![false; func.graph().len()];
+    let mut stack: Vec<usize> = targets.iter().map(|t| t.node).collect();
+    while let Some(index) = stack.pop() {
+        if leads[index] {
+            continue;
+        }
+        leads[index] = true;
+        let node = func.graph().node(index);
+        for (k, operand) in node.operands.iter().enumerate() {
+            if differentiable(&node, k) && !is_tag(&func.graph().node(operand.node)) {
+                stack.push(operand.node);
+            }
+        }
+    }
+    leads
+}
+
+impl Structure {
+    /// Reads the structure of a prepared step.
+    ///
+    /// # Errors
+    /// When a weight moves during a sequence.
+    pub fn new(prepared: &Prepared) -> Result<Structure, LearnError> {
+        let body = &prepared.body;
+        let groups = find_groups(prepared);
+        let mut ops = find_ops(prepared)?;
+        let new: Vec<Value> = prepared.new_states().iter().map(Tensor::value).collect();
+        let with_states = body.with_results(prepared.new_states().to_vec());
+        let live: Vec<usize> = with_states.live(true).iter().map(|(i, _)| *i).collect();
+        for op in &mut ops {
+            // A group behind another group's state is a later layer: the learning signal covers it.
+            let direct = Dependence::new(body, &[op.y], |node, k| {
+                differentiable(node, k) && !is_tag(node) && !new.iter().any(|v| v.node == node.operands[k].node)
+            });
+            let any = reach(body, &[op.y], true);
+            let fed = |group: &Group| group.states.iter().any(|&s| direct.has(new[s]));
+            op.groups = (0..groups.len()).filter(|&g| fed(&groups[g])).collect();
+            op.partial = op.groups.iter().any(|&g| reaches_through_another(body, op.y, &groups[g], &new));
+            op.recurrent = live.contains(&op.y.node);
+            op.exclusion = if !prepared.is_trained(op.phi) {
+                Some(Exclusion::Fixed)
+            } else if !op.groups.is_empty() {
+                None
+            } else if new.iter().any(|v| any.has(*v)) {
+                Some(Exclusion::WeightToWeight)
+            } else {
+                Some(Exclusion::NonTemporal)
+            };
+        }
+        let structure = Structure { groups, ops };
+        Ok(structure.with_drives(prepared))
+    }
+
+    /// Checks that transitions and drives act position by position, as the online rules need.
+    ///
+    /// # Errors
+    /// Names the group or op and the operation that couples positions.
+    pub fn check_online(&self, prepared: &Prepared, state_names: &[String]) -> Result<(), LearnError> {
+        let body = &prepared.body;
+        let old: Vec<Value> = prepared.old_states().iter().map(Tensor::value).collect();
+        let new: Vec<Value> = prepared.new_states().iter().map(Tensor::value).collect();
+        let coupling = |sources: &[Value], group: &Group| {
+            let reached = reach(body, sources, false);
+            let leads = leads_to(body, &group.states.iter().map(|&s| new[s]).collect::<Vec<_>>());
+            body.live(false).into_iter().find_map(|(index, node)| {
+                let on_path = reached.has_node(index)
+                    && leads[index]
+                    && !node.operands.is_empty()
+                    && !sources.iter().any(|s| s.node == index);
+                (on_path && !node.op.elementwise()).then(|| node.op.name())
+            })
+        };
+        for group in &self.groups {
+            let sources: Vec<Value> = group.states.iter().map(|&s| old[s]).collect();
+            if let Some(op) = coupling(&sources, group) {
+                let names: Vec<&str> = group.states.iter().map(|&s| state_names[s].as_str()).collect();
+                return Err(LearnError::NotPositionWise { what: format!("the group {{{}}}", names.join(", ")), op });
+            }
+        }
+        for op in &self.ops {
+            for &g in &op.groups {
+                if let Some(by) = coupling(&[op.y], &self.groups[g]) {
+                    return Err(LearnError::NotPositionWise { what: format!("the traced op `{}`", op.site), op: by });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ops with a trace.
+    pub fn traced(&self) -> impl Iterator<Item = (usize, &Op)> {
+        self.ops.iter().enumerate().filter(|(_, op)| op.exclusion.is_none())
+    }
+
+    /// Whether a `phi` learns through a trace.
+    pub fn is_traced(&self, phi: usize) -> bool {
+        self.traced().any(|(_, op)| op.phi == phi)
+    }
+
+    /// Numbers the distinct drives: bias and weights of one layer have the same.
+    fn with_drives(mut self, prepared: &Prepared) -> Structure {
+        let graph = Graph::new();
+        let args: Vec<Dual> = prepared
+            .body
+            .params()
+            .iter()
+            .enumerate()
+            .map(|(i, p)| Dual { primal: graph.parameter(i, p.shape().clone()), tangent: None })
+            .collect();
+        let states = prepared.body.with_results(prepared.new_states().to_vec());
+        let mut known: Vec<Vec<Option<Value>>> = Vec::new();
+        for k in 0..self.ops.len() {
+            if self.ops[k].groups.is_empty() {
+                continue;
+            }
+            let drive: Vec<Option<Value>> =
+                drive(&graph, &states, &args, &self, k, |v| v, Default::default()).iter().map(|t| t.as_ref().map(Tensor::value)).collect();
+            let number = known.iter().position(|d| *d == drive).unwrap_or_else(|| {
+                known.push(drive);
+                known.len() - 1
+            });
+            self.ops[k].drive = number;
+        }
+        self
+    }
+}
+
+/// `dh'/dy` of op `k` for every state, with all op outputs held fixed. `place` finds a value of the body in `func`.
+pub(crate) fn drive(
+    graph: &Graph,
+    func: &Func,
+    args: &[Dual],
+    structure: &Structure,
+    k: usize,
+    place: impl Fn(Value) -> Value,
+    known: std::collections::HashMap<Value, Tensor>,
+) -> Vec<Option<Tensor>> {
+    let y = place(structure.ops[k].y);
+    let ones = graph.full(func.graph().tensor(y).shape(), 1.0);
+    let rules = Rules {
+        known,
+        cut: structure.ops.iter().map(|op| place(op.y)).collect(),
+        perturb: [(y, ones)].into(),
+        sees: None,
+    };
+    let env = jvp_with(graph, func, args, &rules);
+    func.results().iter().map(|r| env.get(r.value()).tangent.clone()).collect()
+}
+
+fn find_groups(prepared: &Prepared) -> Vec<Group> {
+    let old = prepared.old_states();
+    let new: Vec<Value> = prepared.new_states().iter().map(Tensor::value).collect();
+    let mut leader: Vec<usize> = (0..old.len()).collect();
+    fn find(leader: &[usize], mut k: usize) -> usize {
+        while leader[k] != k {
+            k = leader[k];
+        }
+        k
+    }
+    for (k, state) in old.iter().enumerate() {
+        let reached = reach(&prepared.body, &[state.value()], false);
+        for (j, other) in new.iter().enumerate() {
+            if reached.has(*other) && old[j].shape() == state.shape() {
+                let (a, b) = (find(&leader, k), find(&leader, j));
+                leader[a.max(b)] = a.min(b);
+            }
+        }
+    }
+    // A state that is written but never read belongs to the states that write it.
+    let mut groups: Vec<Group> = Vec::new();
+    for first in 0..old.len() {
+        let states: Vec<usize> = (0..old.len()).filter(|&s| find(&leader, s) == first).collect();
+        if !states.is_empty() {
+            groups.push(Group { states, dims: old[first].dims().to_vec() });
+        }
+    }
+    groups
+}
+
+fn find_ops(prepared: &Prepared) -> Result<Vec<Op>, LearnError> {
+    let body = &prepared.body;
+    let phis: Vec<Value> = body.params()[..prepared.phis].iter().map(Tensor::value).collect();
+    let mut ops = Vec::new();
+    for (index, node) in body.live(false) {
+        let Some(tag) = downcast::<Tag>(&node).filter(|_| is_tag(&node)) else { continue };
+        let kind = if tag.kind == DENSE { Kind::Dense } else { Kind::Elementwise };
+        let weight = node.operands[if kind == Kind::Dense { 2 } else { 1 }];
+        let phi = phis.iter().position(|p| *p == weight);
+        let phi = phi.ok_or_else(|| LearnError::MovingWeight { site: tag.label.clone() })?;
+        ops.push(Op {
+            kind,
+            site: tag.label.clone(),
+            y: Value { node: index, result: 0 },
+            x: (kind == Kind::Dense).then(|| node.operands[1]),
+            phi,
+            weight: body.graph().tensor(weight).dims().to_vec(),
+            groups: vec![],
+            exclusion: None,
+            partial: false,
+            drive: usize::MAX,
+            recurrent: true,
+        });
+    }
+    Ok(ops)
+}
+
+/// Whether `y` also reaches the group by a route that passes another traced op and no hidden state.
+fn reaches_through_another(body: &Func, y: Value, group: &Group, new: &[Value]) -> bool {
+    let is_state = |index: usize| new.iter().any(|v| v.node == index);
+    // Stop at states: a route through a state is a matter of the next layer.
+    let before_states = Dependence::new(body, &[y], |node, k| differentiable(node, k) && !is_state(node.operands[k].node));
+    let others: Vec<Value> = body
+        .live(false)
+        .into_iter()
+        .filter(|(index, node)| is_tag(node) && *index != y.node && before_states.has_node(*index))
+        .map(|(node, _)| Value { node, result: 0 })
+        .collect();
+    !others.is_empty() && {
+        let beyond = reach(body, &others, false);
+        group.states.iter().any(|&s| beyond.has(new[s]))
+    }
+}
+
+/// Whether a node is the derivative-changing kind; used by reports.
+pub(crate) fn is_surrogate(node: &Node) -> bool {
+    downcast::<CustomDerivative>(node).is_some()
+}

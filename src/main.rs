@@ -1,0 +1,2 @@
+//! etrace
+fn main() {}

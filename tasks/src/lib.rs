@@ -1,0 +1,53 @@
+//! The tasks and data sets of spiking networks: files and generators in, batches out. Knows nothing of XLA.
+//!
+//! A [`Task`] is a pure function from (split, seed, epoch, step) to a [`Batch`]: spike counts as bytes, `[T, B, n_in]`, time first, and one
+//! class a row. A [`Loader`] makes batches ahead of time on other threads and hands them out in order, from any position on.
+//!
+//! | task | inputs | classes | what for |
+//! |---|---|---|---|
+//! | [`Dms`] | 100 tuned to directions | 2 | memory over a delay |
+//! | [`Evidence`] | 4 groups | 2 | counting; its older form is the `dm` click task |
+//! | [`Copying`] | 10 symbols | 10 | memory of a sequence; a target per recall step |
+//! | [`RandomSpikes`] | any number | any | measuring memory and speed |
+//! | [`NMnist`] | 2 x 34 x 34 | 10 | event-camera digits |
+//! | [`Gesture`] | 2 x 128 x 128 | 11 | event-camera gestures |
+//! | [`Shd`] | 700 | 20 or 35 | spoken digits and words |
+//!
+//! To read the crate: [`task`] says what a task is, [`rng`] where its randomness comes from, [`order`] how a set is passed over,
+//! [`loader`] how batches are made ahead. Each task has a file. [`events`] and [`shd`] read the formats on disk, [`check()`] says what is
+//! in a directory and what is wrong with it.
+//!
+//! All messages of an [`Error`] have three parts: the rule, what was got, what to do.
+
+pub mod check;
+pub mod copying;
+pub mod dms;
+pub mod error;
+pub mod events;
+pub mod evidence;
+pub mod gesture;
+pub mod loader;
+pub mod nmnist;
+pub mod order;
+mod parallel;
+pub mod random;
+pub mod rng;
+pub mod shd;
+mod sparse;
+pub mod task;
+#[cfg(test)]
+mod testing;
+mod trains;
+
+pub use check::{Report, check};
+pub use copying::Copying;
+pub use dms::{Dms, DmsSettings};
+pub use error::{Error, Result};
+pub use evidence::{Evidence, EvidenceSettings};
+pub use gesture::{Gesture, GestureSettings};
+pub use loader::{Loader, LoaderSettings, Position};
+pub use nmnist::{NMnist, NMnistSettings};
+pub use order::{Passes, Tail};
+pub use random::RandomSpikes;
+pub use shd::{Shd, ShdKind, ShdSettings};
+pub use task::{Batch, NO_ID, NO_TARGET, Split, Task};

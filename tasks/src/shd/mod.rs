@@ -1,0 +1,271 @@
+//! Spiking Heidelberg Digits and Spiking Speech Commands (Cramer, Stradmann, Schemmel, Zenke 2022).
+//!
+//! Spoken words turned into the spikes of 700 model cochlear cells. SHD: 20 classes (digits in English and German), 8156 training
+//! and 2264 test samples; SSC: 35 words, 75 466 training, 9981 validation and 20 382 test samples. Files are
+//! `shd_train.h5`, `shd_test.h5`, `ssc_train.h5`, `ssc_valid.h5`, `ssc_test.h5`; [`mod@file`] reads them, [`bin`] says how times become rows.
+//!
+//! Speakers 4 and 5 of SHD are in its test file only. [`ShdSettings::held_out`] makes a validation split of the same kind out of the
+//! training file: all samples of some speakers, none of whom is then in the training split.
+
+pub mod bin;
+pub mod file;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use bin::Edges;
+pub use file::ShdFile;
+
+use crate::error::require;
+use crate::order::{At, Order, Passes};
+use crate::parallel;
+use crate::sparse::{Decoded, Sparse, Splits, batch_of};
+use crate::task::{Batch, Split, Task};
+use crate::{Error, Result};
+
+/// Channels of both sets.
+pub const UNITS: u16 = 700;
+
+/// Which of the two sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShdKind {
+    /// Spiking Heidelberg Digits.
+    Shd,
+    /// Spiking Speech Commands.
+    Ssc,
+}
+
+impl ShdKind {
+    /// The name, and the first part of the files' names.
+    pub fn name(self) -> &'static str {
+        match self {
+            ShdKind::Shd => "shd",
+            ShdKind::Ssc => "ssc",
+        }
+    }
+
+    /// 20 or 35.
+    pub fn classes(self) -> usize {
+        match self {
+            ShdKind::Shd => 20,
+            ShdKind::Ssc => 35,
+        }
+    }
+
+    /// The name of the file of a split.
+    pub fn file(self, split: Split) -> String {
+        format!("{}_{split}.h5", self.name())
+    }
+}
+
+/// The time at the last edge.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MaxTime {
+    /// This many seconds.
+    Fixed(f64),
+    /// The latest spike of the file that is read. Training and test files then have bins of different widths.
+    Longest,
+}
+
+/// How SHD or SSC is read.
+#[derive(Clone, Debug)]
+pub struct ShdSettings {
+    /// The folder that holds the files, or `SHD/` or `SSC/` with the files.
+    pub dir: PathBuf,
+    /// Which set.
+    pub kind: ShdKind,
+    /// Edges, which is also the number of steps; at least 2.
+    pub steps: usize,
+    /// Where the edges end.
+    pub max_time: MaxTime,
+    /// Classes; labels are below.
+    pub n_out: usize,
+    /// Speakers whose samples make the validation split.
+    pub held_out: Vec<i64>,
+    /// 1 for any number of spikes in a bin.
+    pub binary: bool,
+    /// Order and last batch.
+    pub passes: Passes,
+}
+
+impl ShdSettings {
+    /// 100 edges to 1.4 s, counts, shuffled.
+    pub fn new(dir: impl Into<PathBuf>, kind: ShdKind) -> Self {
+        ShdSettings {
+            dir: dir.into(),
+            kind,
+            steps: 100,
+            max_time: MaxTime::Fixed(1.4),
+            n_out: kind.classes(),
+            held_out: Vec::new(),
+            binary: false,
+            passes: Passes::default(),
+        }
+    }
+}
+
+/// The task. See the [module](self).
+pub struct Shd {
+    settings: ShdSettings,
+    order: Order,
+    splits: Splits,
+}
+
+impl Shd {
+    /// Checks the settings and that the training or test file is there; reads nothing yet.
+    pub fn open(settings: ShdSettings) -> Result<Self> {
+        let (s, name) = (&settings, settings.kind.name());
+        require((2..=1 << 20).contains(&s.steps), name, "steps is from 2 to 2^20", s.steps, "100 is usual")?;
+        if let MaxTime::Fixed(t) = s.max_time {
+            require(
+                Edges::new(s.steps, t).is_some(),
+                name,
+                "max_time is above 0 and finite",
+                t,
+                "1.4 seconds is usual",
+            )?;
+        }
+        require((1..=65_536).contains(&s.n_out), name, "n_out is from 1 to 65536", s.n_out, "20 for SHD, 35 for SSC")?;
+        let shd = Shd { order: Order::new(settings.passes), splits: Splits::default(), settings };
+        shd.path(Split::Train).or_else(|_| shd.path(Split::Test))?;
+        Ok(shd)
+    }
+
+    /// The file of a split.
+    fn path(&self, split: Split) -> Result<PathBuf> {
+        let s = &self.settings;
+        let file = s.kind.file(split);
+        let places = [s.dir.join(&file), s.dir.join(s.kind.name().to_uppercase()).join(&file)];
+        places.iter().find(|p| p.is_file()).cloned().ok_or_else(|| Error::Missing {
+            what: if s.kind == ShdKind::Shd { "SHD" } else { "SSC" },
+            looked_for: places[0].clone(),
+            layout: "shd_train.h5 and shd_test.h5 (SSC: ssc_train.h5, ssc_valid.h5, ssc_test.h5)",
+            next: format!("Get {file}.gz or {file}.zip from https://zenkelab.org/resources/spiking-heidelberg-datasets-shd/ and unpack it into {}", s.dir.display()),
+        })
+    }
+
+    fn decoded(&self, split: Split) -> Result<Arc<Decoded>> {
+        self.splits.get(split, || self.decode(split))
+    }
+
+    fn decode(&self, split: Split) -> Result<Decoded> {
+        let s = &self.settings;
+        let held = !s.held_out.is_empty();
+        let source = if split == Split::Valid && held { Split::Train } else { split };
+        let path = match self.path(source) {
+            Err(_) if split == Split::Valid => {
+                return Err(Error::NoSplit {
+                    task: s.kind.name().into(),
+                    split,
+                    got: format!("there is no {} and no speaker is held out", s.kind.file(split)),
+                    next: "name speakers of the training file in held_out, or evaluate on the test split",
+                });
+            }
+            found => found?,
+        };
+        let file = ShdFile::open(&path)?;
+        let chosen: Vec<usize> = if held && split != Split::Test {
+            let Some(speakers) = file.speakers() else {
+                return Err(Error::damaged(
+                    &path,
+                    "speakers can be held out if extra/speaker names them",
+                    "no extra/speaker",
+                ));
+            };
+            let known: BTreeSet<i64> = speakers.iter().copied().collect();
+            let all_known = s.held_out.iter().all(|p| known.contains(p));
+            let some_left = known.iter().any(|p| !s.held_out.contains(p));
+            let got = format!("{:?} held out of speakers {known:?}", s.held_out);
+            require(
+                all_known && some_left,
+                s.kind.name(),
+                "held_out names some but not all speakers of the training file",
+                got,
+                "choose among these",
+            )?;
+            let is_held = |i: &usize| s.held_out.contains(&speakers[*i]);
+            (0..file.len()).filter(|i| is_held(i) == (split == Split::Valid)).collect()
+        } else {
+            (0..file.len()).collect()
+        };
+        let labels = chosen.iter().map(|&i| {
+            let label = file.labels()[i];
+            usize::try_from(label).ok().filter(|&l| l < s.n_out).map(|l| l as i32).ok_or_else(|| {
+                let rule = format!("labels are below n_out, {}", s.n_out);
+                Error::damaged(&path, rule, format!("label {label} of sample {i}"))
+            })
+        });
+        let labels = labels.collect::<Result<Vec<_>>>()?;
+        let edges = self.edges(&file)?;
+        let blocks: Vec<&[usize]> = chosen.chunks(64).collect();
+        let parts = parallel::map(blocks.len(), |b| {
+            let mut part = Sparse::new(s.steps);
+            for &i in blocks[b] {
+                let spikes = file.sample(i, UNITS)?;
+                let rows: Vec<_> = spikes.iter().map(|&(t, u)| (edges.row(t) as u32, u)).collect();
+                part.push(&rows);
+            }
+            Ok(part)
+        });
+        let mut spikes = Sparse::new(s.steps);
+        for part in parts {
+            spikes.append(&part?);
+        }
+        let people = file.speakers().map(|p| chosen.iter().map(|&i| p[i]).collect()).unwrap_or_default();
+        Ok(Decoded { spikes: spikes.finish(), labels, people })
+    }
+
+    fn edges(&self, file: &ShdFile) -> Result<Edges> {
+        let s = &self.settings;
+        let max_time = match s.max_time {
+            MaxTime::Fixed(t) => t,
+            MaxTime::Longest => {
+                let mut longest = 0f64;
+                for i in 0..file.len() {
+                    longest = file.sample(i, UNITS)?.iter().fold(longest, |m, &(t, _)| m.max(t));
+                }
+                longest
+            }
+        };
+        Edges::new(s.steps, max_time).ok_or_else(|| Error::Setting {
+            task: s.kind.name(),
+            rule: "the longest time of a file is above 0",
+            got: max_time.to_string(),
+            next: "give a fixed max_time, 1.4 seconds is usual".into(),
+        })
+    }
+
+    /// The speaker of each sample of a split, in the order of `Batch::ids`; empty if the file does not say.
+    pub fn speakers(&self, split: Split) -> Result<Vec<i64>> {
+        Ok(self.decoded(split)?.people.clone())
+    }
+}
+
+impl Task for Shd {
+    fn name(&self) -> &str {
+        self.settings.kind.name()
+    }
+    fn n_in(&self) -> usize {
+        UNITS as usize
+    }
+    fn n_out(&self) -> usize {
+        self.settings.n_out
+    }
+    fn steps(&self) -> usize {
+        self.settings.steps
+    }
+    fn samples(&self, split: Split) -> Result<Option<u64>> {
+        Ok(Some(self.decoded(split)?.labels.len() as u64))
+    }
+    fn batches(&self, split: Split, batch: usize) -> Result<Option<u64>> {
+        Ok(self.samples(split)?.map(|n| self.settings.passes.batches(split, n, batch)))
+    }
+    fn batch(&self, split: Split, seed: u64, epoch: u64, step: u64, batch: usize) -> Result<Batch> {
+        let d = self.decoded(split)?;
+        batch_of(self, &self.order, &d, self.settings.binary, At { split, seed, epoch, step, batch })
+    }
+}
+
+#[cfg(test)]
+mod tests;

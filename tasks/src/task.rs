@@ -1,0 +1,144 @@
+//! What a task is: a pure function from a position to a batch.
+//!
+//! A [`Task`] answers `batch(split, seed, epoch, step, B)` with the same bytes every time, on any thread, in any order. It
+//! keeps no state that a batch depends on; a data set may keep its decoded files, which never change. That is what makes a
+//! resumed run equal an uninterrupted one, and what lets the [`Loader`](crate::Loader) work ahead on several threads.
+//!
+//! Tasks are of two kinds. **Generators** (`samples` = `None`) make new trials for ever; their epochs are a matter of
+//! bookkeeping. **Sets** have a number of samples; an epoch passes over each once, in an order that is a function of
+//! (seed, epoch), see [`order`](crate::order).
+
+use crate::{Error, Result};
+
+/// Which part of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Split {
+    /// What is learned from. Shuffled by default.
+    Train,
+    /// What choices are made by. In file order.
+    Valid,
+    /// What is reported. In file order.
+    Test,
+}
+
+impl Split {
+    /// All three.
+    pub const ALL: [Split; 3] = [Split::Train, Split::Valid, Split::Test];
+
+    /// The name in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Valid => "valid",
+            Split::Test => "test",
+        }
+    }
+}
+
+impl std::fmt::Display for Split {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The target of a row that is only padding. Leave such rows out of loss and accuracy.
+pub const NO_TARGET: i32 = -1;
+
+/// The id of a row that is only padding.
+pub const NO_ID: u64 = u64::MAX;
+
+/// One batch: spike counts in, classes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// `[T, B, n_in]`, time first: spikes of one input in one step, saturating at 255.
+    pub inputs: Vec<u8>,
+    /// T, time steps.
+    pub steps: usize,
+    /// B, rows, padding included.
+    pub batch: usize,
+    /// Input channels.
+    pub n_in: usize,
+    /// Rows that are samples; they come first. The rest is padding: no spikes, target [`NO_TARGET`], id [`NO_ID`].
+    pub real: usize,
+    /// The class of each row, `[B]`; for a task with a target per step, `[T - warmup, B]`.
+    pub targets: Vec<i32>,
+    /// `[B]`: the number of the sample in its split (sets), or of the trial in the epoch (generators).
+    pub ids: Vec<u64>,
+}
+
+impl Batch {
+    /// A batch of `[T, B, n_in]` without spikes, every row padding.
+    pub fn empty(steps: usize, batch: usize, n_in: usize) -> Self {
+        Batch {
+            inputs: vec![0; steps * batch * n_in],
+            steps,
+            batch,
+            n_in,
+            real: 0,
+            targets: vec![NO_TARGET; batch],
+            ids: vec![NO_ID; batch],
+        }
+    }
+
+    /// The inputs `[n_in]` of row `b` at step `t`. Panics outside `[T, B]`, as indexing does.
+    pub fn at(&self, t: usize, b: usize) -> &[u8] {
+        assert!(b < self.batch, "row {b} of a batch of {}", self.batch);
+        &self.inputs[(t * self.batch + b) * self.n_in..][..self.n_in]
+    }
+
+    /// Spikes of row `b`, all steps and channels.
+    pub fn spikes(&self, b: usize) -> u64 {
+        (0..self.steps).flat_map(|t| self.at(t, b)).map(|&c| u64::from(c)).sum()
+    }
+}
+
+/// A task or data set.
+pub trait Task: Send + Sync {
+    /// A short name, as on the command line.
+    fn name(&self) -> &str;
+
+    /// Input channels.
+    fn n_in(&self) -> usize;
+
+    /// Classes.
+    fn n_out(&self) -> usize;
+
+    /// Time steps T of every sample.
+    fn steps(&self) -> usize;
+
+    /// Steps at the start that carry no loss.
+    fn warmup(&self) -> usize {
+        0
+    }
+
+    /// Targets per sample: 1, or `steps - warmup` where each step after the warm-up has its own.
+    fn targets_per_sample(&self) -> usize {
+        1
+    }
+
+    /// Samples in a split; `None` where trials are made without end. Reads the files at the first call.
+    fn samples(&self, split: Split) -> Result<Option<u64>>;
+
+    /// Batches in an epoch of `batch` samples; `None` without end.
+    fn batches(&self, split: Split, batch: usize) -> Result<Option<u64>>;
+
+    /// The batch at a position: a pure function of its arguments (and of the files of the set).
+    ///
+    /// `step` counts batches within `epoch`, from 0. Errors: no such split, a step beyond the epoch, missing or damaged files,
+    /// `batch` = 0.
+    fn batch(&self, split: Split, seed: u64, epoch: u64, step: u64, batch: usize) -> Result<Batch>;
+}
+
+/// Refuses empty batches, and batches whose size overflows.
+pub(crate) fn check_batch(task: &dyn Task, batch: usize) -> Result<()> {
+    let bytes = task.steps().checked_mul(task.n_in()).and_then(|n| n.checked_mul(batch));
+    if batch > 0 && bytes.is_some_and(|n| n <= isize::MAX as usize) {
+        return Ok(());
+    }
+    Err(Error::Setting {
+        task: "batch",
+        rule: "the batch size is at least 1 and steps x batch x inputs fits in memory",
+        got: format!("{} x {batch} x {} for {}", task.steps(), task.n_in(), task.name()),
+        next: "choose another batch size".into(),
+    })
+}
