@@ -3,13 +3,21 @@
 //! A case is a pair `NAME.safetensors`, `NAME.json`; the name picks the model ([`crate::net::reference`]). States, outputs
 //! and losses are compared to 1e-4, gradients to 1e-3 of the largest entry of each parameter.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-use hlo::{DType, Func, Shape, array::Array};
+use hlo::{DType, Func, Shape, Tensor, array::Array};
 use safetensors::SafeTensors;
 
 use crate::{
-    cell::Model,
+    cell::{Model, model::ParamSpec},
     learn::{Attachment, Learner, Method, Objective, Vjp, sequence::LearnerConfig},
     net::reference,
     train::session::{Session, SessionError},
@@ -83,31 +91,95 @@ impl Report {
     }
 }
 
-/// Replays every case in `dir`; `progress` hears the name of each.
+/// What [`run`] is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// So many cases were found.
+    Found(usize),
+    /// This case began.
+    Began(String),
+    /// This case ended.
+    Ended(String),
+}
+
+/// Name of the threads that replay cases. A panic on one of them is caught and reported as a broken case, so a panic hook
+/// need not speak of it.
+pub const THREAD: &str = "verify";
+
+/// Replays every case in `dir`, some at the same time; `progress` hears of each.
 ///
 /// # Errors
 /// When the directory cannot be read or holds no case.
-pub fn run(session: &Session, dir: &Path, mut progress: impl FnMut(&str)) -> Result<Report, VerifyError> {
+pub fn run(session: &Session, dir: &Path, progress: impl Fn(Progress) + Sync) -> Result<Report, VerifyError> {
     let io = |source| VerifyError::Io { path: dir.to_path_buf(), source };
     let mut names: Vec<String> = std::fs::read_dir(dir)
         .map_err(io)?
         .filter_map(|entry| entry.ok()?.path().file_name()?.to_str()?.strip_suffix(".safetensors").map(str::to_string))
-        .filter(|name| dir.join(format!("{name}.json")).exists())
         .collect();
     names.sort();
-    if names.is_empty() {
+    if !names.iter().any(|name| dir.join(format!("{name}.json")).exists()) {
         return Err(VerifyError::Empty(dir.to_path_buf()));
     }
+    progress(Progress::Found(names.len()));
+    let session = quick(session);
+    let next = AtomicUsize::new(0);
+    let results: Mutex<BTreeMap<usize, Replayed>> = Mutex::default();
+    let worker = || loop {
+        let k = next.fetch_add(1, Ordering::Relaxed);
+        let Some(name) = names.get(k) else { break };
+        progress(Progress::Began(name.clone()));
+        let result = replay(&session, dir, name);
+        results.lock().unwrap_or_else(PoisonError::into_inner).insert(k, result);
+        progress(Progress::Ended(name.clone()));
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(names.len());
+    std::thread::scope(|scope| {
+        let started = (0..threads)
+            .filter(|_| std::thread::Builder::new().name(THREAD.into()).spawn_scoped(scope, worker).is_ok())
+            .count();
+        if started == 0 {
+            worker();
+        }
+    });
+
     let mut report = Report::default();
-    for name in names {
-        progress(&name);
-        match Case::read(dir, &name).and_then(|case| case.map(|c| c.replay(session)).transpose()) {
+    for (k, result) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let name = names[k].clone();
+        match result {
             Ok(Some(checks)) => report.checks.extend(checks),
             Ok(None) => report.skipped.push(name),
-            Err(error) => report.broken.push((name, error.to_string())),
+            Err(error) => report.broken.push((name, error)),
         }
     }
     Ok(report)
+}
+
+/// Checks of a case, `None` if its model does not exist, or why it could not be replayed.
+type Replayed = Result<Option<Vec<Check>>, String>;
+
+fn replay(session: &Session, dir: &Path, name: &str) -> Replayed {
+    // The sizes in a description may contradict each other, and the model's own checks of sizes panic.
+    let all = || Case::read(dir, name)?.map(|case| case.replay(session)).transpose();
+    match catch_unwind(AssertUnwindSafe(all)) {
+        Ok(result) => result.map_err(|e: VerifyError| e.to_string()),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+            Err(format!("the sizes in {name}.json must fit each other and the arrays, but building the model failed: {text}"))
+        }
+    }
+}
+
+/// A session that compiles fast rather than well: every program here runs once.
+fn quick(session: &Session) -> Session {
+    let mut options = session.options.clone();
+    if session.device == hlo::pjrt::Device::Cpu {
+        for (k, v) in std::env::var("VQ").unwrap_or_default().split(',').filter_map(|x| x.split_once('=')) {
+            let v = if let Ok(i) = v.parse::<i64>() { hlo::pjrt::OptionValue::Int(i) } else if let Ok(b) = v.parse::<bool>() { hlo::pjrt::OptionValue::Bool(b) } else { hlo::pjrt::OptionValue::Text(v.into()) };
+            options = options.with(k, v);
+        }
+    }
+    Session { client: session.client.clone(), options, device: session.device }
 }
 
 /// A reference case with its model.
@@ -116,6 +188,15 @@ pub struct Case {
     path: PathBuf,
     bytes: Vec<u8>,
     model: Model,
+}
+
+/// One way of computing a stored gradient.
+struct Gradient {
+    /// Its name in the file.
+    stored: String,
+    /// Its name in the report.
+    label: String,
+    config: LearnerConfig,
 }
 
 /// Ways of forming the gradient, by their names in the files.
@@ -150,8 +231,7 @@ impl Case {
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| format(&path, e.to_string()))?;
         let inputs = tensors.tensor("inputs").map_err(|e| format(&path, e.to_string()))?;
         let batch = *inputs.shape().get(1).ok_or_else(|| format(&path, "`inputs` must be [T, B, n_in]".into()))?;
-        let hyper = json.get("hyper").unwrap_or(&serde_json::Value::Null);
-        let model = reference::model(name, hyper, batch).map_err(|e| format(&description, e.to_string()))?;
+        let model = reference::model(name, &json, batch).map_err(|e| format(&description, e.to_string()))?;
         drop(tensors);
         Ok(model.map(|model| Case { name: name.to_string(), path, bytes, model }))
     }
@@ -186,50 +266,91 @@ impl Case {
             }
             all.push(array);
         }
-        all.push(self.array("inputs")?);
-        all.push(self.array("targets")?);
+        let batch = self.model.batch();
+        let inputs = self.array("inputs")?;
+        let step = &self.model.input.dims;
+        let whole = inputs.shape().rank() == 3 && inputs.shape().dims[0] > 0 && inputs.shape().dims[1..] == step[..];
+        if !whole || inputs.shape().dtype != DType::F32 {
+            let why = format!("`inputs` must be f32[T,{batch},{}] for this model, got {}", step[1], inputs.shape());
+            return Err(VerifyError::Format { path: self.path.clone(), why });
+        }
+        let targets = self.array("targets")?;
+        if *targets.shape() != Shape::s32([batch]) {
+            let why = format!("`targets` must be s32[{batch}] for this model, got {}", targets.shape());
+            return Err(VerifyError::Format { path: self.path.clone(), why });
+        }
+        all.extend([inputs, targets]);
         Ok(all)
     }
 
-    /// Replays the case with every method and mode that it stores.
+    /// Replays the case with every method and mode that it stores, all in one program: compiling costs far more than running.
     ///
     /// # Errors
     /// When the case does not fit the model, or the runtime fails.
     pub fn replay(&self, session: &Session) -> Result<Vec<Check>, VerifyError> {
-        let mut checks = self.forward(session)?;
-        checks.push(self.gradient(session, "bptt", "bptt", &LearnerConfig { method: Method::Bptt, ..LearnerConfig::default() })?);
+        let gradients = self.gradients();
+        let learners = gradients
+            .iter()
+            .map(|gradient| Learner::new(&self.model, &Objective::default(), &gradient.config))
+            .collect::<Result<Vec<_>, _>>()?;
+        let trained = || self.model.params.iter().filter(|p| p.trainable);
+        let results = self.run(session, |g, params, states, inputs, target| {
+            let mut all = self.forward(g, &learners[0], params, states, inputs, target);
+            for learner in &learners {
+                let grads = learner.sequence(g, params, states, inputs, target).grads;
+                all.extend(grads.into_iter().zip(&self.model.params).filter(|(_, p)| p.trainable).map(|(g, _)| g));
+            }
+            all
+        })?;
+
+        let (forward, mut grads) = results.split_at(self.model.states.len() + 2);
+        let mut checks = self.check_forward(forward)?;
+        for gradient in gradients {
+            let (mine, rest) = grads.split_at(trained().count());
+            grads = rest;
+            let mut error = 0.0f64;
+            for (param, got) in trained().zip(mine) {
+                error = worse(error, relative_error(got, &self.array(&format!("grad/{}/{}", gradient.stored, param.name))?));
+            }
+            checks.push(Check { case: self.name.clone(), quantity: gradient.label, error, tolerance: 1e-3 });
+        }
+        Ok(checks)
+    }
+
+    /// The stored gradients, and the ways of computing each.
+    fn gradients(&self) -> Vec<Gradient> {
+        let bptt = LearnerConfig { method: Method::Bptt, ..LearnerConfig::default() };
+        let mut all = vec![Gradient { stored: "bptt".into(), label: "bptt".into(), config: bptt }];
         for (rule, method) in RULES {
             for (mode, vjp, old_correction) in MODES {
                 let stored = format!("{rule}/{mode}");
                 if !self.has(&format!("grad/{stored}/")) {
                     continue;
                 }
-                let chunks: &[Option<usize>] =
-                    if matches!(vjp, Vjp::SingleStep { .. }) { &[Some(1), Some(4), None] } else { &[Some(1), None] };
-                let chunks = if matches!(vjp, Vjp::MultiStep { window: 4 }) { &[None] } else { chunks };
+                let chunks: &[Option<usize>] = match vjp {
+                    Vjp::SingleStep { .. } => &[Some(1), Some(4), None],
+                    Vjp::MultiStep { window: 1 } => &[Some(1), None],
+                    Vjp::MultiStep { .. } => &[None],
+                };
                 for &chunk in chunks {
+                    let label = chunk.map_or_else(|| stored.clone(), |k| format!("{stored} K={k}"));
                     let config = LearnerConfig { method, vjp, chunk, warmup: 0, old_correction };
-                    let label = match chunk {
-                        Some(k) => format!("{stored} K={k}"),
-                        None => stored.clone(),
-                    };
-                    checks.push(self.gradient(session, &stored, &label, &config)?);
+                    all.push(Gradient { stored: stored.clone(), label, config });
                 }
             }
         }
-        Ok(checks)
+        all
     }
 
     fn has(&self, prefix: &str) -> bool {
         SafeTensors::deserialize(&self.bytes).is_ok_and(|t| t.names().iter().any(|n| n.starts_with(prefix)))
     }
 
-    /// A program over (trained parameters, states, inputs, targets) of this case.
+    /// Runs a program over (trained parameters, states, inputs, targets) of this case.
     fn run(
         &self,
         session: &Session,
-        name: &str,
-        build: impl FnOnce(&hlo::Graph, &[hlo::Tensor], &[hlo::Tensor], &hlo::Tensor, &hlo::Tensor) -> Vec<hlo::Tensor>,
+        build: impl FnOnce(&hlo::Graph, &[Tensor], &[Tensor], &Tensor, &Tensor) -> Vec<Tensor>,
     ) -> Result<Vec<Array>, VerifyError> {
         let args = self.arguments()?;
         let shapes: Vec<Shape> = args.iter().map(|a| a.shape().clone()).collect();
@@ -237,72 +358,60 @@ impl Case {
         let func = Func::trace(&shapes, |g, v| {
             let mut given = v.iter();
             // Fixed arrays (time constants) come from the description, so they are constants of the program.
-            let params: Vec<hlo::Tensor> = self
+            let fixed = |p: &ParamSpec| constant_vector(g, &p.init.values(&p.shape, 0, &p.name));
+            let params: Vec<Tensor> = self
                 .model
                 .params
                 .iter()
-                .map(|p| match given.next_if_trained(p.trainable) {
-                    Some(t) => t.clone(),
-                    None => constant_vector(g, &p.init.values(&p.shape, 0, &p.name)),
-                })
+                .map(|p| if p.trainable { given.next().cloned() } else { None }.unwrap_or_else(|| fixed(p)))
                 .collect();
             let n = self.model.states.len();
             build(g, &params, &v[trained..trained + n], &v[trained + n], &v[trained + n + 1])
         });
-        Ok(session.evaluate(name, &func, &args)?)
+        Ok(session.evaluate(&self.name, &func, &args)?)
     }
 
-    fn forward(&self, session: &Session) -> Result<Vec<Check>, VerifyError> {
-        let config = LearnerConfig { method: Method::Bptt, ..LearnerConfig::default() };
-        let learner = Learner::new(&self.model, &Objective::default(), &config)?;
-        let results = self.run(session, "forward", |g, params, states, inputs, target| {
-            let mut out = learner.observe(g, params, states, inputs);
-            out.truncate(states.len() + 1);
-            let logits = &out[states.len()];
-            let steps: Vec<hlo::Tensor> =
-                (0..inputs.dims()[0]).map(|t| Objective::default().step_loss(&logits.at(t), target, &[])).collect();
-            out.push(hlo::Tensor::stack(&steps.iter().collect::<Vec<_>>()));
-            out
-        })?;
-        let mut worst = 0.0f64;
-        for (state, got) in self.model.states.iter().zip(&results) {
-            worst = worst.max(relative_error(got, &self.array(&format!("state/{}", state.name))?));
+    /// States, output and loss of every step.
+    fn forward(
+        &self,
+        g: &hlo::Graph,
+        learner: &Learner,
+        params: &[Tensor],
+        states: &[Tensor],
+        inputs: &Tensor,
+        target: &Tensor,
+    ) -> Vec<Tensor> {
+        let mut out = learner.observe(g, params, states, inputs);
+        out.truncate(states.len() + 1);
+        let logits = &out[states.len()];
+        let steps: Vec<Tensor> =
+            (0..inputs.dims()[0]).map(|t| Objective::default().step_loss(&logits.at(t), target, &[])).collect();
+        out.push(Tensor::stack(&steps.iter().collect::<Vec<_>>()));
+        out
+    }
+
+    fn check_forward(&self, results: &[Array]) -> Result<Vec<Check>, VerifyError> {
+        let mut state = 0.0f64;
+        for (spec, got) in self.model.states.iter().zip(results) {
+            state = worse(state, relative_error(got, &self.array(&format!("state/{}", spec.name))?));
         }
         let n = self.model.states.len();
         let out = relative_error(&results[n], &self.array("out")?);
         let loss = relative_error(&results[n + 1], &self.array("loss")?);
         let check = |quantity: &str, error| Check { case: self.name.clone(), quantity: quantity.into(), error, tolerance: 1e-4 };
-        Ok(vec![check("state", worst), check("out", out), check("loss", loss)])
-    }
-
-    fn gradient(&self, session: &Session, stored: &str, label: &str, config: &LearnerConfig) -> Result<Check, VerifyError> {
-        let learner = Learner::new(&self.model, &Objective::default(), config)?;
-        let grads = self.run(session, label, |g, params, states, inputs, target| {
-            let grads = learner.sequence(g, params, states, inputs, target).grads;
-            grads.into_iter().zip(&self.model.params).filter(|(_, p)| p.trainable).map(|(g, _)| g).collect()
-        })?;
-        let mut error = 0.0f64;
-        for (param, got) in self.model.params.iter().filter(|p| p.trainable).zip(&grads) {
-            error = error.max(relative_error(got, &self.array(&format!("grad/{stored}/{}", param.name))?));
-        }
-        Ok(Check { case: self.name.clone(), quantity: label.into(), error, tolerance: 1e-3 })
+        Ok(vec![check("state", state), check("out", out), check("loss", loss)])
     }
 }
 
-trait NextIf<'a> {
-    fn next_if_trained(&mut self, trained: bool) -> Option<&'a hlo::Tensor>;
-}
-
-impl<'a> NextIf<'a> for std::slice::Iter<'a, hlo::Tensor> {
-    fn next_if_trained(&mut self, trained: bool) -> Option<&'a hlo::Tensor> {
-        if trained { self.next() } else { None }
-    }
+/// The larger of two errors; unlike `f64::max`, a NaN wins.
+fn worse(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
 /// A short fixed vector, element by element.
-fn constant_vector(g: &hlo::Graph, values: &[f32]) -> hlo::Tensor {
-    let elements: Vec<hlo::Tensor> = values.iter().map(|&v| g.scalar(DType::F32, f64::from(v))).collect();
-    hlo::Tensor::stack(&elements.iter().collect::<Vec<_>>())
+fn constant_vector(g: &hlo::Graph, values: &[f32]) -> Tensor {
+    let elements: Vec<Tensor> = values.iter().map(|&v| g.scalar(DType::F32, f64::from(v))).collect();
+    Tensor::stack(&elements.iter().collect::<Vec<_>>())
 }
 
 /// Largest difference, relative to the largest entry of the reference; where that is zero, the result must be zero too.

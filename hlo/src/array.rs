@@ -271,7 +271,7 @@ from_vec!(
 );
 
 /// The upper half of an `f32`, rounded to nearest even. NaN stays NaN.
-fn bf16_bits(value: f32) -> u16 {
+pub(crate) fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() {
         // Rounding could carry a NaN's payload into infinity: keep it quiet instead.

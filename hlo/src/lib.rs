@@ -19,6 +19,7 @@ pub use func::Func;
 pub use graph::{Graph, Tensor, Value};
 pub use lower::{LowerError, lower};
 pub use op::{Mapped, Primitive, ShapeError};
-pub use ops::{dot::Dot, scan::scan};
+pub use ops::dot::Dot;
 pub use program::{Argument, Program, ResultSpec};
 pub use shape::{DType, Shape};
+pub use transform::{scan, scan_whole};

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::{
+    array::bf16_bits,
     func::{Func, is_parameter},
     graph::Value,
     program::{Argument, Program, ResultSpec},
@@ -334,7 +335,7 @@ fn literal(shape: &Shape, value: f64) -> proto::LiteralProto {
         DType::S32 => l.s32s = vec![value as i32],
         DType::U32 => l.u32s = vec![value as u32],
         DType::U64 => l.u64s = vec![value as u64],
-        DType::BF16 => l.bf16s = ((value as f32).to_bits() >> 16).to_le_bytes()[..2].to_vec(),
+        DType::BF16 => l.bf16s = bf16_bits(value as f32).to_le_bytes().to_vec(),
         DType::F32 => l.f32s = vec![value as f32],
         DType::F64 => l.f64s = vec![value],
     }

@@ -4,7 +4,7 @@
 //! crate emits is printed, in the spelling of XLA's printer:
 //!
 //! ```text
-//! HloModule step, input_output_alias={ {0}: (1, {}, may-alias) }
+//! HloModule step, input_output_alias={ {0}: (1, {}, may-alias) }, entry_computation_layout={...}
 //!
 //! ENTRY %main (x: f32[2,3], v: f32[2]) -> (f32[2]) {
 //!   %x = f32[2,3]{1,0} parameter(0)
@@ -41,6 +41,11 @@ impl Module {
                 .iter()
                 .map(|e| format!("({}, {{{}}})", e.parameter_number, join(&e.parameter_shape_index, ",")));
             put(&mut out, format_args!(", buffer_donor={{ {} }}", join(entries, ", ")));
+        }
+        if let Some(signature) = &self.host_program_shape {
+            let result = signature.result.as_ref().map_or_else(|| "?".into(), full_shape);
+            let parameters = join(signature.parameters.iter().map(full_shape), ", ");
+            put(&mut out, format_args!(", entry_computation_layout={{({parameters})->{result}}}"));
         }
         out.push('\n');
         for computation in &self.computations {
@@ -150,9 +155,10 @@ fn print_instruction(out: &mut String, i: &Instruction, names: &Names<'_>) {
         attribute("operand_precision", &format!("{{{}}}", join(words, ",")));
     }
     if !i.slice_dimensions.is_empty() {
-        let ranges = i.slice_dimensions.iter().map(|s| match s.stride {
-            1 => format!("[{}:{}]", s.start, s.limit),
-            stride => format!("[{}:{}:{stride}]", s.start, s.limit),
+        let strided = i.slice_dimensions.iter().any(|s| s.stride != 1);
+        let ranges = i.slice_dimensions.iter().map(|s| match strided {
+            true => format!("[{}:{}:{}]", s.start, s.limit, s.stride),
+            false => format!("[{}:{}]", s.start, s.limit),
         });
         attribute("slice", &format!("{{{}}}", join(ranges, ", ")));
     }
@@ -311,24 +317,33 @@ fn strings<T: Display>(values: &[T]) -> Vec<String> {
     values.iter().map(T::to_string).collect()
 }
 
-/// Floats in the shortest form that reads back, with XLA's words for those that are no number.
+/// Floats in the shortest form that reads back, with an exponent where C's `%g` would use one.
 fn float<T: Copy + Into<f64> + Display + std::fmt::LowerExp>(shown: T) -> String {
     let value: f64 = shown.into();
     if value.is_nan() {
-        "nan".into()
+        return "nan".into();
     } else if value.is_infinite() {
-        if value > 0.0 { "inf".into() } else { "-inf".into() }
-    } else if value != 0.0 && !(1e-4..1e9).contains(&value.abs()) {
-        format!("{shown:e}")
-    } else {
-        shown.to_string()
+        return if value > 0.0 { "inf".into() } else { "-inf".into() };
     }
+    let text = format!("{shown:e}");
+    let Some((digits, exponent)) = text.split_once('e') else { return text };
+    let precision = digits.bytes().filter(u8::is_ascii_digit).count().max(6) as i32;
+    let power: i32 = exponent.parse().unwrap_or(0);
+    if (-4..precision).contains(&power) {
+        return shown.to_string();
+    }
+    let sign = if power < 0 { '-' } else { '+' };
+    format!("{digits}e{sign}{:02}", power.abs())
 }
 
 fn nest(values: &[String], dims: &[i64]) -> String {
     match dims {
         [] => values.first().cloned().unwrap_or_default(),
         [_] => format!("{{{}}}", join(values, ", ")),
+        [_, columns] => {
+            let rows = values.chunks(usize::try_from(*columns).unwrap_or(0).max(1));
+            format!("{{ {} }}", join(rows.map(|row| format!("{{ {} }}", join(row, ", "))), ", "))
+        }
         [outer, inner @ ..] => {
             let each = values.len() / usize::try_from(*outer).unwrap_or(0).max(1);
             let rows = values.chunks(each.max(1)).map(|row| nest(row, inner));
@@ -528,7 +543,7 @@ ENTRY %main (state: f32[2,3], weights: f32[3,3]) -> (f32[2,3]) {
         let mut slice = instruction(1, "slice", Shape::f32([2, 2]), &[]);
         slice.slice_dimensions =
             vec![SliceDimensions { start: 0, limit: 2, stride: 1 }, SliceDimensions { start: 1, limit: 5, stride: 2 }];
-        assert_eq!(attributes(slice), ", slice={[0:2], [1:5:2]}");
+        assert_eq!(attributes(slice), ", slice={[0:2:1], [1:5:2]}");
 
         let mut pad = instruction(1, "pad", Shape::f32([4, 4]), &[]);
         let axis = |low, high, interior_padding| PaddingConfigDimension {
@@ -571,12 +586,12 @@ ENTRY %main (state: f32[2,3], weights: f32[3,3]) -> (f32[2,3]) {
         };
         assert_eq!(literal(&LiteralProto { f32s: vec![0.1], ..of(DType::F32, &[]) }), "0.1");
         assert_eq!(literal(&LiteralProto { f32s: vec![f32::NEG_INFINITY], ..of(DType::F32, &[]) }), "-inf");
-        assert_eq!(literal(&LiteralProto { f32s: vec![1e-7], ..of(DType::F32, &[]) }), "1e-7");
-        assert_eq!(literal(&LiteralProto { f64s: vec![1e300], ..of(DType::F64, &[]) }), "1e300");
+        assert_eq!(literal(&LiteralProto { f32s: vec![1e-7], ..of(DType::F32, &[]) }), "1e-07");
+        assert_eq!(literal(&LiteralProto { f64s: vec![1e300], ..of(DType::F64, &[]) }), "1e+300");
         assert_eq!(literal(&LiteralProto { bf16s: vec![0xc0, 0x3f], ..of(DType::BF16, &[]) }), "1.5");
         assert_eq!(literal(&LiteralProto { preds: vec![true], ..of(DType::Pred, &[]) }), "true");
         assert_eq!(literal(&LiteralProto { u8s: vec![1, 2], ..of(DType::U8, &[2]) }), "{1, 2}");
         let matrix = LiteralProto { s32s: vec![1, 2, 3, 4], ..of(DType::S32, &[2, 2]) };
-        assert_eq!(literal(&matrix), "{ {1, 2}, {3, 4} }");
+        assert_eq!(literal(&matrix), "{ { 1, 2 }, { 3, 4 } }");
     }
 }

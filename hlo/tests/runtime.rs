@@ -171,6 +171,16 @@ fn the_platform_names_itself() {
 }
 
 #[test]
+fn installed_plugins_are_listed() {
+    let path = CLIENT.plugin().path();
+    let found = hlo::pjrt::installed();
+    let same = |found: &&hlo::pjrt::Installed| found.path.canonicalize().is_ok_and(|p| p == path);
+    let ours = found.iter().find(same).expect("the plugin in use is listed");
+    assert_eq!(ours.kind, PluginKind::Cpu);
+    assert_eq!(ours.api_version, Ok(CLIENT.plugin().version()));
+}
+
+#[test]
 fn every_type_goes_up_and_comes_back() {
     let arrays = [
         Array::pred([true, false, true], [3]).unwrap(),
@@ -315,18 +325,210 @@ fn cost_and_optimised_text() {
     assert!(text.starts_with("HloModule cost") && text.contains("ENTRY") && text.contains("f32[1000]"), "{text}");
 }
 
+/// XLA's own text of the module it was given agrees with ours, instruction by instruction.
+#[test]
+fn our_text_is_xlas_text() {
+    for (k, program) in [many_operations(), step("aliased", 4, true), counting()].into_iter().enumerate() {
+        let folder = temporary(&format!("dump{k}"));
+        let options = CompileOptions::default()
+            .uncached()
+            .with("xla_dump_to", OptionValue::Text(folder.display().to_string()))
+            .with("xla_dump_hlo_as_text", OptionValue::Bool(true));
+        CLIENT.compile(&program, &options).unwrap();
+        let mut files = std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().path());
+        let before = files.find(|f| f.to_string_lossy().ends_with("before_optimizations.txt")).unwrap();
+        // XLA prints the instructions of a computation in an order of its own.
+        let lines = |text: &str| -> Vec<String> {
+            let mut lines: Vec<String> = text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(lines(&program.module.to_text()), lines(&std::fs::read_to_string(before).unwrap()));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
+
+/// Counts to ten in a loop, and draws random bits.
+fn counting() -> Program {
+    let (count, state) = (Shape::s32([]), Shape::new(DType::U64, [2]));
+    let of =
+        |value| proto::LiteralProto { shape: Some((&Shape::s32([])).into()), s32s: vec![value], ..Default::default() };
+    let carry = ShapeProto::tuple(vec![(&count).into()]);
+
+    let mut body = Builder::new("body", 1);
+    let p = body.push("parameter", carry.clone(), &[]).id;
+    let i = body.op("get-tuple-element", &count, &[p]);
+    let one = body.push("constant", (&count).into(), &[]);
+    one.literal = Some(of(1));
+    let one = one.id;
+    let next = body.op("add", &count, &[i, one]);
+    let body = body.finish(&[next]);
+
+    let mut condition = Builder::new("condition", 100);
+    let p = condition.push("parameter", carry.clone(), &[]).id;
+    let i = condition.op("get-tuple-element", &count, &[p]);
+    let ten = condition.push("constant", (&count).into(), &[]);
+    ten.literal = Some(of(10));
+    let ten = ten.id;
+    let less = condition.push("compare", (&Shape::new(DType::Pred, [])).into(), &[i, ten]);
+    less.comparison_direction = "LT".into();
+    less.comparison_type = "SIGNED".into();
+    let less = less.id;
+    let condition = bare(condition.finish(&[less]));
+
+    let mut main = Builder::new("main", 200);
+    let (start, seed) = (main.parameter(0, &count), main.parameter(1, &state));
+    let first = main.push("tuple", carry.clone(), &[start]).id;
+    let whole = main.push("while", carry, &[first]);
+    whole.called_computation_ids = vec![body.id, condition.id];
+    let whole = whole.id;
+    let end = main.op("get-tuple-element", &count, &[whole]);
+    let bits = Shape::new(DType::U32, [3]);
+    let draw = ShapeProto::tuple(vec![(&state).into(), (&bits).into()]);
+    let random = main.push("rng-bit-generator", draw, &[seed]);
+    random.rng_algorithm = 1;
+    let random = random.id;
+    let drawn = main.push("get-tuple-element", (&bits).into(), &[random]);
+    drawn.tuple_index = 1;
+    let drawn = drawn.id;
+    let module = module("counting", vec![body, condition, main.finish(&[end, drawn])]);
+    program(module, &[("start", count.clone()), ("seed", state)], &[("end", count), ("drawn", bits)])
+}
+
+#[test]
+fn a_loop_counts() {
+    let start = CLIENT.upload(&Array::scalar_of(3i32)).unwrap();
+    let seed = CLIENT.upload(&Array::u64([1, 2], [2]).unwrap()).unwrap();
+    let results = compile(&counting()).run(vec![start.into(), (&seed).into()]).unwrap();
+    assert_eq!(results[0].to_array().unwrap().scalar::<i32>().unwrap(), 10);
+}
+
+/// One of each instruction whose text has something to get wrong.
+fn many_operations() -> Program {
+    let scalar = Shape::f32([]);
+    let mut sum = Builder::new("sum", 1);
+    let (a, b) = (sum.parameter(0, &scalar), sum.parameter(1, &scalar));
+    let root = sum.op("add", &scalar, &[a, b]);
+    let sum = bare(sum.finish(&[root]));
+
+    let image = Shape::f32([1, 4, 4, 2]);
+    let mut b = Builder::new("main", 100);
+    let x = b.parameter(0, &image);
+    let constant = |b: &mut Builder, literal: proto::LiteralProto| {
+        let instruction = b.push("constant", literal.shape.clone().unwrap(), &[]);
+        instruction.literal = Some(literal);
+        instruction.id
+    };
+    let f32s = |dims: &[usize], f32s: &[f32]| proto::LiteralProto {
+        shape: Some((&Shape::f32(dims)).into()),
+        f32s: f32s.to_vec(),
+        ..Default::default()
+    };
+    let zero = constant(&mut b, f32s(&[], &[0.0]));
+    let tenth = constant(&mut b, f32s(&[], &[0.1]));
+    let tiny = constant(&mut b, f32s(&[], &[1.5e-7]));
+    let huge = constant(&mut b, f32s(&[], &[-2.5e20]));
+    let infinite = constant(&mut b, f32s(&[], &[f32::NEG_INFINITY]));
+    let pair = constant(&mut b, f32s(&[4], &[-0.0, 1e6, 0.00025, 1234567.0]));
+    let square = constant(&mut b, f32s(&[2, 2], &[1.0, 2.0, 3.0, 4.0]));
+
+    let kernel = Shape::f32([3, 3, 2, 8]);
+    let w = b.op("broadcast", &kernel, &[tenth]);
+    let side = proto::WindowDimension { padding_low: 1, padding_high: 1, ..proto::WindowDimension::new(3, 1) };
+    let convolution = b.push("convolution", (&Shape::f32([1, 4, 4, 8])).into(), &[x, w]);
+    convolution.window = Some(proto::Window { dimensions: vec![side, side] });
+    convolution.feature_group_count = 1;
+    convolution.batch_group_count = 1;
+    convolution.convolution_dimension_numbers = Some(proto::ConvolutionDimensionNumbers {
+        input_batch_dimension: 0,
+        input_feature_dimension: 3,
+        input_spatial_dimensions: vec![1, 2],
+        kernel_input_feature_dimension: 2,
+        kernel_output_feature_dimension: 3,
+        kernel_spatial_dimensions: vec![0, 1],
+        output_batch_dimension: 0,
+        output_feature_dimension: 3,
+        output_spatial_dimensions: vec![1, 2],
+    });
+    let y = convolution.id;
+    let pool = b.push("reduce-window", (&Shape::f32([1, 2, 2, 8])).into(), &[y, zero]);
+    let one = proto::WindowDimension::new(1, 1);
+    let two = proto::WindowDimension::new(2, 2);
+    pool.window = Some(proto::Window { dimensions: vec![one, two, two, one] });
+    pool.called_computation_ids = vec![sum.id];
+    let pool = pool.id;
+    let reduce = b.push("reduce", (&Shape::f32([1, 8])).into(), &[pool, zero]);
+    reduce.dimensions = vec![1, 2];
+    reduce.called_computation_ids = vec![sum.id];
+    let reduced = reduce.id;
+    let slice = b.push("slice", (&Shape::f32([1, 3])).into(), &[reduced]);
+    let range = |start, limit, stride| proto::SliceDimensions { start, limit, stride };
+    slice.slice_dimensions = vec![range(0, 1, 1), range(1, 7, 2)];
+    let slice = slice.id;
+    let pad = b.push("pad", (&Shape::f32([2, 8])).into(), &[slice, zero]);
+    let edge = |edge_padding_low, edge_padding_high, interior_padding| proto::PaddingConfigDimension {
+        edge_padding_low,
+        edge_padding_high,
+        interior_padding,
+    };
+    pad.padding_config = Some(proto::PaddingConfig { dimensions: vec![edge(0, 1, 0), edge(1, 2, 1)] });
+    let pad = pad.id;
+    let dot = b.push("dot", (&Shape::f32([8, 2])).into(), &[pad, square]);
+    dot.dot_dimension_numbers = Some(proto::DotDimensionNumbers {
+        lhs_contracting_dimensions: vec![0],
+        rhs_contracting_dimensions: vec![1],
+        ..Default::default()
+    });
+    let dot = dot.id;
+    let transpose = b.push("transpose", (&Shape::f32([2, 8])).into(), &[dot]);
+    transpose.dimensions = vec![1, 0];
+    let transposed = transpose.id;
+    let iota = b.push("iota", (&Shape::f32([2, 8])).into(), &[]);
+    iota.dimensions = vec![1];
+    let iota = iota.id;
+    let compare = b.push("compare", (&Shape::new(DType::Pred, [2, 8])).into(), &[transposed, iota]);
+    compare.comparison_direction = "LT".into();
+    compare.comparison_type = "FLOAT".into();
+    let compare = compare.id;
+    let chosen = b.op("select", &Shape::f32([2, 8]), &[compare, transposed, iota]);
+    let joined = b.push("concatenate", (&Shape::f32([4, 8])).into(), &[chosen, iota]);
+    joined.dimensions = vec![0];
+    let joined = joined.id;
+    let reverse = b.push("reverse", (&Shape::f32([4, 8])).into(), &[joined]);
+    reverse.dimensions = vec![0];
+    let reversed = reverse.id;
+    let index = constant(
+        &mut b,
+        proto::LiteralProto { shape: Some((&Shape::s32([])).into()), s32s: vec![1], ..Default::default() },
+    );
+    let dynamic = b.push("dynamic-slice", (&Shape::f32([1, 8])).into(), &[reversed, index, index]);
+    dynamic.dynamic_slice_sizes = vec![1, 8];
+    let row = dynamic.id;
+    let updated = b.op("dynamic-update-slice", &Shape::f32([4, 8]), &[reversed, row, index, index]);
+    let results = [updated, tiny, huge, infinite, pair];
+    let shapes = [Shape::f32([4, 8]), scalar.clone(), scalar.clone(), scalar, Shape::f32([4])];
+    let names = ["updated", "tiny", "huge", "infinite", "pair"];
+    let results_of = names.into_iter().zip(shapes).collect::<Vec<_>>();
+    program(module("many", vec![sum, b.finish(&results)]), &[("x", image)], &results_of)
+}
+
+/// A combiner returns its value bare: drops the tuple that the builder made.
+fn bare(mut computation: Computation) -> Computation {
+    let tuple = computation.instructions.pop().unwrap();
+    computation.root_id = tuple.operand_ids[0];
+    let result = tuple.shape.unwrap().tuple_shapes.swap_remove(0);
+    computation.program_shape.as_mut().unwrap().result = Some(result);
+    computation
+}
+
 #[test]
 fn replicas_reduce_together() {
     let shape = Shape::f32([2]);
     let scalar = Shape::f32([]);
     let mut sum = Builder::new("sum", 1);
     let (a, b) = (sum.parameter(0, &scalar), sum.parameter(1, &scalar));
-    let root_id = sum.op("add", &scalar, &[a, b]);
-    let mut sum = sum.finish(&[root_id]);
-    // A combiner returns its value bare: drop the tuple.
-    sum.instructions.pop();
-    sum.root_id = root_id;
-    sum.program_shape.as_mut().unwrap().result = Some((&scalar).into());
+    let root = sum.op("add", &scalar, &[a, b]);
+    let sum = bare(sum.finish(&[root]));
 
     let mut main = Builder::new("main", 100);
     let x = main.parameter(0, &shape);

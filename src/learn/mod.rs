@@ -16,6 +16,7 @@
 //! (a whole sequence, any method).
 
 pub mod chunk;
+pub mod cost;
 pub mod objective;
 pub mod prepare;
 pub mod rules;

@@ -39,16 +39,19 @@ pub struct Objective {
 }
 
 impl Objective {
+    /// Loss of one step for every sequence, `[B]`, without regularisers.
+    pub fn sequence_losses(&self, out: &Tensor, target: &Tensor) -> Tensor {
+        let hot = target.one_hot(out.dims()[1], DType::F32);
+        match self.loss {
+            LossKind::CrossEntropy => out.logsumexp() - (out * &hot).sum(&[1]),
+            LossKind::Mse => (out - &hot).square().mean(&[1]),
+        }
+    }
+
     /// Loss of one step, a scalar. `out: [B, C]`, `target: s32[B]`, `observed` as the model names it.
     pub fn step_loss(&self, out: &Tensor, target: &Tensor, observed: &[(&str, Tensor)]) -> Tensor {
-        let classes = out.dims()[1];
-        let hot = target.one_hot(classes, DType::F32);
-        let fit = match self.loss {
-            LossKind::CrossEntropy => (out.logsumexp() - (out * &hot).sum(&[1])).mean_all(),
-            LossKind::Mse => (out - &hot).square().mean_all(),
-        };
         let Regularizer { membrane, low, high, spike, rate } = self.regularizer;
-        let mut total = fit;
+        let mut total = self.sequence_losses(out, target).mean_all();
         for (name, value) in observed {
             if membrane > 0.0 && name.rsplit('.').next() == Some("V") {
                 let beyond = (value - high).relu().square() + (low - value).relu().square();

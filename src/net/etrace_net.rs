@@ -1,29 +1,15 @@
-//! The network of the memory-and-speed evaluation: stacked spiking layers and a leaky readout.
-//!
-//! Each layer sees the *same-step* output of the one below and its own spikes of the step before. Section 5 of the
-//! specification of the networks.
+//! The network of the memory-and-speed evaluation: a [`DenseNet`] of LIF layers. Section 5 of the specification of the
+//! networks.
 
-use hlo::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::{DenseNet, Layer};
 use crate::cell::{
-    Dense, Init, Model, StepContext, Surrogate,
-    readout,
-    spiking::{Lif, Reset, Tau, exponential_synapse},
+    Model, Surrogate,
+    spiking::{Reset, Tau},
 };
 
-/// What a layer is made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Layer {
-    /// LIF with delta synapses: input is added to the potential.
-    #[default]
-    LifDelta,
-    /// LIF with exponential current synapses.
-    LifExpCu,
-}
-
-/// Any number of equal layers and a leaky readout.
+/// What the evaluation can set; everything else is as in [`DenseNet::default`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ETraceNet {
     /// What each layer is made of.
@@ -54,36 +40,48 @@ pub struct ETraceNet {
     pub dt: f64,
 }
 
+impl Default for ETraceNet {
+    /// Three layers of 512 LIF neurons with delta synapses, as published.
+    fn default() -> Self {
+        ETraceNet {
+            layer: Layer::LifDelta,
+            n_in: 2 * 128 * 128,
+            n_rec: 512,
+            n_out: 11,
+            tau_mem: vec![Tau::Normal(10.0, 1.0); 3],
+            tau_syn: 10.0,
+            tau_o: 10.0,
+            v_th: 1.0,
+            reset: Reset::Soft,
+            surrogate: Surrogate::default(),
+            ff_scale: 10.0,
+            rec_scale: 2.0,
+            dt: 1.0,
+        }
+    }
+}
+
 impl ETraceNet {
     /// Traces one step for `batch` sequences.
     pub fn model(&self, batch: usize) -> Model {
-        StepContext::trace(batch, self.n_in, |cx, x| {
-            let mut u = x.clone();
-            for (k, tau) in self.tau_mem.iter().enumerate() {
-                u = self.layer(cx, &format!("l{k}"), tau, &u);
-            }
-            readout::leaky(cx, &u, self.n_out, self.tau_o, self.dt)
-        })
-    }
-
-    fn layer(&self, cx: &mut StepContext, name: &str, tau: &Tau, x: &Tensor) -> Tensor {
-        let lif = Lif {
-            n: self.n_rec,
-            tau: tau.clone(),
-            v_th: self.v_th,
-            reset: self.reset,
-            surrogate: self.surrogate,
-            dt: self.dt,
-        };
-        let s = cx.scope(name, |cx| lif.last_spike(cx));
-        let init = [Init::KaimingNormal(self.ff_scale), Init::KaimingNormal(self.rec_scale)];
-        let y = cx.dense(name, &[x, &s], self.n_rec, &Dense::new(&init));
-        cx.scope(name, |cx| match self.layer {
-            Layer::LifDelta => lif.step(cx, None, Some(&y)),
-            Layer::LifExpCu => {
-                let g = exponential_synapse(cx, "g", self.tau_syn, self.dt, &y);
-                lif.step(cx, Some(&g), None)
-            }
-        })
+        let ETraceNet { layer, n_in, n_rec, n_out, tau_syn, tau_o, v_th, reset, surrogate, ff_scale, rec_scale, dt, .. } = *self;
+        let tau_mem = self.tau_mem.clone();
+        DenseNet {
+            layer,
+            n_in,
+            n_rec,
+            n_out,
+            tau_mem,
+            tau_syn,
+            tau_o,
+            v_th,
+            reset,
+            surrogate,
+            ff_scale,
+            rec_scale,
+            dt,
+            ..DenseNet::default()
+        }
+        .model(batch)
     }
 }

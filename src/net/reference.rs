@@ -1,15 +1,18 @@
 //! The models of the reference cases, by name: what `etrace verify` replays.
 //!
-//! Equations: `golden/README.md` and appendix A of the specification of the algorithms. Parameters and states carry the
-//! names of the case files.
+//! Equations: `golden/README.md` and appendix A of the specification of the algorithms. Where a case calls a parameter or
+//! state otherwise than the model does, [`rename`] gives it the name of the case.
+
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{ETraceNet, Layer};
+use super::{DenseNet, EiNet, GifNet, Layer, RateNet, dense_net::split, ei_net};
 use crate::cell::{
-    Model, StepContext, Surrogate,
-    rate, readout,
-    spiking::{Reset, Tau},
+    Dense, Init, Model, StateInit, StepContext, Surrogate,
+    rate::RateCell,
+    readout,
+    spiking::{AdLif, Connection, Gif4, Input, Neuron, Reset, Tau, exponential},
 };
 
 /// A field that a case needs and does not have.
@@ -17,70 +20,203 @@ use crate::cell::{
 #[error("the description of the case must give `hyper.{0}`, but it is missing or of the wrong type; check the JSON file")]
 pub struct MissingHyper(String);
 
-/// Sizes and constants of a case.
-struct Hyper<'a>(&'a Value);
+/// The description of a case.
+struct Case<'a>(&'a Value);
 
-impl Hyper<'_> {
+impl Case<'_> {
+    fn hyper(&self, name: &str) -> Result<&Value, MissingHyper> {
+        self.0.get("hyper").and_then(|h| h.get(name)).ok_or_else(|| MissingHyper(name.into()))
+    }
+
     fn number(&self, name: &str) -> Result<f64, MissingHyper> {
-        self.0.get(name).and_then(Value::as_f64).ok_or_else(|| MissingHyper(name.into()))
+        self.hyper(name)?.as_f64().ok_or_else(|| MissingHyper(name.into()))
+    }
+
+    /// The first of several names that is there.
+    fn any_number(&self, names: &[&str]) -> Result<f64, MissingHyper> {
+        names.iter().find_map(|name| self.number(name).ok()).ok_or_else(|| MissingHyper(names.join("` or `hyper.")))
     }
 
     fn size(&self, name: &str) -> Result<usize, MissingHyper> {
-        self.0.get(name).and_then(Value::as_u64).map(|n| n as usize).ok_or_else(|| MissingHyper(name.into()))
+        self.hyper(name)?.as_u64().map(|n| n as usize).ok_or_else(|| MissingHyper(name.into()))
     }
 
-    /// A number for each layer, or a list with one entry (a number, or a list of numbers) for each.
+    /// A number, or a list of numbers (perhaps the only entry of a list).
+    fn tau(&self, value: &Value) -> Option<Tau> {
+        match value {
+            Value::Array(list) if list.len() == 1 => self.tau(&list[0]),
+            Value::Array(list) => {
+                list.iter().map(|v| v.as_f64().map(|x| x as f32)).collect::<Option<_>>().map(Tau::PerNeuron)
+            }
+            number => number.as_f64().map(Tau::Scalar),
+        }
+    }
+
+    fn any_tau(&self, names: &[&str]) -> Result<Tau, MissingHyper> {
+        let found = names.iter().find_map(|name| self.tau(self.hyper(name).ok()?));
+        found.ok_or_else(|| MissingHyper(names.join("` or `hyper.")))
+    }
+
+    /// A number for all layers, or a list with one entry (a number, or a list of numbers) for each.
     fn taus(&self, name: &str, layers: usize) -> Result<Vec<Tau>, MissingHyper> {
         let wrong = || MissingHyper(name.into());
-        let tau = |v: &Value| match v {
-            Value::Array(values) => {
-                let numbers = values.iter().map(|v| v.as_f64().map(|x| x as f32)).collect::<Option<Vec<_>>>();
-                numbers.map(Tau::PerNeuron)
-            }
-            v => v.as_f64().map(Tau::Scalar),
-        };
-        match self.0.get(name).ok_or_else(wrong)? {
-            Value::Array(list) => list.iter().map(|v| tau(v).ok_or_else(wrong)).collect(),
-            one => Ok(vec![tau(one).ok_or_else(wrong)?; layers]),
+        match self.hyper(name)? {
+            Value::Array(list) if list.len() == layers => list.iter().map(|v| self.tau(v).ok_or_else(wrong)).collect(),
+            one => Ok(vec![self.tau(one).ok_or_else(wrong)?; layers]),
         }
+    }
+
+    /// Names and shapes of the arrays below `prefix/`.
+    fn arrays(&self, prefix: &str) -> BTreeMap<String, Vec<usize>> {
+        let all = self.0.get("tensors").and_then(Value::as_object).into_iter().flatten();
+        let dims = |v: &Value| v.as_array().into_iter().flatten().filter_map(|d| d.as_u64().map(|d| d as usize)).collect();
+        all.filter_map(|(name, v)| Some((name.strip_prefix(prefix)?.strip_prefix('/')?.to_string(), dims(v)))).collect()
     }
 }
 
-/// The model of a reference case; `None` when this project has no such model.
+/// The model of a reference case from its description (the JSON file); `None` when this project has no such model.
 ///
 /// # Errors
 /// When the description of the case lacks a field.
-pub fn model(case: &str, hyper: &Value, batch: usize) -> Result<Option<Model>, MissingHyper> {
-    let h = Hyper(hyper);
-    let (n_in, n, n_out) = (h.size("n_in")?, h.size("n_rec")?, h.size("n_out")?);
-    let tau_o = h.number("tau_o")?;
-    let lif = |layer: Layer, reset: Reset| -> Result<Model, MissingHyper> {
-        let layers = h.size("n_layer").unwrap_or(1);
-        let net = ETraceNet {
-            layer,
-            n_in,
-            n_rec: n,
-            n_out,
-            tau_mem: h.taus("tau_mem", layers)?,
-            tau_syn: h.number("tau_syn").unwrap_or(10.0),
-            tau_o,
-            v_th: 1.0,
-            reset,
-            surrogate: Surrogate::default(),
-            ff_scale: 1.0,
-            rec_scale: 1.0,
-            dt: 1.0,
-        };
-        Ok(net.model(batch))
+pub fn model(case: &str, description: &Value, batch: usize) -> Result<Option<Model>, MissingHyper> {
+    let c = Case(description);
+    let model = match case {
+        "lif_delta_soft" | "lif_delta_3layer" => spiking(&c, Layer::LifDelta, Reset::Soft, batch)?,
+        "lif_delta_hard" => spiking(&c, Layer::LifDelta, Reset::Hard, batch)?,
+        "lif_expcu" => spiking(&c, Layer::LifExpCu, Reset::Soft, batch)?,
+        "alif_expcu" => spiking(&c, Layer::AlifExpCu, Reset::Soft, batch)?,
+        "lif_expco_ei" => spiking(&c, Layer::LifExpCo, Reset::Soft, batch)?,
+        "gif_dms" => gif_dms(&c, batch)?,
+        "gif_coba_ei" => gif_coba_ei(&c, batch)?,
+        "radlif" => radlif(&c, batch)?,
+        other => match RateCell::by_name(other) {
+            Some(cell) => rate(&c, cell, batch)?,
+            None => return Ok(None),
+        },
     };
-    Ok(Some(match case {
-        "lif_delta_soft" | "lif_delta_3layer" => lif(Layer::LifDelta, Reset::Soft)?,
-        "lif_delta_hard" => lif(Layer::LifDelta, Reset::Hard)?,
-        "lif_expcu" => lif(Layer::LifExpCu, Reset::Soft)?,
-        "vanilla_rnn" => StepContext::trace(batch, n_in, |cx, x| {
-            let h = rate::vanilla_rnn(cx, "W", x, n);
-            readout::linear(cx, &h, n_out)
-        }),
-        _ => return Ok(None),
+    Ok(Some(rename(model, &c)))
+}
+
+fn spiking(c: &Case, layer: Layer, reset: Reset, batch: usize) -> Result<Model, MissingHyper> {
+    let standard = DenseNet::default();
+    let net = DenseNet {
+        layer,
+        n_in: c.size("n_in")?,
+        n_rec: c.size("n_rec")?,
+        n_out: c.size("n_out")?,
+        tau_mem: c.taus("tau_mem", c.size("n_layer").unwrap_or(1))?,
+        tau_syn: c.number("tau_syn").unwrap_or(standard.tau_syn),
+        tau_a: c.number("tau_a").unwrap_or(standard.tau_a),
+        beta: c.number("beta").unwrap_or(standard.beta),
+        tau_o: c.number("tau_o")?,
+        reset,
+        ..standard
+    };
+    Ok(net.model(batch))
+}
+
+fn rate(c: &Case, cell: RateCell, batch: usize) -> Result<Model, MissingHyper> {
+    let linear = c.hyper("readout").is_ok_and(|kind| kind == "linear");
+    let tau_o = if linear { None } else { Some(c.number("tau_o")?) };
+    let (n_in, n_rec, n_out) = (c.size("n_in")?, c.size("n_rec")?, c.size("n_out")?);
+    Ok(RateNet { cell, n_in, n_rec, n_out, tau_o, dt: 1.0 }.model(batch))
+}
+
+fn gif_dms(c: &Case, batch: usize) -> Result<Model, MissingHyper> {
+    let net = GifNet {
+        n_in: c.size("n_in")?,
+        n_rec: c.size("n_rec")?,
+        n_out: c.size("n_out")?,
+        tau_neu: c.any_tau(&["tau_neu", "tau_mem", "tau"])?,
+        tau_syn: c.number("tau_syn")?,
+        tau_i2: c.any_tau(&["tau_I2", "tau_i2"])?,
+        a2: c.any_number(&["A2", "a2"])?,
+        tau_o: c.number("tau_o")?,
+        ..GifNet::default()
+    };
+    Ok(net.model(batch))
+}
+
+/// [`EiNet`] with all connections and a synapse of its own for the input.
+fn gif_coba_ei(c: &Case, batch: usize) -> Result<Model, MissingHyper> {
+    let (n_in, n, n_out) = (c.size("n_in")?, c.size("n_rec")?, c.size("n_out")?);
+    let (tau_syn, tau_o) = (c.number("tau_syn")?, c.number("tau_o")?);
+    let net = EiNet {
+        n_rec: n,
+        tau_neu: Tau::Scalar(c.number("tau_neu")?),
+        tau_i2: c.number("tau_I2")?,
+        a2: c.number("A2")?,
+        tau_i1: c.number("tau_I1")?,
+        a1: c.number("A1")?,
+        tau_th: c.number("tau_th")?,
+        a_th: c.number("Ath")?,
+        ..EiNet::default()
+    };
+    let gif = Gif4 { v_init: StateInit::Zeros, ..net.neuron() };
+    Ok(StepContext::trace(batch, n_in, |cx, x| {
+        let (s_exc, s_inh) = split(&gif.last_spike(cx));
+        let input = [("ff", x, ei_net::EXCITATORY), ("exc", &s_exc, ei_net::EXCITATORY), ("inh", &s_inh, ei_net::INHIBITORY)]
+            .into_iter()
+            .fold(Input::default(), |input, (name, from, reversal)| {
+                let all = Connection::Rectified { density: 1.0 };
+                let y = all.apply(cx, name, &[from], n, &[Init::KaimingNormal(1.0)]);
+                input.conductance(&exponential(cx, &format!("g_{name}"), tau_syn, 1.0, &y), reversal)
+            });
+        let u = gif.step(cx, &input);
+        readout::leaky(cx, &u, n_out, tau_o, 1.0)
     }))
+}
+
+/// The recurrent adaptive LIF of the speech benchmark, no neuron connected to itself.
+fn radlif(c: &Case, batch: usize) -> Result<Model, MissingHyper> {
+    let (n_in, n, n_out, tau_o) = (c.size("n_in")?, c.size("n_rec")?, c.size("n_out")?, c.number("tau_o")?);
+    let bias = c.arrays("param").contains_key("W.bias");
+    let cell = AdLif {
+        n,
+        adaptive: true,
+        alpha: AdLif::ALPHA,
+        init: StateInit::Zeros,
+        surrogate: Surrogate::Boxcar { width: 0.5 },
+    };
+    Ok(StepContext::trace(batch, n_in, |cx, x| {
+        let s = cell.last_spike(cx);
+        let init = [Init::KaimingUniform(1.0)];
+        let wx = cx.dense("W", &[x], n, &Dense { bias, ..Dense::new(&init) });
+        let vs = AdLif::recurrence(cx, "V", &s);
+        let u = cell.step(cx, &(wx + vs));
+        readout::leaky(cx, &u, n_out, tau_o, 1.0)
+    }))
+}
+
+/// Gives parameters and states the names that the case uses for them: the same name; else one that differs in punctuation
+/// or in the prefix of the layer only; else the only array of that shape and kind that is left.
+fn rename(mut model: Model, case: &Case) -> Model {
+    let params = model.params.iter_mut().filter(|p| p.trainable).map(|p| (&mut p.name, &p.shape.dims)).collect();
+    adopt(params, case.arrays("param"));
+    adopt(model.states.iter_mut().map(|s| (&mut s.name, &s.shape.dims)).collect(), case.arrays("init_state"));
+    model
+}
+
+fn adopt(mut ours: Vec<(&mut String, &Vec<usize>)>, mut theirs: BTreeMap<String, Vec<usize>>) {
+    let essence = |name: &str| -> String {
+        let name = name.strip_prefix("l0.").unwrap_or(name);
+        let name = name.strip_suffix(".weight").unwrap_or(name);
+        name.chars().filter(char::is_ascii_alphanumeric).collect()
+    };
+    let kind = |name: &str| name.ends_with(".bias");
+    let rules: [&dyn Fn(&str, &str) -> bool; 3] =
+        [&|a, b| a == b, &|a, b| essence(a) == essence(b), &|a, b| kind(a) == kind(b)];
+    for (k, same) in rules.into_iter().enumerate() {
+        ours.retain_mut(|(name, dims)| {
+            let fits = |(their, shape): &(&String, &Vec<usize>)| shape == dims && same(name, their);
+            let mut fitting = theirs.iter().filter(fits);
+            let Some(found) = fitting.next().map(|(their, _)| their.clone()) else { return true };
+            if k == 2 && fitting.next().is_some() {
+                return true;
+            }
+            theirs.remove(&found);
+            **name = found;
+            false
+        });
+    }
 }

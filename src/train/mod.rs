@@ -1,3 +1,8 @@
 //! From a gradient to a trained network: devices, programs, optimisers, runs.
 
+pub mod checkpoint;
+pub mod optimizer;
+pub mod program;
+pub mod run;
 pub mod session;
+pub mod trainer;

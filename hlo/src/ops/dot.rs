@@ -61,14 +61,17 @@ impl Dot {
         let batch: Vec<usize> = (0..nb).collect();
         // Axes of `me` in the order of the product below.
         let (product, order): (Tensor, Vec<usize>) = if left || my_free.is_empty() {
+            // The other operand with its free axes first: where it is constant in a loop, it is turned once, outside.
+            let turn: Vec<usize> =
+                other_batch.iter().chain(&other_free).copied().chain(remaining.iter().map(|&k| other_contract[k])).collect();
             let dot = Dot {
-                lhs_batch: batch,
+                lhs_batch: batch.clone(),
                 lhs_contract: ct_contract,
-                rhs_batch: other_batch.clone(),
-                rhs_contract: other_free,
+                rhs_batch: batch,
+                rhs_contract: (nb..nb + other_free.len()).collect(),
             };
             let order = my_batch.iter().chain(&my_free).copied().chain(remaining.iter().map(|&k| my_contract[k]));
-            (dot.apply(ct, other), order.collect())
+            (dot.apply(ct, &other.transpose(&turn)), order.collect())
         } else {
             // Keeping the contracted axes first avoids a transposition of the (weight-sized) result.
             let dot = Dot {

@@ -196,7 +196,10 @@ binary! {
     /// a / b.
     DivOp "divide"
         jvp |a, b, y, da, db| da / b, -(db * &(y / b));
-        transpose |args, lin, ct| [lin[0].then(|| ct / &args[1]), None];
+        transpose |args, lin, ct| {
+            assert!(!lin[1], "divide: not linear in the divisor, so it has no transpose; a jvp must not emit it on tangents");
+            [Some(ct / &args[1]), None]
+        };
     /// The larger one; the derivative of a tie is shared equally.
     MaxOp "maximum"
         jvp |a, b, y, da, db| da * &winner(a, b), db * &winner(b, a);
@@ -442,7 +445,8 @@ impl Tensor {
             return self.clone();
         }
         match self.as_constant() {
-            Some(value) if dtype != DType::Pred => self.graph().full(&self.shape().with_dtype(dtype), value),
+            // To an integer, the rounding is the device's.
+            Some(value) if dtype.is_float() => self.graph().full(&self.shape().with_dtype(dtype), value),
             _ => self.graph().apply(Convert { dtype }, &[self]),
         }
     }
@@ -466,7 +470,8 @@ impl Tensor {
 
 /// Neutral and absorbing constants never become instructions.
 fn simplify(op: &str, a: &Tensor, b: &Tensor) -> Option<Tensor> {
-    if a.dims() != b.dims() {
+    // Also the element types: a neutral constant of another type is the same mistake as any other operand.
+    if a.shape() != b.shape() || !a.graph().same(b.graph()) {
         return None;
     }
     let (ca, cb) = (a.as_constant(), b.as_constant());
@@ -478,10 +483,12 @@ fn simplify(op: &str, a: &Tensor, b: &Tensor) -> Option<Tensor> {
         ("multiply" | "divide", _, Some(1.0)) => Some(a.clone()),
         ("multiply", Some(0.0), _) => Some(a.clone()),
         ("multiply", _, Some(0.0)) => Some(b.clone()),
+        // Integers wrap on the device, not here.
+        _ if !a.dtype().is_float() => None,
         ("add", Some(x), Some(y)) => Some(a.full_like(x + y)),
         ("subtract", Some(x), Some(y)) => Some(a.full_like(x - y)),
         ("multiply", Some(x), Some(y)) => Some(a.full_like(x * y)),
-        ("divide", Some(x), Some(y)) if a.dtype().is_float() => Some(a.full_like(x / y)),
+        ("divide", Some(x), Some(y)) => Some(a.full_like(x / y)),
         _ => None,
     }
 }
@@ -546,8 +553,8 @@ impl Neg for &Tensor {
     #[track_caller]
     fn neg(self) -> Tensor {
         match self.as_constant() {
-            Some(value) => self.full_like(-value),
-            None => self.graph().apply(Negate, &[self]),
+            Some(value) if self.dtype().is_float() => self.full_like(-value),
+            _ => self.graph().apply(Negate, &[self]),
         }
     }
 }

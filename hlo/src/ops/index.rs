@@ -1,11 +1,33 @@
 //! Slices at positions computed by the program, along the first axis.
 
 use crate::{
+    func::Func,
     graph::Tensor,
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
     shape::{DType, Shape},
+    transform::scan_whole,
 };
+
+/// The operation once for each index, in a loop: for positions that differ by index.
+fn one_by_one(op: impl Primitive + Clone, args: &[Mapped], size: usize) -> Vec<Mapped> {
+    let (rows, fixed): (Vec<usize>, Vec<usize>) = (0..args.len()).partition(|&k| args[k].mapped);
+    let shape = |k: usize| {
+        let shape = args[k].tensor.shape();
+        shape.with_dims(&shape.dims[usize::from(args[k].mapped)..])
+    };
+    let order: Vec<usize> = rows.iter().chain(&fixed).copied().collect();
+    let body = Func::trace(&order.iter().map(|&k| shape(k)).collect::<Vec<_>>(), |g, params| {
+        let mut operands: Vec<&Tensor> = params.iter().collect();
+        for (&k, p) in order.iter().zip(params) {
+            operands[k] = p;
+        }
+        vec![g.apply(op, &operands)]
+    });
+    let pick = |list: &[usize]| list.iter().map(|&k| args[k].tensor.clone()).collect::<Vec<_>>();
+    let (_, mut stack) = scan_whole(args[0].tensor.graph(), &body, size, false, &[], &pick(&rows), &pick(&fixed));
+    vec![Mapped { tensor: stack.swap_remove(0), mapped: true }]
+}
 
 fn check_index(name: &str, index: &Shape) -> Result<(), ShapeError> {
     if *index != Shape::s32([]) {
@@ -44,7 +66,9 @@ impl Primitive for DynamicSlice {
         vec![cotangents[0].as_ref().map(|c| args[0].zeros_like().dynamic_update(c, &args[1])), None]
     }
     fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
-        assert!(!args[1].mapped, "dynamic-slice: under vmap the position must be the same for every index");
+        if args[1].mapped {
+            return one_by_one(self.clone(), args, size);
+        }
         let rows = swap_front(&args[0].materialize(size));
         vec![Mapped { tensor: swap_front(&rows.dynamic_slice(&args[1].tensor, self.size)), mapped: true }]
     }
@@ -93,7 +117,9 @@ impl Primitive for DynamicUpdate {
         ]
     }
     fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
-        assert!(!args[2].mapped, "dynamic-update-slice: under vmap the position must be the same for every index");
+        if args[2].mapped {
+            return one_by_one(self.clone(), args, size);
+        }
         let whole = swap_front(&args[0].materialize(size));
         let part = swap_front(&args[1].materialize(size));
         vec![Mapped { tensor: swap_front(&whole.dynamic_update(&part, &args[2].tensor)), mapped: true }]

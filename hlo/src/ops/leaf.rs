@@ -34,11 +34,48 @@ pub struct Iota {
     pub axis: usize,
 }
 
+impl Constant {
+    /// A number that the type cannot hold would silently become another.
+    fn check(&self) -> Result<(), ShapeError> {
+        let value = f64::from_bits(self.bits);
+        let (low, high) = match self.dtype {
+            DType::Pred => (0.0, 1.0),
+            DType::U8 => (0.0, f64::from(u8::MAX)),
+            DType::S32 => (f64::from(i32::MIN), f64::from(i32::MAX)),
+            DType::U32 => (0.0, f64::from(u32::MAX)),
+            // Beyond 2^53 an f64 does not know its last digits.
+            DType::U64 => (0.0, (1u64 << 53) as f64),
+            DType::BF16 | DType::F32 | DType::F64 => return Ok(()),
+        };
+        if value.fract() == 0.0 && (low..=high).contains(&value) {
+            return Ok(());
+        }
+        Err(ShapeError(format!(
+            "constant: {} holds whole numbers from {low} to {high}, got {value}; convert the other operand to a floating-point \
+             type first",
+            self.dtype.name()
+        )))
+    }
+}
+
+impl Iota {
+    fn check(&self) -> Result<(), ShapeError> {
+        if self.axis < self.shape.rank() {
+            return Ok(());
+        }
+        Err(ShapeError(format!("iota: the axis must exist, got {} of {}; name one of its axes", self.axis, self.shape)))
+    }
+}
+
 macro_rules! leaf {
-    ($($name:ident $label:literal |$me:ident| $shape:expr, |$em:ident, $s:ident, $r:ident| $emit:expr;)*) => {$(
+    ($($name:ident $label:literal |$me:ident| $shape:expr, $check:expr, |$em:ident, $s:ident, $r:ident| $emit:expr;)*) => {$(
         impl Primitive for $name {
             fn name(&self) -> &'static str { $label }
-            fn infer(&self, _: &[&Shape]) -> Result<Vec<Shape>, ShapeError> { let $me = self; Ok(vec![$shape]) }
+            fn infer(&self, _: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+                let $me = self;
+                $check?;
+                Ok(vec![$shape])
+            }
             fn jvp(&self, _: &[Tensor], _: &[Tensor], _: &[Option<Tensor>]) -> Vec<Option<Tensor>> { vec![None] }
             fn batch(&self, _: &[Mapped], _: usize) -> Vec<Mapped> {
                 unreachable!("{}: values without operands are never mapped", self.name())
@@ -49,9 +86,9 @@ macro_rules! leaf {
 }
 
 leaf! {
-    Parameter "parameter" |p| p.shape.clone(), |e, p, r| e.parameter(p.index, &r[0]);
-    Constant "constant" |c| Shape::new(c.dtype, []), |e, c, r| e.constant(r[0].dtype, f64::from_bits(c.bits));
-    Iota "iota" |i| i.shape.clone(), |e, i, r| e.push("iota", &r[0], &[], |x| x.dimensions = vec![i.axis as i64]);
+    Parameter "parameter" |p| p.shape.clone(), Ok(()), |e, p, r| e.parameter(p.index, &r[0]);
+    Constant "constant" |c| Shape::new(c.dtype, []), c.check(), |e, c, r| e.constant(r[0].dtype, f64::from_bits(c.bits));
+    Iota "iota" |i| i.shape.clone(), i.check(), |e, i, r| e.push("iota", &r[0], &[], |x| x.dimensions = vec![i.axis as i64]);
 }
 
 /// Stands for a tangent while a derivative is taken; never lowered.
@@ -85,7 +122,6 @@ impl Graph {
     /// Counts 0, 1, 2, ... along `axis`.
     #[track_caller]
     pub fn iota(&self, shape: Shape, axis: usize) -> Tensor {
-        assert!(axis < shape.rank(), "iota: axis {axis} is outside {shape}");
         self.apply(Iota { shape, axis }, &[])
     }
 }

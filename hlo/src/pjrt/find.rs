@@ -118,9 +118,17 @@ fn from_environment(kind: PluginKind) -> Option<PathBuf> {
 /// The installed plugin, if there is one, and the place looked in.
 fn from_cache(kind: PluginKind) -> (Option<PathBuf>, String) {
     let Some(folder) = cache::root() else { return (None, "user's cache folder: HOME is not set".into()) };
-    let path = wheels::package(kind).library_under(&folder);
-    let place = format!("{}: no such file", path.display());
-    (path.is_file().then_some(path), place)
+    let package = wheels::package(kind);
+    let path = package.library_under(&folder);
+    if !path.is_file() {
+        return (None, format!("{}: no such file", path.display()));
+    }
+    if !install::has_wheels(&path, &package.wheels_here()) {
+        let place = format!("{}: installed without the libraries that this machine needs to run it", path.display());
+        return (None, place);
+    }
+    let place = path.display().to_string();
+    (Some(path), place)
 }
 
 /// Where each kind lies inside a `site-packages` folder.

@@ -125,15 +125,21 @@ pub(super) fn check_record(library: &Path, kind: PluginKind) -> Result<()> {
 
 /// Size and hash both agree with the record, and every wheel that this machine needs is there.
 fn is_whole(library: &Path, kind: PluginKind, wheels: &[&Wheel]) -> bool {
-    let Some(record) = record(library) else { return false };
-    let has = |wheel: &Wheel| match record["wheels"].as_array() {
-        Some(names) => names.iter().any(|name| name.as_str() == Some(&wheel.title())),
-        None => false,
+    let hash_agrees = |record: Value| {
+        cache::file_hash(library).is_ok_and(|hash| record["sha256"].as_str() == Some(&cache::hex(&hash)))
     };
-    check_record(library, kind).is_ok()
-        && wheels.iter().all(|wheel| has(wheel))
+    has_wheels(library, wheels)
+        && check_record(library, kind).is_ok()
         && elf::check(library, kind).is_ok()
-        && cache::file_hash(library).is_ok_and(|hash| record["sha256"].as_str() == Some(&cache::hex(&hash)))
+        && record(library).is_some_and(hash_agrees)
+}
+
+/// Whether the installation that a library belongs to holds these wheels. It may have been made where fewer
+/// were needed: on a machine without a GPU.
+pub(super) fn has_wheels(library: &Path, wheels: &[&Wheel]) -> bool {
+    let Some(record) = record(library) else { return false };
+    let Some(names) = record["wheels"].as_array() else { return false };
+    wheels.iter().all(|wheel| names.iter().any(|name| name.as_str() == Some(&wheel.title())))
 }
 
 /// The record of the installation that a library belongs to.
@@ -405,7 +411,11 @@ mod tests {
         let library = folder.join(package.library);
         fs::create_dir_all(library.parent().unwrap()).unwrap();
         fs::write(&library, b"0123456789").unwrap();
+        let wheels = package.wheels_here();
         write_record(&folder, package, &[]).unwrap();
+        assert!(!has_wheels(&library, &wheels), "an installation without its wheels is not complete");
+        write_record(&folder, package, &wheels).unwrap();
+        assert!(has_wheels(&library, &wheels));
         check_record(&library, PluginKind::Cpu).unwrap();
         fs::write(&library, b"0123").unwrap();
         let error = check_record(&library, PluginKind::Cpu).unwrap_err();

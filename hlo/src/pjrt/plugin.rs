@@ -1,6 +1,6 @@
 //! A loaded plugin.
 //!
-//! Loading has an order that matters: the file is checked ([`elf`](super::elf)), then the environment
+//! Loading has an order that matters: the file is checked (`elf`), then the environment
 //! variables that XLA reads while it loads are set, then the library is opened, its version compared, and
 //! `PJRT_Plugin_Initialize` called once. A plugin is loaded at most once per process and never unloaded, since
 //! XLA keeps threads and static state.
@@ -225,7 +225,7 @@ fn prepare_environment(kind: PluginKind, path: &Path) {
     // Only errors; XLA's start-up notes otherwise go to standard error.
     set_default("TF_CPP_MIN_LOG_LEVEL", "3");
     match kind {
-        PluginKind::Cpu => {}
+        PluginKind::Cpu => super::memory::keep_freed_pages(),
         PluginKind::Cuda => add_ptxas_to_path(path),
         PluginKind::Tpu => {
             // Without a TPU, libtpu asks the cloud's metadata server for a description of it, thirty times

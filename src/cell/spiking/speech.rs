@@ -1,0 +1,79 @@
+//! The adaptive neuron of the speech benchmark: every neuron learns its own time constants.
+
+use hlo::{DType, Tensor};
+
+use crate::cell::{Dense, Init, StateInit, StepContext, Surrogate};
+
+/// LIF with a learned leak `alpha`, and with adaptation a second state `w` with learned `beta`, `a`, `b`:
+///
+/// ```text
+/// w' = beta w + a u + b s
+/// u' = alpha (u - s) + (1 - alpha) (y - w')
+/// s' = H(u' - 1)
+/// ```
+///
+/// The parameters are limited to their ranges where they are used; the derivative beyond a limit is 0. Equations: section
+/// 1.3 of the specification of the speech experiments. Parameters `alpha`, `beta`, `a`, `b`, each `[n]`.
+#[derive(Clone, Debug)]
+pub struct AdLif {
+    /// Number of neurons.
+    pub n: usize,
+    /// Whether the adaptation `w` exists.
+    pub adaptive: bool,
+    /// Range of `alpha`.
+    pub alpha: (f64, f64),
+    /// States at the start of a sequence.
+    pub init: StateInit,
+    /// Derivative of a spike.
+    pub surrogate: Surrogate,
+}
+
+impl AdLif {
+    /// Range of `alpha` for time constants of 5 to 25 steps.
+    pub const ALPHA: (f64, f64) = (0.818_730_753_077_981_8, 0.960_789_439_152_323_2);
+    /// Range of `beta` for time constants of 30 to 120 steps.
+    pub const BETA: (f64, f64) = (0.967_216_100_482_005_9, 0.991_701_292_638_876_8);
+
+    /// A traced parameter per neuron, limited to `[lo, hi]` in use.
+    fn factor(&self, cx: &mut StepContext, name: &str, (lo, hi): (f64, f64)) -> Tensor {
+        let weight = cx.param(name, &[self.n], Init::Uniform(lo, hi));
+        cx.elementwise(name, &weight.clamp(lo, hi))
+    }
+
+    /// `s V` with parameter `NAME.weight`, the diagonal taken as 0: no neuron drives itself.
+    pub fn recurrence(cx: &mut StepContext, name: &str, s: &Tensor) -> Tensor {
+        let off_diagonal = |w: &Tensor| {
+            let index = |axis| w.graph().iota(w.shape().with_dtype(DType::S32), axis);
+            index(0).ne(&index(1)).select(w, &w.zeros_like())
+        };
+        let init = [Init::KaimingNormal(1.0)];
+        cx.dense(name, &[s], s.dims()[1], &Dense::new(&init).without_bias().through(&off_diagonal))
+    }
+
+    /// The spikes of the stored state, `[B, n]`; not 0 or 1 at the start of a sequence if `init` draws them.
+    pub fn last_spike(&self, cx: &mut StepContext) -> Tensor {
+        cx.state("s", self.n, self.init.clone())
+    }
+
+    /// One step under the drive `y`, `[B, n]`; returns the new spikes.
+    pub fn step(&self, cx: &mut StepContext, y: &Tensor) -> Tensor {
+        let (u, s) = (cx.state("u", self.n, self.init.clone()), cx.state("s", self.n, self.init.clone()));
+        let alpha = self.factor(cx, "alpha", self.alpha);
+        let drive = if self.adaptive {
+            let w = cx.state("w", self.n, self.init.clone());
+            let (beta, a) = (self.factor(cx, "beta", AdLif::BETA), self.factor(cx, "a", (-1.0, 1.0)));
+            let w = beta * w + a * &u + self.factor(cx, "b", (0.0, 2.0)) * &s;
+            cx.set("w", &w);
+            y - w
+        } else {
+            y.clone()
+        };
+        let u = &alpha * (u - s) + (1.0 - &alpha) * drive;
+        cx.set("u", &u);
+        let s = self.surrogate.spike(&(&u - 1.0));
+        cx.set("s", &s);
+        cx.observe("V", &u);
+        cx.observe("spike", &s);
+        s
+    }
+}

@@ -1,0 +1,319 @@
+//! Training as one program per batch: forward, learner, clipping, optimiser.
+//!
+//! ```text
+//! train: (params, slots, count, lr, states, inputs, target) -> (params, slots, count, loss, accuracy, norm)
+//! eval:  (params, states, inputs, target, weight)           -> (loss, correct)
+//! ```
+//!
+//! Parameters, slots and count are donated. States that start from constants are part of the program; those drawn anew for
+//! every batch are arguments. Inputs arrive as bytes, `u8[T, B, n_in]`, and become numbers on the device, chunk by chunk.
+
+use hlo::{DType, Func, Graph, Shape, Tensor, array::Array, pjrt::{Arg, Buffer, Executable}};
+
+use super::{
+    optimizer::Optimizer,
+    session::{Session, SessionError},
+};
+use crate::{
+    cell::{Model, StateInit},
+    learn::{LearnError, Learner, Objective, sequence::LearnerConfig},
+};
+
+/// What a program is made of.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The model, for the batch size of the program.
+    pub model: Model,
+    /// What is minimised.
+    pub objective: Objective,
+    /// How gradients are found.
+    pub learner: LearnerConfig,
+    /// What is done with them.
+    pub optimizer: Optimizer,
+    /// Steps of a sequence.
+    pub steps: usize,
+    /// Divide the gradient by the number of steps that count (the published BPTT does), in place of their sum.
+    pub mean_over_time: bool,
+}
+
+/// Everything that training changes, on the device.
+pub struct TrainState {
+    /// Parameters, trained and fixed, in the model's order.
+    pub params: Vec<Buffer>,
+    /// Optimiser state.
+    pub slots: Vec<Buffer>,
+    /// Updates so far, `s32[]`.
+    pub count: Buffer,
+}
+
+/// What a training step reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Mean loss per step that counts.
+    pub loss: f32,
+    /// Share of the batch whose summed output is largest at the target.
+    pub accuracy: f32,
+    /// Global norm of the gradient before clipping.
+    pub norm: f32,
+}
+
+/// A compiled training step.
+pub struct TrainProgram {
+    /// The compiled program.
+    pub executable: Executable,
+    learner: Learner,
+    model: Model,
+    trained: Vec<usize>,
+    slots: usize,
+}
+
+/// A compiled evaluation.
+pub struct EvalProgram {
+    /// The compiled program.
+    pub executable: Executable,
+    model: Model,
+}
+
+/// States at the start of a sequence: constants of the program, or arguments.
+fn initial_states(g: &Graph, model: &Model, given: &[Tensor]) -> Vec<Tensor> {
+    let mut given = given.iter();
+    let state = |s: &crate::cell::StateSpec| match s.init {
+        StateInit::Zeros => g.zeros(&s.shape),
+        StateInit::Constant(c) => g.full(&s.shape, c),
+        StateInit::Uniform(..) => given.next().cloned().unwrap_or_else(|| g.zeros(&s.shape)),
+    };
+    model.states.iter().map(state).collect()
+}
+
+/// The states that every batch draws anew, for batch number `step` of the run with `seed`.
+pub fn drawn_states(model: &Model, seed: u64, step: u64) -> Vec<Array> {
+    model
+        .states
+        .iter()
+        .filter(|s| matches!(s.init, StateInit::Uniform(..)))
+        .filter_map(|s| Array::f32(s.init.values(&s.shape, seed, &s.name, step), s.shape.dims.clone()).ok())
+        .collect()
+}
+
+fn drawn_shapes(model: &Model) -> Vec<(String, Shape)> {
+    let drawn = model.states.iter().filter(|s| matches!(s.init, StateInit::Uniform(..)));
+    drawn.map(|s| (format!("state.{}", s.name), s.shape.clone())).collect()
+}
+
+/// 1 where the largest output is the target's, `f32[B]`.
+fn hits(out: &Tensor, target: &Tensor) -> Tensor {
+    let hit = out.argmax_last().eq(target);
+    hit.convert(DType::F32)
+}
+
+impl TrainProgram {
+    /// Traces and compiles.
+    ///
+    /// # Errors
+    /// When the learner refuses the model or the program does not compile.
+    pub fn new(session: &Session, spec: &Spec) -> Result<TrainProgram, ProgramError> {
+        let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
+        let model = &spec.model;
+        let trained: Vec<usize> = (0..model.params.len()).filter(|&k| model.params[k].trainable).collect();
+        let slots = trained.len() * spec.optimizer.rule.slots();
+        let mut arguments: Vec<(String, Shape)> =
+            model.params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
+        for s in 0..spec.optimizer.rule.slots() {
+            arguments.extend(trained.iter().map(|&k| (format!("{}.slot{s}", model.params[k].name), model.params[k].shape.clone())));
+        }
+        arguments.push(("count".into(), Shape::s32([])));
+        arguments.push(("lr".into(), Shape::f32([])));
+        arguments.extend(drawn_shapes(model));
+        let inputs = [&[spec.steps], &model.input.dims[..]].concat();
+        arguments.push(("inputs".into(), Shape::new(DType::U8, inputs)));
+        arguments.push(("target".into(), Shape::s32([model.batch()])));
+
+        let shapes: Vec<Shape> = arguments.iter().map(|(_, s)| s.clone()).collect();
+        let n = model.params.len();
+        let counted = spec.steps - spec.learner.warmup.min(spec.steps);
+        let func = Func::trace(&shapes, |g, v| {
+            let (params, rest) = v.split_at(n);
+            let (old_slots, rest) = rest.split_at(slots);
+            let (count, lr) = (&rest[0], &rest[1]);
+            let (given, data) = rest[2..].split_at(rest.len() - 4);
+            let states = initial_states(g, model, given);
+            let out = learner.sequence(g, params, &states, &data[0], &data[1]);
+            let per_step = 1.0 / counted.max(1) as f64;
+            let pick = |all: &[Tensor]| trained.iter().map(|&k| all[k].clone()).collect::<Vec<_>>();
+            let grads: Vec<Tensor> = pick(&out.grads)
+                .into_iter()
+                .map(|d| if spec.mean_over_time { d * per_step } else { d })
+                .collect();
+            let updated = spec.optimizer.update(&pick(params), &grads, old_slots, count, lr);
+            let mut results = updated.params;
+            results.extend(updated.slots);
+            results.push(updated.count);
+            results.extend([out.loss * per_step, hits(&out.out, &data[1]).mean_all(), updated.norm]);
+            results
+        });
+        let names: Vec<String> = arguments.into_iter().map(|(n, _)| n).collect();
+        // Trained parameters, slots and counter are replaced by results of the same name.
+        let replaced: Vec<usize> = trained.iter().copied().chain(n..=n + slots).collect();
+        let mut results: Vec<String> = replaced.iter().map(|&k| names[k].clone()).collect();
+        results.extend(["loss", "accuracy", "norm"].map(String::from));
+        let donations: Vec<(usize, usize)> = replaced.iter().enumerate().map(|(r, &a)| (a, r)).collect();
+        let executable = session.compile("train", &func, &names, &results, &donations)?;
+        Ok(TrainProgram { executable, learner, model: model.clone(), trained, slots })
+    }
+
+    /// The learner inside.
+    pub fn learner(&self) -> &Learner {
+        &self.learner
+    }
+
+    /// Fresh parameters and optimiser state for `seed`.
+    ///
+    /// # Errors
+    /// When an upload fails.
+    pub fn start(&self, session: &Session, seed: u64) -> Result<TrainState, SessionError> {
+        let upload = |array: Array| session.client.upload(&array);
+        let params = self
+            .model
+            .params
+            .iter()
+            .map(|p| upload(Array::from_bytes(p.shape.clone(), bytes_of(&p.init.values(&p.shape, seed, &p.name)))?))
+            .collect::<Result<_, hlo::pjrt::Error>>()?;
+        let per_slot = self.slots.checked_div(self.trained.len()).unwrap_or(0);
+        let slots = (0..per_slot)
+            .flat_map(|_| &self.trained)
+            .map(|&k| upload(Array::zeros(self.model.params[k].shape.clone())))
+            .collect::<Result<_, _>>()?;
+        Ok(TrainState { params, slots, count: upload(Array::scalar_of(0i32))? })
+    }
+
+    /// One step. `drawn` are the states of [`drawn_states`].
+    ///
+    /// # Errors
+    /// When data do not fit the program or the device fails.
+    pub fn step(
+        &self,
+        session: &Session,
+        state: TrainState,
+        lr: f32,
+        drawn: &[Array],
+        inputs: &Array,
+        target: &Array,
+    ) -> Result<(TrainState, StepReport), SessionError> {
+        let lr = session.client.upload(&Array::scalar_of(lr))?;
+        let drawn = drawn.iter().map(|a| session.client.upload(a)).collect::<Result<Vec<_>, _>>()?;
+        let data = [session.client.upload(inputs)?, session.client.upload(target)?];
+        let (state, report) = self.step_on_device(state, &lr, &drawn, &data)?;
+        let value = |b: &Buffer| -> Result<f32, SessionError> { Ok(b.to_array()?.scalar::<f32>().map_err(hlo::pjrt::Error::from)?) };
+        Ok((state, StepReport { loss: value(&report[0])?, accuracy: value(&report[1])?, norm: value(&report[2])? }))
+    }
+
+    /// One step on data that are on the device already; the three results are loss, accuracy and norm.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn step_on_device(
+        &self,
+        state: TrainState,
+        lr: &Buffer,
+        drawn: &[Buffer],
+        data: &[Buffer; 2],
+    ) -> Result<(TrainState, Vec<Buffer>), SessionError> {
+        let mut fixed: Vec<Option<Buffer>> = Vec::new();
+        let mut given: Vec<Buffer> = Vec::new();
+        for (k, buffer) in state.params.into_iter().enumerate() {
+            if self.model.params[k].trainable {
+                given.push(buffer);
+                fixed.push(None);
+            } else {
+                fixed.push(Some(buffer));
+            }
+        }
+        let mut trained = given.into_iter();
+        let mut args: Vec<Arg<'_>> = Vec::new();
+        for kept in &fixed {
+            match kept {
+                Some(buffer) => args.push(Arg::Keep(buffer)),
+                None => args.extend(trained.next().map(Arg::Give)),
+            }
+        }
+        args.extend(state.slots.into_iter().map(Arg::Give));
+        args.push(Arg::Give(state.count));
+        args.push(Arg::Keep(lr));
+        args.extend(drawn.iter().chain(data).map(Arg::Keep));
+        let mut results = self.executable.run(args)?.into_iter();
+        let params = fixed.into_iter().map(|kept| kept.or_else(|| results.next())).collect::<Option<Vec<_>>>();
+        let slots: Vec<Buffer> = results.by_ref().take(self.slots).collect();
+        let (Some(params), Some(count)) = (params, results.next()) else {
+            unreachable!("the runtime checks the number of results")
+        };
+        Ok((TrainState { params, slots, count }, results.collect()))
+    }
+}
+
+impl EvalProgram {
+    /// Traces and compiles.
+    ///
+    /// # Errors
+    /// When the program does not compile.
+    pub fn new(session: &Session, spec: &Spec) -> Result<EvalProgram, ProgramError> {
+        let learner = Learner::new(&spec.model, &spec.objective, &LearnerConfig { method: crate::learn::Method::Bptt, ..spec.learner.clone() })?;
+        let model = &spec.model;
+        let mut arguments: Vec<(String, Shape)> =
+            model.params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
+        arguments.extend(drawn_shapes(model));
+        let inputs = [&[spec.steps], &model.input.dims[..]].concat();
+        arguments.push(("inputs".into(), Shape::new(DType::U8, inputs)));
+        arguments.push(("target".into(), Shape::s32([model.batch()])));
+        let shapes: Vec<Shape> = arguments.iter().map(|(_, s)| s.clone()).collect();
+        let n = model.params.len();
+        let counted = (spec.steps - spec.learner.warmup.min(spec.steps)).max(1) as f64;
+        let func = Func::trace(&shapes, |g, v| {
+            let (given, data) = v[n..].split_at(v.len() - n - 2);
+            let states = initial_states(g, model, given);
+            let (losses, out) = learner.evaluate(g, &v[..n], &states, &data[0], &data[1]);
+            vec![losses * (1.0 / counted), hits(&out, &data[1]), out]
+        });
+        let names: Vec<String> = arguments.into_iter().map(|(n, _)| n).collect();
+        let results = ["losses", "hits", "out"].map(String::from);
+        let executable = session.compile("eval", &func, &names, &results, &[])?;
+        Ok(EvalProgram { executable, model: model.clone() })
+    }
+
+    /// Loss and hit of every sequence of a batch, `[B]` each, and the summed output `[B, C]`.
+    ///
+    /// # Errors
+    /// When data do not fit the program or the device fails.
+    pub fn run(
+        &self,
+        session: &Session,
+        params: &[Buffer],
+        drawn: &[Array],
+        inputs: &Array,
+        target: &Array,
+    ) -> Result<(Vec<f32>, Vec<f32>, Array), SessionError> {
+        let data = drawn.iter().chain([inputs, target]).map(|a| session.client.upload(a)).collect::<Result<Vec<_>, _>>()?;
+        let out = self.executable.run(params.iter().chain(&data).map(Arg::Keep).collect())?;
+        let vector = |b: &Buffer| -> Result<Vec<f32>, SessionError> { Ok(b.to_array()?.to_vec().map_err(hlo::pjrt::Error::from)?) };
+        Ok((vector(&out[0])?, vector(&out[1])?, out[2].to_array()?))
+    }
+
+    /// The model inside.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+}
+
+/// A program could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// The learner refused.
+    #[error(transparent)]
+    Learn(#[from] LearnError),
+    /// The runtime failed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
