@@ -1,9 +1,11 @@
 //! Online training of recurrent spiking networks with eligibility traces, compiled through XLA.
 
 pub mod cell;
+pub mod cli;
 pub mod learn;
 pub mod net;
 pub mod plot;
+pub mod report;
 pub mod rng;
 pub mod train;
 pub mod verify;

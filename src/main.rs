@@ -1,2 +1,11 @@
-//! etrace
-fn main() {}
+//! The `etrace` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // A child of this program, started to compile for a device that this machine does not have.
+    if std::env::var_os(hlo::pjrt::aot::CHILD).is_some() {
+        std::process::exit(hlo::pjrt::aot::child_main());
+    }
+    etrace::cli::main()
+}

@@ -94,8 +94,6 @@ impl Report {
 /// What [`run`] is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// So many cases were found.
-    Found(usize),
     /// This case began.
     Began(String),
     /// This case ended.
@@ -106,21 +104,30 @@ pub enum Progress {
 /// need not speak of it.
 pub const THREAD: &str = "verify";
 
-/// Replays every case in `dir`, some at the same time; `progress` hears of each.
+/// Names of the cases in `dir`, sorted. A case whose description is missing counts: replaying it says so.
 ///
 /// # Errors
 /// When the directory cannot be read or holds no case.
-pub fn run(session: &Session, dir: &Path, progress: impl Fn(Progress) + Sync) -> Result<Report, VerifyError> {
+pub fn cases(dir: &Path) -> Result<Vec<String>, VerifyError> {
     let io = |source| VerifyError::Io { path: dir.to_path_buf(), source };
     let mut names: Vec<String> = std::fs::read_dir(dir)
         .map_err(io)?
         .filter_map(|entry| entry.ok()?.path().file_name()?.to_str()?.strip_suffix(".safetensors").map(str::to_string))
         .collect();
     names.sort();
-    if !names.iter().any(|name| dir.join(format!("{name}.json")).exists()) {
-        return Err(VerifyError::Empty(dir.to_path_buf()));
+    if names.iter().any(|name| dir.join(format!("{name}.json")).exists()) {
+        Ok(names)
+    } else {
+        Err(VerifyError::Empty(dir.to_path_buf()))
     }
-    progress(Progress::Found(names.len()));
+}
+
+/// Replays every case in `dir`, some at the same time; `progress` hears of each.
+///
+/// # Errors
+/// When the directory cannot be read or holds no case.
+pub fn run(session: &Session, dir: &Path, progress: impl Fn(Progress) + Sync) -> Result<Report, VerifyError> {
+    let names = cases(dir)?;
     let session = quick(session);
     let next = AtomicUsize::new(0);
     let results: Mutex<BTreeMap<usize, Replayed>> = Mutex::default();

@@ -281,7 +281,7 @@ pub(crate) fn bf16_bits(value: f32) -> u16 {
     ((bits + round) >> 16) as u16
 }
 
-fn bf16_value(bits: u16) -> f32 {
+pub(crate) fn bf16_value(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 

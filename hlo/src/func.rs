@@ -36,6 +36,12 @@ impl<V> Env<V> {
     }
 }
 
+impl<V> Env<V> {
+    pub(crate) fn get_mut(&mut self, value: Value) -> Option<&mut V> {
+        self.values.get_mut(value.node).and_then(|r| r.get_mut(value.result))
+    }
+}
+
 impl Func {
     /// Runs `body` once on parameters of the given shapes and keeps what it built.
     pub fn trace(shapes: &[Shape], body: impl FnOnce(&Graph, &[Tensor]) -> Vec<Tensor>) -> Func {

@@ -17,6 +17,7 @@ use std::{
 };
 
 use crate::{
+    array::{bf16_bits, bf16_value},
     op::{Primitive, ShapeError},
     ops::{Constant, Parameter, Placeholder},
     shape::{DType, Shape},
@@ -173,12 +174,23 @@ impl Graph {
         self.apply(Placeholder { serial, shape }, &[])
     }
 
-    /// A scalar.
+    /// A scalar, rounded to its type.
+    ///
+    /// # Panics
+    /// When the value is not a whole number, or too large, for an integer type.
+    #[track_caller]
     pub fn scalar(&self, dtype: DType, value: f64) -> Tensor {
+        // Rounded here, so that what is computed from constants agrees with what the device would compute.
+        let value = match dtype {
+            DType::BF16 => f64::from(bf16_value(bf16_bits(value as f32))),
+            DType::F32 => f64::from(value as f32),
+            _ => value,
+        };
         self.apply(Constant { dtype, bits: value.to_bits() }, &[])
     }
 
     /// An array with the same value everywhere.
+    #[track_caller]
     pub fn full(&self, shape: &Shape, value: f64) -> Tensor {
         self.scalar(shape.dtype, value).broadcast_to(&shape.dims)
     }

@@ -5,4 +5,6 @@ pub mod optimizer;
 pub mod program;
 pub mod run;
 pub mod session;
+pub mod stepwise;
+pub mod sweep;
 pub mod trainer;

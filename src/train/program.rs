@@ -11,7 +11,7 @@
 use hlo::{DType, Func, Graph, Shape, Tensor, array::Array, pjrt::{Arg, Buffer, Executable}};
 
 use super::{
-    optimizer::Optimizer,
+    optimizer::{Optimizer, Rule},
     session::{Session, SessionError},
 };
 use crate::{
@@ -63,7 +63,6 @@ pub struct TrainProgram {
     pub executable: Executable,
     learner: Learner,
     model: Model,
-    trained: Vec<usize>,
     slots: usize,
 }
 
@@ -98,6 +97,25 @@ pub fn drawn_states(model: &Model, seed: u64, step: u64) -> Vec<Array> {
 fn drawn_shapes(model: &Model) -> Vec<(String, Shape)> {
     let drawn = model.states.iter().filter(|s| matches!(s.init, StateInit::Uniform(..)));
     drawn.map(|s| (format!("state.{}", s.name), s.shape.clone())).collect()
+}
+
+/// Fresh parameters and optimiser state for `seed`.
+///
+/// # Errors
+/// When an upload fails.
+pub fn start(session: &Session, model: &Model, rule: Rule, seed: u64) -> Result<TrainState, SessionError> {
+    let upload = |array: Array| session.client.upload(&array);
+    let params = model
+        .params
+        .iter()
+        .map(|p| upload(Array::from_bytes(p.shape.clone(), bytes_of(&p.init.values(&p.shape, seed, &p.name)))?))
+        .collect::<Result<_, hlo::pjrt::Error>>()?;
+    let trained: Vec<&Shape> = model.params.iter().filter(|p| p.trainable).map(|p| &p.shape).collect();
+    let slots = (0..rule.slots())
+        .flat_map(|_| &trained)
+        .map(|shape| upload(Array::zeros((*shape).clone())))
+        .collect::<Result<_, _>>()?;
+    Ok(TrainState { params, slots, count: upload(Array::scalar_of(0i32))? })
 }
 
 /// 1 where the largest output is the target's, `f32[B]`.
@@ -158,32 +176,12 @@ impl TrainProgram {
         results.extend(["loss", "accuracy", "norm"].map(String::from));
         let donations: Vec<(usize, usize)> = replaced.iter().enumerate().map(|(r, &a)| (a, r)).collect();
         let executable = session.compile("train", &func, &names, &results, &donations)?;
-        Ok(TrainProgram { executable, learner, model: model.clone(), trained, slots })
+        Ok(TrainProgram { executable, learner, model: model.clone(), slots })
     }
 
     /// The learner inside.
     pub fn learner(&self) -> &Learner {
         &self.learner
-    }
-
-    /// Fresh parameters and optimiser state for `seed`.
-    ///
-    /// # Errors
-    /// When an upload fails.
-    pub fn start(&self, session: &Session, seed: u64) -> Result<TrainState, SessionError> {
-        let upload = |array: Array| session.client.upload(&array);
-        let params = self
-            .model
-            .params
-            .iter()
-            .map(|p| upload(Array::from_bytes(p.shape.clone(), bytes_of(&p.init.values(&p.shape, seed, &p.name)))?))
-            .collect::<Result<_, hlo::pjrt::Error>>()?;
-        let per_slot = self.slots.checked_div(self.trained.len()).unwrap_or(0);
-        let slots = (0..per_slot)
-            .flat_map(|_| &self.trained)
-            .map(|&k| upload(Array::zeros(self.model.params[k].shape.clone())))
-            .collect::<Result<_, _>>()?;
-        Ok(TrainState { params, slots, count: upload(Array::scalar_of(0i32))? })
     }
 
     /// One step. `drawn` are the states of [`drawn_states`].

@@ -19,7 +19,7 @@ use tasks::{Batch, Loader, LoaderSettings, Position, Split, Task};
 
 use super::{
     checkpoint::{self, CheckpointError, Progress},
-    program::{EvalProgram, ProgramError, Spec, TrainProgram, TrainState, drawn_states},
+    program::{self, EvalProgram, ProgramError, Spec, TrainProgram, TrainState, drawn_states},
     run::{RunDir, RunError},
     session::{Session, SessionError},
 };
@@ -205,7 +205,10 @@ impl Trainer<'_> {
                 run.rewind(progress.step)?;
                 (state, progress)
             }
-            _ => (program.start(self.session, self.settings.seed)?, Progress::default()),
+            _ => {
+                let rule = self.spec.optimizer.rule;
+                (program::start(self.session, &self.spec.model, rule, self.settings.seed)?, Progress::default())
+            }
         };
         let loader = self.loader(&progress)?;
         let epoch_steps = loader.epoch_steps().or(self.settings.epoch_steps);

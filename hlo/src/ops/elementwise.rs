@@ -452,6 +452,7 @@ impl Tensor {
     }
 
     /// The same value everywhere, in the shape and type of `self`.
+    #[track_caller]
     pub fn full_like(&self, value: f64) -> Tensor {
         self.graph().full(self.shape(), value)
     }

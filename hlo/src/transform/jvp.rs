@@ -1,6 +1,6 @@
 //! Forward mode: values and tangents side by side.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::{
     func::{Env, Func},
@@ -32,7 +32,7 @@ pub struct Rules<'a> {
 
 /// Values and tangents of every inner value; see [`Rules`].
 pub fn jvp_with(graph: &Graph, func: &Func, args: &[Dual], rules: &Rules<'_>) -> Env<Dual> {
-    func.replay(args, |index, node, mut operands| {
+    let mut env = func.replay(args, |index, node, mut operands| {
         for (operand, value) in operands.iter_mut().zip(&node.operands) {
             if let Some(push) = rules.perturb.get(value)
                 && rules.sees.is_none_or(|sees| sees(index, *value))
@@ -49,7 +49,12 @@ pub fn jvp_with(graph: &Graph, func: &Func, args: &[Dual], rules: &Rules<'_>) ->
         } else if let Some(both) = node.op.linearize(&primals, &tangents) {
             both
         } else {
-            let results = graph.apply_rc(node.op.clone(), &primals.iter().collect::<Vec<_>>());
+            let mut results = graph.apply_rc(node.op.clone(), &primals.iter().collect::<Vec<_>>());
+            for (result, tensor) in results.iter_mut().enumerate() {
+                if let Some(known) = rules.known.get(&Value { node: index, result }) {
+                    *tensor = known.clone();
+                }
+            }
             let out = node.op.jvp(&primals, &results, &tangents);
             (results, out)
         };
@@ -62,7 +67,15 @@ pub fn jvp_with(graph: &Graph, func: &Func, args: &[Dual], rules: &Rules<'_>) ->
                 Dual { primal: rules.known.get(&value).cloned().unwrap_or(primal), tangent }
             })
             .collect()
-    })
+    });
+    // Consumers added the perturbation as they read; a result has none.
+    let results: BTreeSet<Value> = func.results().iter().map(Tensor::value).collect();
+    for value in results {
+        if let (Some(push), Some(dual)) = (rules.perturb.get(&value), env.get_mut(value)) {
+            dual.tangent = Tensor::sum_of([dual.tangent.take(), Some(push.clone())]);
+        }
+    }
+    env
 }
 
 /// Results and their tangents.

@@ -1,0 +1,381 @@
+//! What commands share: global flags, devices, the flags of the learning rule.
+
+use std::{
+    io::Write,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use hlo::pjrt::{self, ClientOptions, CompileOptions, Device, Plugin};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{OrUsage, Usage};
+use crate::{
+    learn::{Attachment, Method, Vjp, sequence::LearnerConfig},
+    train::session::Session,
+};
+
+/// Flags of every command.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Where programs run: cpu, cuda, cuda:N or tpu
+    #[arg(long, global = true, default_value = "cpu", value_name = "DEVICE")]
+    pub device: Device,
+    /// Plugin file to use instead of the installed one
+    #[arg(long, global = true, value_name = "FILE")]
+    pub plugin: Option<PathBuf>,
+    /// Threads that run programs on the CPU [default: one per processor]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// No progress bars and no remarks
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+impl Global {
+    /// Opens the device, fetching the CPU plugin the first time, with a progress bar.
+    ///
+    /// # Errors
+    /// When no plugin is found, it is damaged, or it has no device.
+    pub fn session(&self) -> anyhow::Result<Session> {
+        if let Some(path) = &self.plugin {
+            existing_file(path, "--plugin names a plugin file", "name the .so file of a plugin, or leave the flag out")?;
+        }
+        let mut bar = InstallBar::new(self);
+        let found = Plugin::find(self.device.kind(), self.plugin.as_deref(), &mut |p| bar.show(p));
+        bar.finish();
+        let gpu = if let Device::Cuda(number) = self.device { number } else { 0 };
+        let options = ClientOptions { threads: self.threads.map(usize::from), gpu, ..ClientOptions::default() };
+        let client = found?.client(&options)?;
+        Ok(Session { client, options: CompileOptions::default(), device: self.device })
+    }
+
+    /// A bar for `length` things, drawn on standard error if a person is looking.
+    pub fn bar(&self, length: usize, what: &str) -> ProgressBar {
+        if self.quiet {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {msg}");
+        let bar = ProgressBar::new(length as u64).with_prefix(what.to_string());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "))
+    }
+
+    /// A line on standard error that `--quiet` suppresses.
+    pub fn remark(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+    }
+}
+
+/// Prints to standard output.
+///
+/// # Errors
+/// When the output cannot be written; a closed pipe ends the program quietly.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') {
+        out.write_all(b"\n")?;
+    }
+    Ok(out.flush()?)
+}
+
+/// The device in words: `cpu 0.0.1, PJRT API 0.81`.
+pub fn device_line(session: &Session) -> String {
+    let platform = session.client.platform();
+    let (major, minor) = session.client.plugin().version();
+    format!("{} ({}), PJRT API {major}.{minor}", platform.name, platform.device)
+}
+
+/// From now on Ctrl-C asks training to stop after the batch in hand; a second one ends the program at once.
+///
+/// # Errors
+/// When the system does not let the program listen.
+pub fn stop_on_ctrl_c() -> anyhow::Result<()> {
+    use std::sync::atomic::Ordering;
+    let asked = &crate::train::trainer::INTERRUPTED;
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        let _ = writeln!(std::io::stderr(), "\nstopping after this batch; press Ctrl-C again to stop at once");
+    })
+    .context("cannot listen for Ctrl-C")
+}
+
+/// Draws training and test accuracy over epochs into a run folder; nothing when there is no epoch yet.
+///
+/// # Errors
+/// When the folder cannot be written to.
+pub fn plot_accuracy(dir: &Path, curve: &[(u64, f64, f64)]) -> anyhow::Result<()> {
+    use crate::plot::{Axis, Figure, LineChart, Series};
+    if curve.is_empty() {
+        return Ok(());
+    }
+    let points = |f: fn(&(u64, f64, f64)) -> f64| curve.iter().map(|r| (r.0 as f64, f(r))).collect::<Vec<_>>();
+    LineChart::new("Accuracy", Axis::new("epoch"), Axis::new("accuracy").range(0.0, 1.0))
+        .series(Series::new("training", points(|r| r.1)))
+        .series(Series::new("test", points(|r| r.2)))
+        .save(dir.join("curve"))?;
+    Ok(())
+}
+
+/// Checks a file that a flag names.
+///
+/// # Errors
+/// When it is no file: the user's mistake.
+pub fn existing_file(path: &Path, rule: &str, advice: &str) -> anyhow::Result<()> {
+    if path.is_file() {
+        return Ok(());
+    }
+    let got = if path.is_dir() { "a directory" } else { "nothing there" };
+    Err(Usage(anyhow::anyhow!("{rule}, but {} is {got}; {advice}", path.display())).into())
+}
+
+/// Checks a directory that an argument names.
+///
+/// # Errors
+/// When it is no directory: the user's mistake.
+pub fn existing_directory(path: &Path, rule: &str, advice: &str) -> anyhow::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let got = if path.exists() { "a file" } else { "nothing there" };
+    Err(Usage(anyhow::anyhow!("{rule}, but {} is {got}; {advice}", path.display())).into())
+}
+
+/// The progress of an installation: a bar for people, a line per package elsewhere.
+pub struct InstallBar {
+    bar: Option<ProgressBar>,
+    plain: bool,
+    package: String,
+}
+
+impl InstallBar {
+    /// Nothing is drawn before something happens.
+    pub fn new(global: &Global) -> InstallBar {
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        InstallBar { bar: None, plain: !global.quiet && !terminal, package: String::new() }.quiet_if(global.quiet)
+    }
+
+    fn quiet_if(mut self, quiet: bool) -> InstallBar {
+        if quiet {
+            self.bar = Some(ProgressBar::hidden());
+        }
+        self
+    }
+
+    /// Draws one report.
+    pub fn show(&mut self, progress: pjrt::Progress) {
+        let (doing, package, at, total) = match progress {
+            pjrt::Progress::Download { package, received, total } => ("fetching", package, received, total),
+            pjrt::Progress::Verify { package } => ("checking", package, 0, None),
+            pjrt::Progress::Unpack { package, done, total } => ("unpacking", package, done, Some(total)),
+            pjrt::Progress::Installed { .. } => return self.finish(),
+        };
+        if self.plain && self.package != package {
+            let size = total.map(|t| format!(" ({})", crate::report::bytes(t))).unwrap_or_default();
+            let _ = writeln!(std::io::stderr(), "fetching {package}{size}");
+            self.package.clone_from(&package);
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {eta}");
+            ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "))
+        });
+        bar.set_message(format!("{doing} {package}"));
+        bar.set_length(total.unwrap_or(at).max(at));
+        bar.set_position(at);
+    }
+
+    /// Removes the bar.
+    pub fn finish(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Flags of the learning rule, as the published programs name them.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Learning rule")]
+pub struct LearnerFlags {
+    /// Learning rule: bptt, d-rtrl, es-d-rtrl, hybrid, or any published alias of these
+    #[arg(long, value_name = "NAME", value_parser = method_name)]
+    pub method: Option<String>,
+    /// Smoothing of factorised traces: a decay in [0, 1), or a rank r >= 1 for the decay (r - 1) / (r + 1)
+    #[arg(long = "etrace_decay", alias = "etrace-decay", value_name = "X", value_parser = decay, allow_negative_numbers = true)]
+    pub etrace_decay: Option<f64>,
+    /// How gradients are formed from traces: single-step (t) or multi-step (t_minus_1)
+    #[arg(
+        long = "vjp_method",
+        aliases = ["vjp-method", "vjp_time", "vjp-time"],
+        value_name = "MODE",
+        value_enum
+    )]
+    pub vjp_method: Option<VjpMode>,
+    /// Steps per window of multi-step gradients [default: 1]
+    #[arg(long, value_name = "K")]
+    pub window: Option<NonZeroUsize>,
+    /// Where the signal of single-step gradients attaches: exit counts each state once, in-step as the published library
+    #[arg(long, value_enum)]
+    pub attachment: Option<AttachmentName>,
+    /// Steps computed together; results do not change [default: from a memory budget]
+    #[arg(long, value_name = "K")]
+    pub chunk: Option<NonZeroUsize>,
+}
+
+/// Values of `--vjp_method`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VjpMode {
+    /// Trace after the step with the signal at its end.
+    #[value(name = "single-step", aliases = ["single_step", "t"])]
+    SingleStep,
+    /// Trace before a window of steps with the exact derivative inside.
+    #[value(name = "multi-step", aliases = ["multi_step", "t_minus_1"])]
+    MultiStep,
+}
+
+/// Values of `--attachment`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AttachmentName {
+    /// Each state of a group counted once.
+    Exit,
+    /// As the published library: routes through other states of the group counted twice.
+    #[value(name = "in-step", alias = "in_step")]
+    InStep,
+}
+
+impl LearnerFlags {
+    /// The settings of the learner. What no flag says is as in `published`, and `decay` serves the factorised rules where
+    /// neither says one. Flags that a method does not use are accepted, as the published command lines need.
+    ///
+    /// # Errors
+    /// When flags contradict each other: the user's mistake.
+    pub fn config(&self, published: &LearnerConfig, decay: f64) -> anyhow::Result<LearnerConfig> {
+        self.resolve(published, decay).or_usage()
+    }
+
+    fn resolve(&self, published: &LearnerConfig, decay: f64) -> anyhow::Result<LearnerConfig> {
+        let standard = match published.method {
+            Method::EsDRtrl { decay } | Method::Hybrid { decay } => decay,
+            Method::Bptt | Method::DRtrl => decay,
+        };
+        let decay = self.etrace_decay.unwrap_or(standard);
+        let name = self.method.as_deref().unwrap_or(published.method.name());
+        let method = Method::by_name(name, decay)
+            .with_context(|| format!("--method must be one of {}; got `{name}`", Method::NAMES))?;
+        let (window, attachment) = match published.vjp {
+            Vjp::MultiStep { window } => (window, Attachment::default()),
+            Vjp::SingleStep { attachment } => (1, attachment),
+        };
+        let attachment = match self.attachment {
+            Some(AttachmentName::Exit) => Attachment::Exit,
+            Some(AttachmentName::InStep) => Attachment::InStep,
+            None => attachment,
+        };
+        let single = match self.vjp_method {
+            Some(mode) => mode == VjpMode::SingleStep,
+            None => matches!(published.vjp, Vjp::SingleStep { .. }),
+        };
+        if single && let Some(window) = self.window {
+            bail!("--window belongs to multi-step gradients, got --window {window} with single-step ones; add --vjp_method multi-step");
+        }
+        if !single && let Some(name) = self.attachment {
+            let name = name.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default();
+            bail!("--attachment belongs to single-step gradients, got --attachment {name} with multi-step ones; add --vjp_method single-step");
+        }
+        let window = self.window.map_or(window, usize::from);
+        if !single && window > 1 && let Some(chunk) = self.chunk {
+            bail!("a window of {window} steps is a chunk of its own, got --chunk {chunk} as well; leave out --chunk or --window");
+        }
+        let vjp = if single { Vjp::SingleStep { attachment } } else { Vjp::MultiStep { window } };
+        let chunk = self.chunk.map(usize::from).or(published.chunk);
+        Ok(LearnerConfig { method, vjp, chunk, ..published.clone() })
+    }
+}
+
+fn method_name(text: &str) -> Result<String, String> {
+    match Method::by_name(text, 0.9) {
+        Some(_) => Ok(text.to_string()),
+        None => Err(format!("no learning rule has this name; use one of {}", Method::NAMES)),
+    }
+}
+
+/// A decay, or a rank r that stands for the decay (r - 1) / (r + 1).
+fn decay(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if (0.0..1.0).contains(&x) => Ok(x),
+        Ok(x) if x >= 1.0 && x.is_finite() => Ok((x.floor() - 1.0) / (x.floor() + 1.0)),
+        _ => Err("a decay is a number in [0, 1), a rank a whole number from 1; 0.9 to 0.99 is usual".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    #[command(infer_long_args = true)]
+    struct Line {
+        #[command(flatten)]
+        flags: LearnerFlags,
+    }
+
+    fn config(line: &str) -> Result<LearnerConfig, String> {
+        let words = std::iter::once("x").chain(line.split_whitespace());
+        let line = Line::try_parse_from(words).map_err(|e| e.to_string())?;
+        let published = LearnerConfig { vjp: Vjp::MultiStep { window: 1 }, method: Method::Bptt, ..LearnerConfig::default() };
+        line.flags.config(&published, 0.99).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn published_spellings_mean_the_same() {
+        for line in [
+            "--method expsm_diag --etrace_decay 0.8 --vjp_time t",
+            "--method=esd-rtrl --etrace-decay 9 --vjp_method single-step",
+            "--meth es-d-rtrl --etrace 9.7 --vjp-method single-step",
+            "--method ES_D_RTRL --etrace_d 0.8 --vjp-time t",
+        ] {
+            let got = config(line).unwrap();
+            assert_eq!(got.method, Method::EsDRtrl { decay: 0.8 }, "{line}");
+            assert_eq!(got.vjp, Vjp::SingleStep { attachment: Attachment::Exit }, "{line}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_the_published_ones() {
+        let got = config("").unwrap();
+        assert_eq!((got.method, got.vjp), (Method::Bptt, Vjp::MultiStep { window: 1 }));
+        assert_eq!(config("--method esd-rtrl").unwrap().method, Method::EsDRtrl { decay: 0.99 });
+        assert_eq!(config("--method bptt --etrace_decay 0.5 --chunk 8").unwrap().chunk, Some(8));
+        assert_eq!(config("--window 4").unwrap().vjp, Vjp::MultiStep { window: 4 });
+        let in_step = config("--vjp_time t --attachment in-step").unwrap().vjp;
+        assert_eq!(in_step, Vjp::SingleStep { attachment: Attachment::InStep });
+    }
+
+    #[test]
+    fn contradictions_and_bad_values_are_errors() {
+        for (line, part) in [
+            ("--method diagonal", "expsm_diag"),
+            ("--etrace_decay -0.5", "[0, 1)"),
+            ("--etrace_decay nan", "[0, 1)"),
+            ("--etrace_decay inf", "[0, 1)"),
+            ("--vjp_time t --window 4", "--vjp_method multi-step"),
+            ("--attachment exit", "--vjp_method single-step"),
+            ("--window 4 --chunk 2", "leave out --chunk"),
+            ("--chunk 0", "--chunk"),
+            ("--vjp_time later", "single-step, multi-step"),
+        ] {
+            let error = config(line).unwrap_err();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+}

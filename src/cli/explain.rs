@@ -1,0 +1,412 @@
+//! `etrace explain`: what a learner sees in a model, and what learning costs.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use hlo::{Shape, Value};
+
+use super::{Global, OrUsage, common::print};
+use crate::{
+    cell::{Model, rate::RateCell},
+    learn::{
+        Learner, Method, Objective, Prepared, Structure, cost,
+        rules::{Slot, TraceKind, TracePlan},
+        sequence::LearnerConfig,
+        structure::{Exclusion, Kind, Op},
+    },
+    net::{DenseNet, ETraceNet, EiNet, GifNet, Layer, RateNet},
+    report::{Align, Table, bytes, count, flops, sizes},
+};
+
+/// Names for help and error messages.
+const MODELS: &str = "memspeed-laptop, memspeed-published, dms, ei; a layer (lif_delta, alif_expcu, lif_expco, ...); \
+                      a rate cell (rnn, gru, lstm, mgu, minimal_rnn, egru)";
+
+/// Flags.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// An experiment (memspeed-laptop, memspeed-published, dms, ei), a layer (lif_delta, alif_expcu, lif_expco, ...) or a
+    /// rate cell (rnn, gru, lstm, mgu, minimal_rnn, egru)
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// Sequences in a batch [default: the experiment's, else 128]
+    #[arg(long, alias = "batch_size", value_name = "B", value_parser = size(1))]
+    batch: Option<u64>,
+    /// Steps of a sequence [default: the experiment's, else 100]
+    #[arg(long, value_name = "T", value_parser = size(1))]
+    steps: Option<u64>,
+    /// Steps at the start of a sequence that carry no loss [default: the experiment's, else 0]
+    #[arg(long, value_name = "T", value_parser = size(0))]
+    warmup: Option<u64>,
+    /// Inputs
+    #[arg(long = "n_in", alias = "n-in", value_name = "N", value_parser = size(1))]
+    n_in: Option<u64>,
+    /// Neurons per layer
+    #[arg(long = "n_rec", alias = "n-rec", value_name = "N", value_parser = size(2))]
+    n_rec: Option<u64>,
+    /// Outputs
+    #[arg(long = "n_out", alias = "n-out", value_name = "N", value_parser = size(1))]
+    n_out: Option<u64>,
+    /// Layers (networks of spiking layers only)
+    #[arg(long = "n_layer", alias = "n-layer", value_name = "N", value_parser = size(1))]
+    n_layer: Option<u64>,
+    /// Steps per chunk [default: from a memory budget]
+    #[arg(long, value_name = "K", value_parser = size(1))]
+    chunk: Option<u64>,
+}
+
+/// Sizes whose products stay countable.
+fn size(least: u64) -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(least..=1 << 18)
+}
+
+/// A network of any kind.
+enum Net {
+    Dense(DenseNet),
+    Memspeed(ETraceNet),
+    Rate(RateNet),
+    Gif(GifNet),
+    Ei(EiNet),
+}
+
+/// A network with the sizes of its experiment.
+struct Preset {
+    net: Net,
+    batch: usize,
+    steps: usize,
+    warmup: usize,
+}
+
+impl Preset {
+    fn by_name(name: &str) -> Option<Preset> {
+        let preset = |net, batch, steps, warmup| Some(Preset { net, batch, steps, warmup });
+        match name {
+            "memspeed-laptop" => {
+                preset(Net::Memspeed(ETraceNet { n_in: 2048, n_rec: 256, ..ETraceNet::default() }), 16, 100, 0)
+            }
+            "memspeed-published" => preset(Net::Memspeed(ETraceNet::default()), 128, 1000, 0),
+            "dms" => preset(Net::Gif(GifNet::default()), 128, 2010, 1510),
+            "ei" => preset(Net::Ei(EiNet::default()), 128, 2200, 2050),
+            _ => match (RateCell::by_name(name), Layer::by_name(name)) {
+                (Some(cell), _) => {
+                    let net = RateNet { cell, n_in: 100, n_rec: 200, n_out: 2, tau_o: Some(10.0), dt: 1.0 };
+                    preset(Net::Rate(net), 128, 100, 0)
+                }
+                (None, Some(layer)) => preset(Net::Dense(DenseNet { layer, ..DenseNet::default() }), 128, 100, 0),
+                (None, None) => None,
+            },
+        }
+    }
+}
+
+impl Net {
+    /// Inputs, neurons, outputs.
+    fn sizes(&mut self) -> [&mut usize; 3] {
+        match self {
+            Net::Dense(n) => [&mut n.n_in, &mut n.n_rec, &mut n.n_out],
+            Net::Memspeed(n) => [&mut n.n_in, &mut n.n_rec, &mut n.n_out],
+            Net::Rate(n) => [&mut n.n_in, &mut n.n_rec, &mut n.n_out],
+            Net::Gif(n) => [&mut n.n_in, &mut n.n_rec, &mut n.n_out],
+            Net::Ei(n) => [&mut n.n_in, &mut n.n_rec, &mut n.n_out],
+        }
+    }
+
+    fn set_layers(&mut self, layers: usize) -> anyhow::Result<()> {
+        let taus = match self {
+            Net::Dense(n) => &mut n.tau_mem,
+            Net::Memspeed(n) => &mut n.tau_mem,
+            Net::Rate(_) | Net::Gif(_) | Net::Ei(_) => {
+                anyhow::bail!("--n_layer belongs to networks of spiking layers, and this model has one layer; leave the flag out")
+            }
+        };
+        let last = taus.last().cloned().unwrap_or(crate::cell::spiking::Tau::Scalar(10.0));
+        taus.resize(layers, last);
+        Ok(())
+    }
+
+    fn model(&self, batch: usize) -> Model {
+        match self {
+            Net::Dense(n) => n.model(batch),
+            Net::Memspeed(n) => n.model(batch),
+            Net::Rate(n) => n.model(batch),
+            Net::Gif(n) => n.model(batch),
+            Net::Ei(n) => n.model(batch),
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When there is no such model, or flags contradict it.
+pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
+    let unknown = || anyhow::anyhow!("no model is called `{}`; known are {MODELS}", args.model);
+    let mut preset = Preset::by_name(&args.model).ok_or_else(unknown).or_usage()?;
+    for (size, flag) in preset.net.sizes().into_iter().zip([args.n_in, args.n_rec, args.n_out]) {
+        *size = flag.map_or(*size, |n| n as usize);
+    }
+    if let Some(layers) = args.n_layer {
+        preset.net.set_layers(layers as usize).or_usage()?;
+    }
+    let batch = args.batch.map_or(preset.batch, |b| b as usize);
+    let steps = args.steps.map_or(preset.steps, |t| t as usize);
+    let warmup = args.warmup.map_or(preset.warmup, |t| t as usize);
+    if warmup >= steps {
+        let error = anyhow::anyhow!("a sequence needs a step that carries loss, got {steps} steps of which {warmup} are warm-up; raise --steps or lower --warmup");
+        return Err(error).or_usage();
+    }
+    let report = Report { model: preset.net.model(batch), steps, warmup, chunk: args.chunk.map(|k| k as usize) };
+    print(&report.text(&args.model)?)
+}
+
+/// The rules that are compared; their costs do not depend on the decay.
+const METHODS: [Method; 4] =
+    [Method::Bptt, Method::DRtrl, Method::EsDRtrl { decay: 0.9 }, Method::Hybrid { decay: 0.9 }];
+
+struct Report {
+    model: Model,
+    steps: usize,
+    warmup: usize,
+    chunk: Option<usize>,
+}
+
+impl Report {
+    fn text(&self, name: &str) -> anyhow::Result<String> {
+        let exact = self.learner(Method::Bptt)?;
+        let (prepared, structure) = (&exact.prepared, &exact.structure);
+        let mut out = self.head(name);
+        for (title, body) in [
+            ("Hidden groups", self.groups(structure)),
+            ("Traced ops", self.ops(prepared, structure)),
+            ("Without a trace", self.excluded(prepared, structure)),
+            ("Traces", self.traces(structure)),
+            ("Learners", self.learners(&exact)?),
+        ] {
+            if !body.is_empty() {
+                write!(out, "\n\n{title}\n{body}")?;
+            }
+        }
+        Ok(out)
+    }
+
+    fn learner(&self, method: Method) -> Result<Learner, crate::learn::LearnError> {
+        let config = LearnerConfig { method, warmup: self.warmup, chunk: self.chunk, ..LearnerConfig::default() };
+        Learner::new(&self.model, &Objective::default(), &config)
+    }
+
+    fn head(&self, name: &str) -> String {
+        let m = &self.model;
+        let (trained, fixed): (Vec<_>, Vec<_>) = m.params.iter().partition(|p| p.trainable);
+        let values = |list: &[&crate::cell::ParamSpec]| list.iter().map(|p| p.shape.elements()).sum::<usize>() as u64;
+        let loss = if self.warmup > 0 { format!(", loss after step {}", self.warmup) } else { String::new() };
+        let mut table = Table::new([("", Align::Left), ("", Align::Left)]).indented(2);
+        table.row(["input of a step", &sizes(&m.input.dims)]);
+        table.row(["output of a step", &sizes(&m.output.dims)]);
+        let n = values(&trained);
+        table.row(["trained", &format!("{} values in {} arrays, {}", count(n), trained.len(), bytes(4 * n))]);
+        if !fixed.is_empty() {
+            let names: Vec<&str> = fixed.iter().map(|p| p.name.as_str()).collect();
+            table.row(["fixed", &format!("{} values ({})", count(values(&fixed)), names.join(", "))]);
+        }
+        let rows = table.to_string();
+        let rows = rows.split_once('\n').map_or("", |(_, rows)| rows);
+        format!("{name}: batch {}, {} steps{loss}\n{rows}", m.batch(), self.steps)
+    }
+
+    fn groups(&self, structure: &Structure) -> String {
+        let columns = [("group", Align::Left), ("positions B x N", Align::Left), ("k", Align::Right), ("states", Align::Left)];
+        let mut table = Table::new(columns).indented(2);
+        for (k, group) in structure.groups.iter().enumerate() {
+            let names: Vec<&str> = group.states.iter().map(|&s| self.model.states[s].name.as_str()).collect();
+            table.row([k.to_string(), sizes(&group.dims), names.len().to_string(), names.join(", ")]);
+        }
+        table.to_string()
+    }
+
+    fn ops(&self, prepared: &Prepared, structure: &Structure) -> String {
+        let columns = ["op", "kind", "weight", "shape", "input", "drives", "note"];
+        let mut table = Table::new(columns.map(|c| (c, Align::Left))).indented(2);
+        for (k, op) in structure.traced() {
+            let groups: Vec<String> = op.groups.iter().map(usize::to_string).collect();
+            let note = if op.partial { "partial: its route through another traced op is left out" } else { "" };
+            table.row([
+                k.to_string(),
+                kind(op).into(),
+                self.weight(prepared, op.phi),
+                sizes(&op.weight),
+                self.input(prepared, op),
+                format!("group {}", groups.join(", ")),
+                note.into(),
+            ]);
+        }
+        if table.is_empty() { "  none: no weight is remembered by a state".into() } else { table.to_string() }
+    }
+
+    /// Ops that have no trace, and trained parameters that no traced op uses.
+    fn excluded(&self, prepared: &Prepared, structure: &Structure) -> String {
+        let mut table =
+            Table::new([("weight", Align::Left), ("shape", Align::Left), ("learns", Align::Left)]).indented(2);
+        for op in &structure.ops {
+            let why = match op.exclusion {
+                None => continue,
+                Some(Exclusion::NonTemporal) => "exactly, from the step itself: no state remembers it",
+                Some(Exclusion::WeightToWeight) => {
+                    "from the step itself only: it reaches states through another traced op"
+                }
+                Some(Exclusion::Fixed) => "not: it is fixed",
+            };
+            table.row([self.weight(prepared, op.phi), sizes(&op.weight), why.into()]);
+        }
+        for phi in (0..prepared.phis).filter(|&k| prepared.is_trained(k)) {
+            if !structure.ops.iter().any(|op| op.phi == phi) {
+                let dims = &prepared.body.params()[phi].shape().dims;
+                let why = "from the step itself only: it is used outside traced ops";
+                table.row([self.weight(prepared, phi), sizes(dims), why.into()]);
+            }
+        }
+        if table.is_empty() { String::new() } else { table.to_string() }
+    }
+
+    /// Names of the parameters a `phi` is made from.
+    fn weight(&self, prepared: &Prepared, phi: usize) -> String {
+        let names: Vec<&str> = prepared.sources[phi].iter().map(|&p| self.model.params[p].name.as_str()).collect();
+        names.join(" * ")
+    }
+
+    /// Where the input of an op comes from: the nearest inputs and states behind it.
+    fn input(&self, prepared: &Prepared, op: &Op) -> String {
+        let Some(x) = op.x else { return "-".into() };
+        let body = &prepared.body;
+        let mut names: BTreeMap<Value, String> = BTreeMap::new();
+        for (k, state) in self.model.states.iter().enumerate() {
+            names.insert(prepared.new_states()[k].value(), format!("{}[t]", state.name));
+        }
+        for (k, state) in self.model.states.iter().enumerate() {
+            names.insert(prepared.old_states()[k].value(), format!("{}[t-1]", state.name));
+        }
+        names.insert(body.params()[prepared.phis + prepared.states].value(), "input[t]".into());
+        let mut found: Vec<&str> = Vec::new();
+        let mut seen = vec![false; body.graph().len()];
+        let mut stack = vec![x];
+        while let Some(v) = stack.pop() {
+            if let Some(name) = names.get(&v) {
+                if !found.contains(&name.as_str()) {
+                    found.push(name);
+                }
+            } else if !std::mem::replace(&mut seen[v.node], true) {
+                let node = body.graph().node(v.node);
+                let read = node.op.live_operands(node.operands.len());
+                stack.extend(&node.operands[..read]);
+            }
+        }
+        found.sort_unstable();
+        found.join(", ")
+    }
+
+    /// Trace of every op under each online rule.
+    fn traces(&self, structure: &Structure) -> String {
+        let plans: Vec<(Method, Option<TracePlan>)> =
+            METHODS[1..].iter().map(|&m| (m, self.learner(m).ok().map(|l| l.plan))).collect();
+        if plans.iter().all(|(_, plan)| plan.is_none()) || structure.traced().next().is_none() {
+            return String::new();
+        }
+        let columns = ["op", "weight shape"].map(|c| (c, Align::Left)).into_iter();
+        let columns = columns.chain(plans.iter().flat_map(|(m, _)| [(m.name(), Align::Left), ("", Align::Right)]));
+        let mut table = Table::new(columns.collect::<Vec<_>>()).indented(2);
+        let batch = self.model.batch();
+        let mut taken: Vec<Vec<Slot>> = vec![vec![]; plans.len()];
+        for (k, op) in structure.traced() {
+            let mut row = vec![k.to_string(), sizes(&op.weight)];
+            for ((_, plan), taken) in plans.iter().zip(&mut taken) {
+                let Some(plan) = plan else { continue };
+                let mine = slots_of(plan, structure, batch, k, taken);
+                let total: u64 = mine.iter().map(|s| s.bytes() as u64).sum();
+                let shapes = if mine.is_empty() { "shared".into() } else { describe(&mine) };
+                row.extend([shapes, bytes(total)]);
+            }
+            table.row(row);
+        }
+        let mut total = vec![String::new(), "all".into()];
+        for (_, plan) in &plans {
+            let all = plan.as_ref().map(|p| bytes(p.bytes(structure, batch) as u64));
+            total.extend([String::new(), all.unwrap_or_default()]);
+        }
+        table.row(total);
+        table.to_string()
+    }
+
+    fn learners(&self, exact: &Learner) -> anyhow::Result<String> {
+        let mut table = Table::new([
+            ("", Align::Left),
+            ("chunk", Align::Right),
+            ("traces", Align::Right),
+            ("kept by loops", Align::Right),
+            ("a step of it", Align::Right),
+            ("per step", Align::Right),
+            ("x forward", Align::Right),
+        ])
+        .indented(2);
+        let forward = cost::forward(exact, &self.model, self.steps);
+        let per_step = |c: cost::Cost| flops(c.flops / self.steps as u64);
+        table.row(["forward", "-", "-", "-", "-", &per_step(forward), "1.0"]);
+        let mut refused = String::new();
+        for method in METHODS {
+            let learner = match self.learner(method) {
+                Ok(learner) => learner,
+                Err(error) => {
+                    refused = format!("\n  The online rules cannot train this model: {error}");
+                    continue;
+                }
+            };
+            let cost = cost::gradient(&learner, &self.model, self.steps);
+            let chunk = if method.is_online() { learner.chunk_length(self.steps - self.warmup) } else { self.steps };
+            let traces = learner.plan.bytes(&learner.structure, self.model.batch()) as u64;
+            table.row([
+                method.name().to_string(),
+                if method.is_online() { chunk.to_string() } else { "-".into() },
+                bytes(traces),
+                bytes(cost.stacked),
+                bytes(cost.stacked / chunk as u64),
+                per_step(cost),
+                format!("{:.1}", cost.flops as f64 / forward.flops.max(1) as f64),
+            ]);
+        }
+        Ok(format!(
+            "{table}{refused}\n  Counted on the graph of a whole sequence. Loops keep values of all {} steps under bptt, of one chunk else.",
+            self.steps
+        ))
+    }
+}
+
+fn kind(op: &Op) -> &'static str {
+    match op.kind {
+        Kind::Dense => "dense",
+        Kind::Elementwise => "elementwise",
+    }
+}
+
+/// Arrays of an op that no op before it has: ops with one input, or one drive, share the trace of it.
+fn slots_of(plan: &TracePlan, structure: &Structure, batch: usize, k: usize, taken: &mut Vec<Slot>) -> Vec<Shape> {
+    let mut alone = plan.clone();
+    alone.kinds.iter_mut().enumerate().filter(|(j, _)| *j != k).for_each(|(_, kind)| *kind = None);
+    debug_assert!(matches!(plan.kinds[k], Some(TraceKind::Full | TraceKind::Factorised)));
+    let slots = alone.slots(structure, batch).into_iter().filter(|(slot, _)| !taken.contains(slot));
+    let slots: Vec<(Slot, Shape)> = slots.collect();
+    taken.extend(slots.iter().map(|(slot, _)| slot.clone()));
+    slots.into_iter().map(|(_, shape)| shape).collect()
+}
+
+/// Shapes joined by `+`, equal neighbours counted.
+fn describe(shapes: &[Shape]) -> String {
+    let mut parts: Vec<(usize, &Shape)> = Vec::new();
+    for shape in shapes {
+        match parts.last_mut() {
+            Some((n, last)) if *last == shape => *n += 1,
+            _ => parts.push((1, shape)),
+        }
+    }
+    let part = |(n, shape): (usize, &Shape)| {
+        let dims: Vec<String> = shape.dims.iter().map(usize::to_string).collect();
+        format!("{}[{}]", if n > 1 { format!("{n} ") } else { String::new() }, dims.join(","))
+    };
+    parts.into_iter().map(part).collect::<Vec<_>>().join(" + ")
+}

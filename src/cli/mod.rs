@@ -1,0 +1,165 @@
+//! The command line: one file per command.
+//!
+//! A command is a module with `pub struct Args` (its flags) and `pub fn run(Args, &Global) -> anyhow::Result<()>`, and one
+//! line in [`Command`] and one in [`Command::run`]. [`common`] holds what commands share.
+//!
+//! Exit codes: 0, success; 2, the command was not used as it should be ([`Usage`]: bad values, files that are not there);
+//! 1, everything else. Errors are one paragraph on standard error: the rule, what was got, what to do next.
+
+pub mod common;
+pub mod data;
+pub mod explain;
+pub mod memspeed;
+pub mod plugin;
+pub mod verify;
+
+use std::{
+    io::{ErrorKind, IsTerminal, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+pub use common::Global;
+
+/// Train spiking networks online with eligibility traces, compiled through XLA.
+#[derive(Debug, Parser)]
+#[command(
+    name = "etrace",
+    version,
+    infer_long_args = true,
+    infer_subcommands = true,
+    arg_required_else_help = true,
+    max_term_width = 100,
+    after_help = "Flags may be shortened (`--epoch` for `--epochs`) and written with `-` or `_`."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure time and memory of training against sequence length, or train on event recordings
+    Memspeed(Box<memspeed::Args>),
+    /// Show what a learner sees in a model: groups, traces, costs
+    Explain(explain::Args),
+    /// Check models and learners against reference gradients
+    Verify(verify::Args),
+    /// List and install the plugins that drive devices
+    Plugin(plugin::Args),
+    /// Inspect data sets
+    Data(data::Args),
+}
+
+impl Command {
+    fn run(self, global: &Global) -> anyhow::Result<()> {
+        match self {
+            Command::Memspeed(args) => memspeed::run(*args, global),
+            Command::Explain(args) => explain::run(args, global),
+            Command::Verify(args) => verify::run(args, global),
+            Command::Plugin(args) => plugin::run(args, global),
+            Command::Data(args) => data::run(args, global),
+        }
+    }
+}
+
+/// An error of the user: the command ends with exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+pub struct Usage(pub anyhow::Error);
+
+/// Marks errors as the user's.
+pub trait OrUsage<T> {
+    /// The same result, whose error ends the command with exit code 2.
+    ///
+    /// # Errors
+    /// As before.
+    fn or_usage(self) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> OrUsage<T> for Result<T, E> {
+    fn or_usage(self) -> anyhow::Result<T> {
+        self.map_err(|e| Usage(e.into()).into())
+    }
+}
+
+/// A command that ran and found something wrong; what it found is printed already.
+#[derive(Debug, thiserror::Error)]
+#[error("the check failed")]
+pub struct Failed;
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(report_panic));
+    let cli = Cli::parse();
+    let Err(error) = cli.command.run(&cli.global) else { return ExitCode::SUCCESS };
+    if error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)) {
+        // The reader (`| head`) has all it wants.
+        return ExitCode::SUCCESS;
+    }
+    if error.downcast_ref::<Failed>().is_none() {
+        complain(&paragraph(&error));
+    }
+    ExitCode::from(if error.downcast_ref::<Usage>().is_some() { 2 } else { 1 })
+}
+
+/// The chain of an error in one paragraph. A cause that its parent quotes already is left out.
+fn paragraph(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+fn complain(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let (red, plain) = if stderr.is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    // Without a standard error there is nobody to tell.
+    let _ = writeln!(stderr, "{red}error:{plain} {text}");
+}
+
+/// In place of Rust's message and backtrace advice: a panic is a defect of this program, and is reported as one.
+fn report_panic(info: &std::panic::PanicHookInfo<'_>) {
+    let text = info.payload().downcast_ref::<String>().map(String::as_str);
+    let text = text.or(info.payload().downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+    if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
+        std::process::exit(0);
+    }
+    if std::thread::current().name() == Some(crate::verify::THREAD) {
+        return;
+    }
+    let place = info.location().map(|l| format!(" at {l}")).unwrap_or_default();
+    complain(&format!(
+        "a check inside etrace failed{place}: {text}\nThis is a defect of the program; please report it with the command you ran"
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_chain_is_one_paragraph_and_says_nothing_twice() {
+        let inner = anyhow::anyhow!("no such file");
+        let error = inner.context("cannot read `a`").context("cannot read `a`: no such file; name another");
+        assert_eq!(paragraph(&error), "cannot read `a`: no such file; name another");
+        let usage = Result::<(), _>::Err(anyhow::anyhow!("inner").context("outer")).or_usage().unwrap_err();
+        assert_eq!(paragraph(&usage), "outer: inner");
+        assert!(usage.downcast_ref::<Usage>().is_some());
+    }
+}

@@ -1,0 +1,227 @@
+//! Measuring a training step: time apart from compilation, memory from the compiler and as observed.
+
+use std::time::Instant;
+
+use hlo::{
+    array::Array,
+    pjrt::{Buffer, memory},
+};
+use serde::Serialize;
+use tasks::{Batch, RandomSpikes, Split, Task};
+
+use super::{
+    program::{ProgramError, Spec, TrainProgram, TrainState},
+    session::{Session, SessionError},
+    stepwise::Stepwise,
+    trainer::{TrainError, arrays},
+};
+
+/// How a sequence is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Drive {
+    /// The whole sequence in one program.
+    Scan,
+    /// A program for one chunk, called again and again with its state on the device.
+    Step,
+}
+
+/// One measured point. Seconds are medians; bytes are of the device.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Method name.
+    pub method: String,
+    /// Steps of the sequence.
+    pub length: usize,
+    /// How it was run.
+    pub drive: Drive,
+    /// Steps per chunk (the whole sequence for BPTT).
+    pub chunk: usize,
+    /// Seconds to compile.
+    pub compile_seconds: Option<f64>,
+    /// Seconds of one training step on one batch, median.
+    pub run_seconds: Option<f64>,
+    /// Arguments + results - donated + temporary bytes, from the compiler.
+    pub compiled_bytes: Option<u64>,
+    /// Growth of the device's (or process's) memory at its highest, from before the data were there.
+    pub peak_bytes: Option<u64>,
+    /// Loss of the first training step.
+    pub loss: Option<f32>,
+    /// Accuracy of the first training step.
+    pub accuracy: Option<f32>,
+    /// Why there are no figures.
+    pub error: Option<String>,
+    /// Bytes in use before and after, for the published line.
+    #[serde(skip)]
+    pub in_use: (u64, u64),
+}
+
+/// Bytes in use on the device, or by the process where the device does not say.
+pub fn in_use(session: &Session) -> u64 {
+    let device = session.client.device_memory().map(|m| m.in_use);
+    device.or_else(memory::process_bytes).unwrap_or(0)
+}
+
+fn peak(session: &Session) -> u64 {
+    let device = session.client.device_memory().and_then(|m| m.peak);
+    device.or_else(memory::process_peak_bytes).unwrap_or(0)
+}
+
+/// A program of either drive.
+enum Driver {
+    Scan(Box<TrainProgram>),
+    Step(Box<Stepwise>, usize),
+}
+
+impl Driver {
+    fn new(session: &Session, spec: &Spec, drive: Drive, chunk: usize) -> Result<Driver, ProgramError> {
+        Ok(match drive {
+            Drive::Scan => Driver::Scan(Box::new(TrainProgram::new(session, spec)?)),
+            Drive::Step => Driver::Step(Box::new(Stepwise::new(session, spec, chunk)?), chunk),
+        })
+    }
+
+    fn compile_seconds(&self) -> f64 {
+        match self {
+            Driver::Scan(p) => p.executable.compile_time().as_secs_f64(),
+            Driver::Step(p, _) => p.compile_seconds(),
+        }
+    }
+
+    fn compiled_bytes(&self) -> Result<u64, SessionError> {
+        Ok(match self {
+            Driver::Scan(p) => p.executable.memory()?.total(),
+            Driver::Step(p, _) => p.memory()?.total(),
+        })
+    }
+}
+
+/// Data where the drive wants them: on the device, or in pieces on the host.
+enum Fed {
+    Device([Buffer; 2]),
+    Pieces(Vec<Array>, Buffer),
+}
+
+/// Measures one point: `repeats` training steps after one that is not counted, on one random batch.
+///
+/// What cannot be done (a method that does not fit the drive, too little memory) becomes a row with its reason.
+pub fn measure(session: &Session, spec: &Spec, drive: Drive, chunk: usize, repeats: usize, seed: u64, rate: f64) -> Row {
+    memory::release_freed_pages();
+    let before = in_use(session);
+    let mut row = Row {
+        method: spec.learner.method.name().to_string(),
+        length: spec.steps,
+        drive,
+        chunk: if spec.learner.method.is_online() { chunk } else { spec.steps },
+        compile_seconds: None,
+        run_seconds: None,
+        compiled_bytes: None,
+        peak_bytes: None,
+        loss: None,
+        accuracy: None,
+        error: None,
+        in_use: (before, before),
+    };
+    if let Err(error) = fill(session, spec, drive, chunk, repeats, seed, rate, &mut row) {
+        row.error = Some(error.to_string());
+    }
+    row
+}
+
+#[allow(clippy::too_many_arguments, reason = "the settings of one measurement")]
+fn fill(
+    session: &Session,
+    spec: &Spec,
+    drive: Drive,
+    chunk: usize,
+    repeats: usize,
+    seed: u64,
+    rate: f64,
+    row: &mut Row,
+) -> Result<(), TrainError> {
+    let driver = Driver::new(session, spec, drive, chunk)?;
+    row.compile_seconds = Some(driver.compile_seconds());
+    let bytes = driver.compiled_bytes()?;
+    row.compiled_bytes = Some(bytes);
+    enough_memory(session, bytes)?;
+
+    let (batch, n_in) = (spec.model.batch(), spec.model.input.dims[1]);
+    let n_out = spec.model.output.dims[1];
+    let task = RandomSpikes { steps: spec.steps, n_in, n_out, rate };
+    let made = task.batch(Split::Train, seed, 0, 0, batch)?;
+    let before = in_use(session);
+    memory::reset_process_peak();
+    let mut state = start(session, spec, seed)?;
+    let fed = feed(session, made, &driver)?;
+    let lr = session.client.upload(&Array::scalar_of(spec.optimizer.lr as f32)).map_err(SessionError::from)?;
+    let mut times = Vec::new();
+    for n in 0..=repeats {
+        let clock = Instant::now();
+        let (next, report) = match (&driver, &fed) {
+            (Driver::Scan(p), Fed::Device(data)) => p.step_on_device(state, &lr, &[], data)?,
+            (Driver::Step(p, _), Fed::Pieces(pieces, target)) => p.sequence(session, state, &lr, pieces, target)?,
+            _ => unreachable!("data are fed as the driver wants them"),
+        };
+        state = next;
+        let value = |b: &Buffer| -> Result<f32, SessionError> {
+            Ok(b.to_array()?.scalar::<f32>().map_err(hlo::pjrt::Error::from)?)
+        };
+        let loss = value(&report[0])?;
+        let elapsed = clock.elapsed().as_secs_f64();
+        if n == 0 {
+            row.loss = Some(loss);
+            row.accuracy = Some(value(&report[1])?);
+        } else {
+            times.push(elapsed);
+        }
+    }
+    row.run_seconds = median(&mut times);
+    row.peak_bytes = Some(peak(session).saturating_sub(before));
+    row.in_use.1 = in_use(session);
+    Ok(())
+}
+
+/// Fresh parameters and optimiser state.
+fn start(session: &Session, spec: &Spec, seed: u64) -> Result<TrainState, SessionError> {
+    super::program::start(session, &spec.model, spec.optimizer.rule, seed)
+}
+
+fn feed(session: &Session, batch: Batch, driver: &Driver) -> Result<Fed, TrainError> {
+    let upload = |a: &Array| session.client.upload(a).map_err(|e| TrainError::from(SessionError::from(e)));
+    let (steps, size) = (batch.steps, batch.batch * batch.n_in);
+    let dims = [batch.batch, batch.n_in];
+    let (inputs, target) = arrays(batch)?;
+    Ok(match driver {
+        Driver::Scan(_) => Fed::Device([upload(&inputs)?, upload(&target)?]),
+        Driver::Step(_, chunk) => {
+            let bytes = inputs.into_bytes();
+            let pieces = bytes
+                .chunks_exact(chunk * size)
+                .map(|piece| Array::u8(piece, [*chunk, dims[0], dims[1]]))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|e| SessionError::from(hlo::pjrt::Error::from(e)))?;
+            debug_assert_eq!(pieces.len() * chunk, steps);
+            Fed::Pieces(pieces, upload(&target)?)
+        }
+    })
+}
+
+/// On a CPU the system kills a process that asks for too much: say so before.
+fn enough_memory(session: &Session, bytes: u64) -> Result<(), TrainError> {
+    let free = match session.client.device_memory() {
+        Some(m) => m.limit.map(|limit| limit.saturating_sub(m.in_use)),
+        None => memory::available_bytes(),
+    };
+    match free {
+        Some(free) if bytes > free => {
+            let gib = |b: u64| b as f64 / (1u64 << 30) as f64;
+            Err(TrainError::Setting(format!("out of memory: the program needs {:.2} GiB, {:.2} GiB are free", gib(bytes), gib(free))))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}

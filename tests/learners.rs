@@ -1,0 +1,244 @@
+//! Equalities and inequalities that must hold for any model and rule.
+//!
+//! Models and data are small and random; a liveness guard makes sure that no gradient is trivially zero.
+
+use etrace::{
+    cell::{
+        Dense, Init, Model, StateInit, StepContext, Surrogate, rate, readout,
+        spiking::{Reset, Tau},
+    },
+    learn::{Attachment, LearnError, Learner, Method, Objective, Vjp, sequence::LearnerConfig},
+    net::{ETraceNet, Layer},
+    rng::Stream,
+    train::session::Session,
+    verify::relative_error,
+};
+use hlo::{Func, Shape, Tensor, array::Array, pjrt::{Device, OptionValue}};
+
+const BATCH: usize = 3;
+const N_IN: usize = 6;
+
+fn session() -> Session {
+    let mut session = Session::open(Device::Cpu, None, &mut |_| {}).expect("a CPU plugin");
+    // Many small programs: compile them fast.
+    session.options = session.options.with("xla_backend_optimization_level", OptionValue::Int(0));
+    session
+}
+
+fn net(layer: Layer, layers: usize) -> Model {
+    ETraceNet {
+        layer,
+        n_in: N_IN,
+        n_rec: 7,
+        n_out: 3,
+        tau_mem: vec![Tau::Scalar(5.0); layers],
+        tau_syn: 8.0,
+        tau_o: 10.0,
+        v_th: 1.0,
+        reset: Reset::Soft,
+        surrogate: Surrogate::default(),
+        ff_scale: 12.0,
+        rec_scale: 2.0,
+        dt: 1.0,
+    }
+    .model(BATCH)
+}
+
+fn rnn() -> Model {
+    StepContext::trace(BATCH, N_IN, |cx, x| {
+        let h = rate::vanilla_rnn(cx, "W", x, 7);
+        readout::linear(cx, &h, 3)
+    })
+}
+
+/// `h = lambda h + x W`: nothing but the trace carries memory, so D-RTRL is exact.
+fn leaky_linear() -> Model {
+    StepContext::trace(BATCH, N_IN, |cx, x| {
+        let h = cx.state("h", 3, StateInit::Zeros);
+        let y = cx.dense("l", &[x], 3, &Dense::new(&[Init::KaimingNormal(1.0)]));
+        let h = h * 0.7 + y;
+        cx.set("h", &h);
+        h
+    })
+}
+
+fn arguments(model: &Model, steps: usize) -> Vec<Array> {
+    let mut args: Vec<Array> = model
+        .params
+        .iter()
+        .map(|p| {
+            let init = if p.name.ends_with("bias") { Init::Normal(0.1, 0.1) } else { p.init.clone() };
+            Array::f32(init.values(&p.shape, 5, &p.name), p.shape.dims.clone()).expect("fits")
+        })
+        .collect();
+    args.extend(model.states.iter().map(|s| Array::f32(s.init.values(&s.shape, 1, &s.name, 0), s.shape.dims.clone()).expect("fits")));
+    let mut stream = Stream::new(9, "inputs");
+    let spikes: Vec<f32> = (0..steps * BATCH * N_IN).map(|_| if stream.uniform() < 0.4 { 1.0 } else { 0.0 }).collect();
+    args.push(Array::f32(spikes, [steps, BATCH, N_IN]).expect("fits"));
+    args.push(Array::s32([0, 2, 1], [BATCH]).expect("fits"));
+    args
+}
+
+fn gradients(session: &Session, model: &Model, config: &LearnerConfig, steps: usize) -> Vec<Array> {
+    let learner = Learner::new(model, &Objective::default(), config).expect("the learner takes the model");
+    let args = arguments(model, steps);
+    let shapes: Vec<Shape> = args.iter().map(|a| a.shape().clone()).collect();
+    let (n, s) = (model.params.len(), model.states.len());
+    let func = Func::trace(&shapes, |g, v| {
+        let out = learner.sequence(g, &v[..n], &v[n..n + s], &v[n + s], &v[n + s + 1]);
+        out.grads.into_iter().chain([out.loss, out.out]).collect()
+    });
+    session.evaluate("gradients", &func, &args).expect("the program runs")
+}
+
+fn config(method: Method, vjp: Vjp, chunk: Option<usize>) -> LearnerConfig {
+    LearnerConfig { method, vjp, chunk, ..LearnerConfig::default() }
+}
+
+fn worst(a: &[Array], b: &[Array]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| relative_error(x, y)).fold(0.0, f64::max)
+}
+
+const EXIT: Vjp = Vjp::SingleStep { attachment: Attachment::Exit };
+const IN_STEP: Vjp = Vjp::SingleStep { attachment: Attachment::InStep };
+const ONE: Vjp = Vjp::MultiStep { window: 1 };
+const ES: Method = Method::EsDRtrl { decay: 0.9 };
+
+#[test]
+fn chunk_length_does_not_change_a_gradient() {
+    let session = session();
+    let steps = 13;
+    for (name, model) in [("delta", net(Layer::LifDelta, 2)), ("expcu", net(Layer::LifExpCu, 1)), ("rnn", rnn())] {
+        for method in [Method::DRtrl, ES, Method::Hybrid { decay: 0.9 }] {
+            for vjp in [EXIT, IN_STEP, ONE] {
+                let plain = gradients(&session, &model, &config(method, vjp, Some(1)), steps);
+                let live = plain[0].to_f64_vec().iter().map(|v| v.abs()).sum::<f64>();
+                assert!(live > 1e-4, "{name}: a silent network proves nothing");
+                for k in [2, 5, steps] {
+                    let chunked = gradients(&session, &model, &config(method, vjp, Some(k)), steps);
+                    let error = worst(&chunked, &plain);
+                    assert!(error < 1e-5, "{name} {method:?} {vjp:?} K = {k}: {error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn warm_up_steps_carry_traces_and_no_loss() {
+    let session = session();
+    let model = net(Layer::LifExpCu, 1);
+    for method in [Method::DRtrl, ES, Method::Bptt] {
+        let with = |chunk, warmup| LearnerConfig { warmup, ..config(method, EXIT, Some(chunk)) };
+        let plain = gradients(&session, &model, &with(1, 5), 12);
+        assert!(worst(&gradients(&session, &model, &with(4, 5), 12), &plain) < 1e-5);
+        let all = gradients(&session, &model, &with(1, 0), 12);
+        assert!(worst(&all, &plain) > 1e-2, "{method:?}: warm-up must matter");
+    }
+}
+
+#[test]
+fn a_window_over_the_whole_sequence_is_bptt_for_every_rule() {
+    let session = session();
+    let model = net(Layer::LifExpCu, 2);
+    let bptt = gradients(&session, &model, &config(Method::Bptt, EXIT, None), 9);
+    for method in [Method::DRtrl, ES] {
+        let windowed = gradients(&session, &model, &config(method, Vjp::MultiStep { window: 9 }, None), 9);
+        assert!(worst(&windowed, &bptt) < 1e-5);
+    }
+}
+
+#[test]
+fn one_step_is_exact_whatever_the_group() {
+    let session = session();
+    for model in [net(Layer::LifDelta, 3), net(Layer::LifExpCu, 2), rnn()] {
+        let bptt = gradients(&session, &model, &config(Method::Bptt, EXIT, None), 1);
+        for method in [Method::DRtrl, ES] {
+            let online = gradients(&session, &model, &config(method, EXIT, None), 1);
+            assert!(worst(&online, &bptt) < 1e-5, "{method:?}");
+        }
+    }
+}
+
+#[test]
+fn d_rtrl_is_exact_without_other_recurrence_and_approximate_with_it() {
+    let session = session();
+    let exact = leaky_linear();
+    let bptt = gradients(&session, &exact, &config(Method::Bptt, EXIT, None), 11);
+    for vjp in [EXIT, ONE] {
+        let online = gradients(&session, &exact, &config(Method::DRtrl, vjp, Some(4)), 11);
+        assert!(worst(&online, &bptt) < 1e-5);
+    }
+    let smoothed = gradients(&session, &exact, &config(ES, EXIT, Some(4)), 11);
+    assert!(worst(&smoothed, &bptt) > 1e-2, "a smoothed trace is not exact");
+
+    let recurrent = net(Layer::LifDelta, 1);
+    let bptt = gradients(&session, &recurrent, &config(Method::Bptt, EXIT, None), 11);
+    let online = gradients(&session, &recurrent, &config(Method::DRtrl, EXIT, None), 11);
+    let readout = recurrent.param("out.weight").expect("a readout");
+    assert!(relative_error(&online[readout], &bptt[readout]) < 1e-5, "the readout's own weights are exact");
+    assert!(relative_error(&online[0], &bptt[0]) > 1e-2, "recurrent weights are not");
+}
+
+#[test]
+fn hybrid_takes_each_weight_from_its_rule() {
+    let session = session();
+    let model = net(Layer::LifDelta, 1);
+    let hybrid = gradients(&session, &model, &config(Method::Hybrid { decay: 0.9 }, EXIT, None), 9);
+    let es = gradients(&session, &model, &config(ES, EXIT, None), 9);
+    // All weight matrices of this net are factorised: |x| + |y| < B |w|.
+    assert!(worst(&hybrid, &es) < 1e-6);
+}
+
+#[test]
+fn two_uses_of_a_weight_have_a_trace_each() {
+    let session = session();
+    let shared = StepContext::trace(BATCH, N_IN, |cx, x| {
+        let w = cx.param("w", &[N_IN, 3], Init::KaimingNormal(1.0));
+        let (a, b) = (cx.state("a", 3, StateInit::Zeros), cx.state("b", 3, StateInit::Zeros));
+        let (ya, yb) = (cx.matmul("first", x, &w), cx.matmul("second", &(x * 0.5), &w));
+        let (a, b) = (a * 0.8 + ya, b * 0.6 + yb);
+        cx.set("a", &a);
+        cx.set("b", &b);
+        a + b
+    });
+    let bptt = gradients(&session, &shared, &config(Method::Bptt, EXIT, None), 8);
+    let online = gradients(&session, &shared, &config(Method::DRtrl, EXIT, Some(3)), 8);
+    assert!(worst(&online, &bptt) < 1e-5);
+}
+
+#[test]
+fn coupled_positions_and_moving_weights_are_refused() {
+    let mixed = StepContext::trace(BATCH, N_IN, |cx, x| {
+        let h = cx.state("h", 4, StateInit::Zeros);
+        let y = cx.dense("l", &[x], 4, &Dense::new(&[Init::KaimingNormal(1.0)]));
+        let mean = h.mean(&[1]).unsqueeze_last();
+        let h = &h * 0.5 + mean.broadcast_to(h.dims()) + y;
+        cx.set("h", &h);
+        h
+    });
+    let refused = Learner::new(&mixed, &Objective::default(), &config(Method::DRtrl, EXIT, None)).err();
+    assert!(matches!(&refused, Some(LearnError::NotPositionWise { what, .. }) if what.contains("{h}")), "{refused:?}");
+    assert!(Learner::new(&mixed, &Objective::default(), &config(Method::Bptt, EXIT, None)).is_ok());
+
+    let moving = StepContext::trace(BATCH, N_IN, |cx, x| {
+        let h = cx.state("h", N_IN, StateInit::Zeros);
+        let w = cx.param("w", &[N_IN, N_IN], Init::KaimingNormal(1.0));
+        let fast: Tensor = &w * &h.mean_all();
+        let h = h * 0.5 + cx.matmul("l", x, &fast);
+        cx.set("h", &h);
+        h
+    });
+    let refused = Learner::new(&moving, &Objective::default(), &config(Method::DRtrl, EXIT, None)).err();
+    assert!(matches!(refused, Some(LearnError::MovingWeight { .. })));
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let model = rnn();
+    let refused = |config: &LearnerConfig| Learner::new(&model, &Objective::default(), config).err().map(|e| e.to_string());
+    let decay = refused(&config(Method::EsDRtrl { decay: 1.5 }, EXIT, None)).expect("refused");
+    assert!(decay.contains("[0, 1)") && decay.contains("1.5"), "{decay}");
+    assert!(refused(&config(Method::DRtrl, EXIT, Some(0))).is_some());
+    assert!(refused(&config(Method::DRtrl, Vjp::MultiStep { window: 0 }, None)).is_some());
+}
