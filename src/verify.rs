@@ -13,7 +13,12 @@ use std::{
     },
 };
 
-use hlo::{DType, Func, Shape, Tensor, array::Array};
+use hlo::{
+    DType, Func, Mapped, Shape, Tensor,
+    array::Array,
+    pjrt::{Device, OptionValue},
+    transform::vmap,
+};
 use safetensors::SafeTensors;
 
 use crate::{
@@ -122,11 +127,17 @@ pub fn cases(dir: &Path) -> Result<Vec<String>, VerifyError> {
     }
 }
 
-/// Replays every case in `dir`, some at the same time; `progress` hears of each.
+/// Replays every case in `dir`, some at the same time; `progress` hears of each. Every stored gradient is computed with the
+/// default chunk length, and with chunks of 1 and 4 steps where the mode is the recommended one (`thorough`: in every mode).
 ///
 /// # Errors
 /// When the directory cannot be read or holds no case.
-pub fn run(session: &Session, dir: &Path, progress: impl Fn(Progress) + Sync) -> Result<Report, VerifyError> {
+pub fn run(
+    session: &Session,
+    dir: &Path,
+    thorough: bool,
+    progress: impl Fn(Progress) + Sync,
+) -> Result<Report, VerifyError> {
     let names = cases(dir)?;
     let session = quick(session);
     let next = AtomicUsize::new(0);
@@ -135,7 +146,7 @@ pub fn run(session: &Session, dir: &Path, progress: impl Fn(Progress) + Sync) ->
         let k = next.fetch_add(1, Ordering::Relaxed);
         let Some(name) = names.get(k) else { break };
         progress(Progress::Began(name.clone()));
-        let result = replay(&session, dir, name);
+        let result = replay(&session, dir, name, thorough);
         results.lock().unwrap_or_else(PoisonError::into_inner).insert(k, result);
         progress(Progress::Ended(name.clone()));
     };
@@ -164,9 +175,9 @@ pub fn run(session: &Session, dir: &Path, progress: impl Fn(Progress) + Sync) ->
 /// Checks of a case, `None` if its model does not exist, or why it could not be replayed.
 type Replayed = Result<Option<Vec<Check>>, String>;
 
-fn replay(session: &Session, dir: &Path, name: &str) -> Replayed {
+fn replay(session: &Session, dir: &Path, name: &str, thorough: bool) -> Replayed {
     // The sizes in a description may contradict each other, and the model's own checks of sizes panic.
-    let all = || Case::read(dir, name)?.map(|case| case.replay(session)).transpose();
+    let all = || Case::read(dir, name)?.map(|case| case.replay(session, thorough)).transpose();
     match catch_unwind(AssertUnwindSafe(all)) {
         Ok(result) => result.map_err(|e: VerifyError| e.to_string()),
         Err(panic) => {
@@ -180,11 +191,10 @@ fn replay(session: &Session, dir: &Path, name: &str) -> Replayed {
 /// A session that compiles fast rather than well: every program here runs once.
 fn quick(session: &Session) -> Session {
     let mut options = session.options.clone();
-    if session.device == hlo::pjrt::Device::Cpu {
-        for (k, v) in std::env::var("VQ").unwrap_or_default().split(',').filter_map(|x| x.split_once('=')) {
-            let v = if let Ok(i) = v.parse::<i64>() { hlo::pjrt::OptionValue::Int(i) } else if let Ok(b) = v.parse::<bool>() { hlo::pjrt::OptionValue::Bool(b) } else { hlo::pjrt::OptionValue::Text(v.into()) };
-            options = options.with(k, v);
-        }
+    if session.device == Device::Cpu {
+        options = options
+            .with("xla_backend_optimization_level", OptionValue::Int(0))
+            .with("xla_llvm_disable_expensive_passes", OptionValue::Bool(true));
     }
     Session { client: session.client.clone(), options, device: session.device }
 }
@@ -294,8 +304,8 @@ impl Case {
     ///
     /// # Errors
     /// When the case does not fit the model, or the runtime fails.
-    pub fn replay(&self, session: &Session) -> Result<Vec<Check>, VerifyError> {
-        let gradients = self.gradients();
+    pub fn replay(&self, session: &Session, thorough: bool) -> Result<Vec<Check>, VerifyError> {
+        let gradients = self.gradients(thorough);
         let learners = gradients
             .iter()
             .map(|gradient| Learner::new(&self.model, &Objective::default(), &gradient.config))
@@ -324,8 +334,9 @@ impl Case {
         Ok(checks)
     }
 
-    /// The stored gradients, and the ways of computing each.
-    fn gradients(&self) -> Vec<Gradient> {
+    /// The stored gradients, and the ways of computing each: with the default chunk, and some or (`thorough`) all of them
+    /// with short chunks too.
+    fn gradients(&self, thorough: bool) -> Vec<Gradient> {
         let bptt = LearnerConfig { method: Method::Bptt, ..LearnerConfig::default() };
         let mut all = vec![Gradient { stored: "bptt".into(), label: "bptt".into(), config: bptt }];
         for (rule, method) in RULES {
@@ -335,9 +346,9 @@ impl Case {
                     continue;
                 }
                 let chunks: &[Option<usize>] = match vjp {
-                    Vjp::SingleStep { .. } => &[Some(1), Some(4), None],
-                    Vjp::MultiStep { window: 1 } => &[Some(1), None],
-                    Vjp::MultiStep { .. } => &[None],
+                    Vjp::SingleStep { .. } if thorough || mode == "exit" => &[Some(1), Some(4), None],
+                    Vjp::MultiStep { window: 1 } if thorough || method == Method::DRtrl => &[Some(1), None],
+                    _ => &[None],
                 };
                 for &chunk in chunks {
                     let label = chunk.map_or_else(|| stored.clone(), |k| format!("{stored} K={k}"));
@@ -390,10 +401,12 @@ impl Case {
     ) -> Vec<Tensor> {
         let mut out = learner.observe(g, params, states, inputs);
         out.truncate(states.len() + 1);
-        let logits = &out[states.len()];
-        let steps: Vec<Tensor> =
-            (0..inputs.dims()[0]).map(|t| Objective::default().step_loss(&logits.at(t), target, &[])).collect();
-        out.push(Tensor::stack(&steps.iter().collect::<Vec<_>>()));
+        let logits = Mapped { tensor: out[states.len()].clone(), mapped: true };
+        let target = Mapped { tensor: target.clone(), mapped: false };
+        let loss = &learner.prepared.loss_of;
+        let steps = inputs.dims()[0];
+        let env = vmap(g, loss, &[logits, target], steps);
+        out.push(env.get(loss.results()[0].value()).materialize(steps));
         out
     }
 

@@ -31,7 +31,9 @@ impl<V> Env<V> {
     pub fn get(&self, value: Value) -> &V {
         match self.values.get(value.node).and_then(|r| r.get(value.result)) {
             Some(v) => v,
-            None => panic!("value %{}.{} was not computed: no result of the function needs it", value.node, value.result),
+            None => {
+                panic!("value %{}.{} was not computed: no result of the function needs it", value.node, value.result)
+            }
         }
     }
 }
@@ -105,7 +107,13 @@ impl Func {
 
     /// Goes through the live nodes in order, letting `step` say what stands for each one's results.
     pub fn replay<V: Clone>(&self, args: &[V], mut step: impl FnMut(usize, &Node, Vec<V>) -> Vec<V>) -> Env<V> {
-        assert_eq!(args.len(), self.params.len(), "call: the function takes {} arguments, got {}", self.params.len(), args.len());
+        assert_eq!(
+            args.len(),
+            self.params.len(),
+            "call: the function takes {} arguments, got {}; pass one for each parameter",
+            self.params.len(),
+            args.len()
+        );
         let mut values: Vec<Vec<V>> = vec![Vec::new(); self.graph.len()];
         for (param, arg) in self.params.iter().zip(args) {
             values[param.value().node] = vec![arg.clone()];
@@ -121,7 +129,8 @@ impl Func {
 
     /// Builds the results again in another graph, with `params` standing for the values `sources` of this one.
     pub fn rebuild(&self, graph: &Graph, sources: &[Tensor], params: &[Tensor]) -> Vec<Tensor> {
-        let mut known: HashMap<Value, Tensor> = sources.iter().zip(params).map(|(s, p)| (s.value(), p.clone())).collect();
+        let mut known: HashMap<Value, Tensor> =
+            sources.iter().zip(params).map(|(s, p)| (s.value(), p.clone())).collect();
         let mut needed: Vec<Value> = self.results.iter().map(Tensor::value).collect();
         let mut order: Vec<usize> = Vec::new();
         let mut seen = vec![false; self.graph.len()];

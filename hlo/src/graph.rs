@@ -115,7 +115,7 @@ impl Graph {
     pub(crate) fn try_apply_rc(&self, op: Rc<dyn Primitive>, args: &[&Tensor]) -> Result<Vec<Tensor>, ShapeError> {
         if let Some(stray) = args.iter().find(|t| !t.graph.same(self)) {
             return Err(ShapeError(format!(
-                "{}: operands must belong to one graph; {stray:?} belongs to another: pass it in as an argument",
+                "{}: operands must belong to one graph, got {stray:?} of another; pass it in as an argument",
                 op.name()
             )));
         }

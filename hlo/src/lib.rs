@@ -23,3 +23,12 @@ pub use ops::dot::Dot;
 pub use program::{Argument, Program, ResultSpec};
 pub use shape::{DType, Shape};
 pub use transform::{scan, scan_whole};
+
+/// The pages of `docs/` about this crate: their examples are run as tests.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../docs/core-from-scratch.md")]
+    pub mod core_from_scratch {}
+    #[doc = include_str!("../../docs/adding-an-op.md")]
+    pub mod adding_an_op {}
+}

@@ -322,7 +322,6 @@ impl<'m> Emitter<'m> {
             program_shape: Some(program_shape),
             id,
             root_id: root,
-            ..proto::Computation::default()
         }
     }
 }

@@ -14,9 +14,10 @@ mod common;
 
 use common::*;
 use hlo::{
-    DType, Dot, Func, Graph, Mapped, Shape, Tensor, scan, scan_whole,
+    DType, Dot, Func, Graph, Mapped, Shape, Tensor,
     array::Array,
     ops::elementwise::{BINARY, UNARY},
+    scan, scan_whole,
     transform::{Dual, jvp, vjp, vmap},
 };
 use std::{
@@ -118,7 +119,13 @@ fn one(op: &'static str, note: &'static str, input: Input, f: impl Fn(&Tensor) -
     case(op, note, vec![input], move |_, x| vec![f(&x[0])])
 }
 
-fn two(op: &'static str, note: &'static str, a: Input, b: Input, f: impl Fn(&Tensor, &Tensor) -> Tensor + 'static) -> Case {
+fn two(
+    op: &'static str,
+    note: &'static str,
+    a: Input,
+    b: Input,
+    f: impl Fn(&Tensor, &Tensor) -> Tensor + 'static,
+) -> Case {
     case(op, note, vec![a, b], move |_, x| vec![f(&x[0], &x[1])])
 }
 
@@ -403,8 +410,7 @@ fn check_derivatives(
             pairs.map(|(p, m)| p.iter().zip(&m).map(|(p, m)| (p - m) / (2.0 * step)).collect()).collect()
         };
 
-        let tangents: Vec<Array> =
-            active.iter().zip(&direction).map(|(&k, d)| array(args[k].shape(), d)).collect();
+        let tangents: Vec<Array> = active.iter().zip(&direction).map(|(&k, d)| array(args[k].shape(), d)).collect();
         let out = derivative.values(&[args.clone(), tangents, cts].concat());
         let (values, rest) = out.split_at(f.results().len());
         let (tangents, grads) = rest.split_at(f.results().len());
@@ -467,7 +473,8 @@ fn check_vmap(
     let active = floats(f);
     let n = f.params().len();
     let masks = masks(active.len());
-    let in_front = |k: usize, on: bool| if on { stacked(SIZE, f.params()[k].shape()) } else { f.params()[k].shape().clone() };
+    let in_front =
+        |k: usize, on: bool| if on { stacked(SIZE, f.params()[k].shape()) } else { f.params()[k].shape().clone() };
     let shapes: Vec<Shape> = (0..n)
         .map(|k| in_front(k, active.contains(&k)))
         .chain(cotangent_shapes(f).iter().map(|s| stacked(SIZE, s)))
@@ -483,9 +490,8 @@ fn check_vmap(
                 let args: Vec<Mapped> = (0..n).map(|k| Mapped { tensor: p[k].clone(), mapped: on(k) }).collect();
                 mapped_call(g, f, &args)
             });
-            let args: Vec<Tensor> = (0..n)
-                .map(|k| if active.contains(&k) && !on(k) { args[k].at(0) } else { args[k].clone() })
-                .collect();
+            let args: Vec<Tensor> =
+                (0..n).map(|k| if active.contains(&k) && !on(k) { args[k].at(0) } else { args[k].clone() }).collect();
             results.extend(func.call(g, &args));
             results.extend(pull_back(g, &func, &args, cts));
         }
@@ -507,7 +513,9 @@ fn check_vmap(
         array(&stacked(SIZE, rows[0].shape()), &values)
     };
     let mut args: Vec<Array> = (0..n)
-        .map(|k| if active.contains(&k) { join(samples.iter().map(|s| &s[k]).collect()) } else { samples[0][k].clone() })
+        .map(
+            |k| if active.contains(&k) { join(samples.iter().map(|s| &s[k]).collect()) } else { samples[0][k].clone() },
+        )
         .collect();
     args.extend((0..cts[0].len()).map(|k| join(cts.iter().map(|c| &c[k]).collect())));
     let got = compile(&whole).values(&args);
@@ -516,9 +524,8 @@ fn check_vmap(
     for mask in masks.iter().chain([&vec![true; active.len()]]).enumerate() {
         let (number, mask) = mask;
         let on = |k: usize| active.iter().position(|&a| a == k).is_some_and(|i| mask[i]);
-        let rows: Vec<Vec<Array>> = (0..SIZE)
-            .map(|i| (0..n).map(|k| samples[if on(k) { i } else { 0 }][k].clone()).collect())
-            .collect();
+        let rows: Vec<Vec<Array>> =
+            (0..SIZE).map(|i| (0..n).map(|k| samples[if on(k) { i } else { 0 }][k].clone()).collect()).collect();
         let last = number == masks.len();
         if !last {
             let want: Vec<Vec<Vec<f64>>> = rows.iter().map(|r| plain.values(r)).collect();
@@ -660,9 +667,17 @@ fn moved_elements() {
         ("min", |x| x.min(&[1]), &[0.0, 3.0]),
         ("argmax", |x| (x - 4.0).abs().argmax_last(), &[0.0, 0.0]),
         ("iota", |x| x.graph().iota(f64s([2, 3]), 0), &[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]),
-        ("one_hot", |x| x.sum(&[1]).convert(DType::S32).one_hot(4, DType::F64), &[0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]),
+        (
+            "one_hot",
+            |x| x.sum(&[1]).convert(DType::S32).one_hot(4, DType::F64),
+            &[0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0],
+        ),
         ("dynamic slice", |x| x.dynamic_slice(&x.graph().scalar(DType::S32, 1.0), 1), &[3.0, 4.0, 5.0]),
-        ("a position past the end is clamped", |x| x.dynamic_slice(&x.graph().scalar(DType::S32, 9.0), 1), &[3.0, 4.0, 5.0]),
+        (
+            "a position past the end is clamped",
+            |x| x.dynamic_slice(&x.graph().scalar(DType::S32, 9.0), 1),
+            &[3.0, 4.0, 5.0],
+        ),
         (
             "dynamic update",
             |x| x.dynamic_update(&x.slice_axis(0, 1, 2), &x.graph().scalar(DType::S32, 0.0)),
@@ -691,14 +706,19 @@ fn products_agree_with_plain_loops() {
     assert!(layouts.len() > 12);
     let random = &mut Random(3);
     for (a_dims, b_dims, dot) in layouts {
-        let f = Func::trace(&[f64s(a_dims.clone()), f64s(b_dims.clone())], |_, p| vec![p[0].dot_general(&p[1], dot.clone())]);
+        let f = Func::trace(&[f64s(a_dims.clone()), f64s(b_dims.clone())], |_, p| {
+            vec![p[0].dot_general(&p[1], dot.clone())]
+        });
         let args = random.arguments(&f);
         let (a, b) = (args[0].to_f64_vec(), args[1].to_f64_vec());
         let got = &evaluate(&f, &args)[0];
         let free = |rank: usize, batch: &[usize], contract: &[usize]| -> Vec<usize> {
             (0..rank).filter(|k| !batch.contains(k) && !contract.contains(k)).collect()
         };
-        let (a_free, b_free) = (free(a_dims.len(), &dot.lhs_batch, &dot.lhs_contract), free(b_dims.len(), &dot.rhs_batch, &dot.rhs_contract));
+        let (a_free, b_free) = (
+            free(a_dims.len(), &dot.lhs_batch, &dot.lhs_contract),
+            free(b_dims.len(), &dot.rhs_batch, &dot.rhs_contract),
+        );
         let out: Vec<usize> = [
             dot.lhs_batch.iter().map(|&k| a_dims[k]).collect::<Vec<_>>(),
             a_free.iter().map(|&k| a_dims[k]).collect(),
@@ -867,7 +887,8 @@ fn every_primitive_has_a_row() {
     let mut files = Vec::new();
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
     let all: BTreeSet<String> = files.iter().flat_map(|f| primitives(&fs::read_to_string(f).unwrap())).collect();
-    let rows: BTreeSet<String> = table().iter().map(|c| c.op).chain(NO_ROW.iter().map(|r| r.0)).map(String::from).collect();
+    let rows: BTreeSet<String> =
+        table().iter().map(|c| c.op).chain(NO_ROW.iter().map(|r| r.0)).map(String::from).collect();
     assert_eq!(missing(&all, &rows), Vec::<&str>::new(), "these primitives have no row in `table`: add one each");
     assert_eq!(missing(&rows, &all), Vec::<&str>::new(), "these rows name no primitive");
     assert!(all.len() >= UNARY.len() + BINARY.len() + 20, "{all:?}");
@@ -882,8 +903,7 @@ fn every_primitive_has_a_row() {
         assert!(types.contains(case.op), "{}: contains only {types:?}", case.title());
     }
     // The lists that the macros make agree with what was read.
-    let opcodes: BTreeSet<&str> =
-        table().iter().flat_map(|c| c.func().live(false)).map(|(_, n)| n.op.name()).collect();
+    let opcodes: BTreeSet<&str> = table().iter().flat_map(|c| c.func().live(false)).map(|(_, n)| n.op.name()).collect();
     for name in UNARY.iter().chain(BINARY) {
         assert!(opcodes.contains(name), "{name} is in no row");
     }

@@ -4,8 +4,9 @@ mod common;
 
 use common::*;
 use hlo::{
-    DType, Func, Graph, LowerError, Mapped, Shape, Tensor, lower,
+    DType, Func, Graph, LowerError, Mapped, Shape, Tensor,
     array::Array,
+    lower,
     proto::Module,
     scan, scan_whole,
     transform::{Dependence, Dual, Rules, grad, jvp, jvp_with, vjp, vmap},
@@ -143,7 +144,9 @@ fn odd_steps() {
     one("an unused input and constant", 1, 1, &[s(), s(), s()], |_, p| vec![p[0].sin()]);
     one("the input as output", 1, 1, &[s(), s()], |_, p| vec![&p[0] + &p[1], p[1].clone(), p[1].clone()]);
     one("the constant as output", 1, 0, &[s(), s()], |_, p| vec![&p[0] * &p[1], p[1].sin(), p[1].clone()]);
-    one("a fixed number as output", 1, 0, &[s()], |g, p| vec![p[0].sin(), g.full(&f64s([2]), 3.0), g.iota(f64s([2]), 0)]);
+    one("a fixed number as output", 1, 0, &[s()], |g, p| {
+        vec![p[0].sin(), g.full(&f64s([2]), 3.0), g.iota(f64s([2]), 0)]
+    });
     one("a carry set to a fixed number", 1, 1, &[s(), s()], |g, p| vec![g.full(&f64s([3]), 2.0), &p[0] * &p[1]]);
     one("a carry set from the input alone", 1, 1, &[s(), s()], |_, p| vec![p[1].sin(), &p[0] * &p[1]]);
     one("the state before the step as output", 1, 1, &[s(), s()], |_, p| vec![(&p[0] * &p[1]).sin(), p[0].clone()]);
@@ -244,7 +247,8 @@ fn vmap_of_a_loop_maps_each_operand() {
             .map(|(p, on)| if on { stacked(2, p.shape()) } else { p.shape().clone() })
             .collect();
         let batched = Func::trace(&shapes, |g, p| {
-            let args: Vec<Mapped> = p.iter().zip(mask).map(|(t, mapped)| Mapped { tensor: t.clone(), mapped }).collect();
+            let args: Vec<Mapped> =
+                p.iter().zip(mask).map(|(t, mapped)| Mapped { tensor: t.clone(), mapped }).collect();
             let env = vmap(g, &f, &args, 2);
             f.results().iter().map(|r| env.get(r.value()).materialize(2)).collect()
         });

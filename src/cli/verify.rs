@@ -19,6 +19,9 @@ pub struct Args {
     /// Directory of reference cases: pairs NAME.json and NAME.safetensors
     #[arg(value_name = "DIR")]
     dir: PathBuf,
+    /// Try short chunks in every mode, not only in the recommended one
+    #[arg(long)]
+    thorough: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -33,7 +36,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let names = verify::cases(&args.dir).or_usage()?;
     let session = global.session()?;
     let bar = global.bar(names.len(), "verifying");
-    let report = verify::run(&session, &args.dir, |progress| match progress {
+    let report = verify::run(&session, &args.dir, args.thorough, |progress| match progress {
         Progress::Began(name) => bar.set_message(name),
         Progress::Ended(_) => bar.inc(1),
     });

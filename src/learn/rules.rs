@@ -23,7 +23,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use hlo::{DType, Dot, Func, Graph, Shape, Tensor, scan};
+use hlo::{DType, Dot, Func, Graph, Shape, Tensor, scan, scan_whole};
 
 use super::{
     Structure,
@@ -176,8 +176,7 @@ impl ChunkView<'_> {
         for &k in ops {
             let op = &self.structure.ops[k];
             let drive = &self.drives[&(k, g)];
-            let old = |a: usize| traces.and_then(|t| t.get(&Slot::Full(k, g, a)));
-            if let Some((lam0, lam)) = &back.signal {
+            if let Some((_, lam)) = &back.signal {
                 // Inside the chunk: sum_{b,s} x_s (lam_s . f_s).
                 let local = Tensor::sum_of((0..states).map(|a| Some(lam[a].as_ref()? * drive[a].as_ref()?)));
                 if let Some(w) = local {
@@ -187,41 +186,142 @@ impl ChunkView<'_> {
                     };
                     self.add_grad(out, k, grad);
                 }
-                // From before the chunk: sum_b lam_0 . e_0.
-                let carried = Tensor::sum_of((0..states).map(|a| {
-                    let (e, l) = (old(a)?, lam0[a].as_ref()?);
-                    Some(match op.kind {
-                        Kind::Dense => (e * &expand(l, e.dims())).sum(&[0]),
-                        Kind::Elementwise => sum_to(&(e * l), &op.weight),
-                    })
-                }));
-                if let Some(grad) = carried {
-                    self.add_grad(out, k, grad);
-                }
             }
-            if let (Some(new), Some(p)) = (&mut out.traces, &back.products) {
-                for a in 0..states {
-                    // sum_s x_s (P_s f_s)
-                    let added = Tensor::sum_of(
-                        (0..states).map(|c| Some(p.steps[a][c].as_ref()?.times(drive[c].as_ref()?))),
-                    )
-                    .map(|q| match self.inputs.get(&k) {
-                        Some(x) => x.dot_general(&q, batched_outer()),
-                        None => q.sum(&[0]),
-                    });
-                    let carried = Tensor::sum_of((0..states).map(|c| {
-                        let (e, m) = (old(c)?, p.whole[a][c].as_ref()?);
-                        Some(match op.kind {
-                            Kind::Dense => e * &expand(m, e.dims()),
-                            Kind::Elementwise => e * m,
-                        })
-                    }));
-                    let shape = self.plan.slots(self.structure, self.batch(g))[&Slot::Full(k, g, a)].clone();
-                    let e = Tensor::sum_of([carried, added]).unwrap_or_else(|| self.graph.zeros(&shape));
-                    new.insert(Slot::Full(k, g, a), e);
+            let e: Option<Vec<&Tensor>> =
+                traces.map(|t| (0..states).filter_map(|a| t.get(&Slot::Full(k, g, a))).collect());
+            let lam0: Vec<Option<Tensor>> = match &back.signal {
+                Some((lam0, _)) => lam0.clone(),
+                None => vec![None; states],
+            };
+            // What the chunk adds to the trace of each state, per step: P_s f_s.
+            let added: Option<Vec<Option<Tensor>>> = back.products.as_ref().map(|p| {
+                let term = |a: usize, c: usize| Some(p.steps[a][c].as_ref()? * drive[c].as_ref()?);
+                (0..states).map(|a| Tensor::sum_of((0..states).map(|c| term(a, c)))).collect()
+            });
+            let whole = back.products.as_ref().map(|p| p.whole.as_slice());
+            let x = self.inputs.get(&k);
+            let (carried, new) = match (e, x) {
+                (Some(e), Some(x)) => self.pass_over_traces(&e, x, &lam0, added.as_deref().zip(whole)),
+                (Some(e), None) => self.pass_over_vectors(&e, &op.weight, &lam0, added.as_deref().zip(whole)),
+                (None, x) => (None, added.map(|q| q.iter().map(|q| self.first_trace(x, q.as_ref())).collect())),
+            };
+            if let Some(grad) = carried {
+                self.add_grad(out, k, grad);
+            }
+            if let (Some(all), Some(new)) = (&mut out.traces, new) {
+                let shapes = self.plan.slots(self.structure, self.structure.groups[g].dims[0]);
+                for (a, e) in new.into_iter().enumerate() {
+                    let slot = Slot::Full(k, g, a);
+                    let e = e.unwrap_or_else(|| self.graph.zeros(&shapes[&slot]));
+                    all.insert(slot, e);
                 }
             }
         }
+    }
+
+    /// The trace after a first chunk: `sum_s x_s q_s`.
+    fn first_trace(&self, x: Option<&Tensor>, q: Option<&Tensor>) -> Option<Tensor> {
+        let q = q?;
+        Some(match x {
+            Some(x) => x.dot_general(q, batched_outer()),
+            None => q.sum(&[0]),
+        })
+    }
+
+    /// One pass over weight-sized traces `e[a]: [B, I, N]`, sequence by sequence and in place: the gradient
+    /// `sum_b lam_0 . e`, and (given the additions and products of the chunk) `e_new = P_0 e + sum_s x_s q_s`.
+    #[allow(clippy::type_complexity, reason = "the additions and the products of one chunk go together")]
+    fn pass_over_traces(
+        &self,
+        e: &[&Tensor],
+        x: &Tensor,
+        lam0: &[Option<Tensor>],
+        update: Option<(&[Option<Tensor>], &[Vec<Option<Tensor>>])>,
+    ) -> (Option<Tensor>, Option<Vec<Option<Tensor>>>) {
+        let states = e.len();
+        let (batch, dims) = (e[0].dims()[0], &e[0].dims()[1..]);
+        let learn = lam0.iter().any(Option::is_some);
+        if !learn && update.is_none() {
+            return (None, None);
+        }
+        // Rows that the loop reads for each sequence.
+        let mut rows: Vec<Tensor> = vec![self.graph.iota(Shape::s32([batch]), 0)];
+        let mut row = |t: Tensor| {
+            rows.push(t);
+            rows.len() - 1
+        };
+        let lam: Vec<Option<usize>> = lam0.iter().map(|l| l.clone().map(&mut row)).collect();
+        let by_sequence = |t: &Tensor| t.transpose(&[1, 0, 2]);
+        let plan = update.map(|(added, whole)| {
+            let x = row(x.transpose(&[1, 2, 0]));
+            let q: Vec<Option<usize>> = added.iter().map(|q| q.as_ref().map(|q| row(by_sequence(q)))).collect();
+            let m: Vec<Vec<Option<usize>>> =
+                whole.iter().map(|r| r.iter().map(|m| m.clone().map(&mut row)).collect()).collect();
+            (x, q, m)
+        });
+        let mut carries: Vec<Tensor> = Vec::new();
+        if learn {
+            carries.push(self.graph.zeros(&e[0].shape().with_dims(dims)));
+        }
+        let mut inputs = rows.clone();
+        // Traces that change are carried and written in place; traces that are only read are rows.
+        let first = inputs.len();
+        if plan.is_some() {
+            carries.extend(e.iter().map(|t| (*t).clone()));
+        } else {
+            inputs.extend(e.iter().map(|t| (*t).clone()));
+        }
+        let mut shapes: Vec<Shape> = carries.iter().map(|t| t.shape().clone()).collect();
+        shapes.extend(inputs.iter().map(|t| t.shape().with_dims(&t.dims()[1..])));
+        let sums = usize::from(learn);
+        let body = Func::trace(&shapes, |_, p| {
+            let (old, r) = p.split_at(sums + if plan.is_some() { states } else { 0 });
+            let at = &r[0];
+            let mine: Vec<Tensor> = (0..states)
+                .map(|a| match &plan {
+                    Some(_) => old[sums + a].dynamic_slice(at, 1).reshape(dims),
+                    None => r[first + a].clone(),
+                })
+                .collect();
+            let spread = |k: usize| r[k].broadcast(dims, &[1]);
+            let mut new: Vec<Tensor> = Vec::new();
+            if learn {
+                let terms = (0..states).map(|a| Some(&mine[a] * &spread(lam[a]?)));
+                new.extend(Tensor::sum_of(std::iter::once(Some(old[0].clone())).chain(terms)));
+            }
+            if let Some((x, q, m)) = &plan {
+                for a in 0..states {
+                    let product = q[a].map(|q| r[*x].dot(&r[q]));
+                    let kept = (0..states).map(|c| Some(&mine[c] * &spread(m[a][c]?)));
+                    let e = Tensor::sum_of(kept.chain([product])).unwrap_or_else(|| mine[a].zeros_like());
+                    new.push(old[sums + a].dynamic_update(&e.reshape(&[&[1], dims].concat()), at));
+                }
+            }
+            new
+        });
+        let (mut last, _) = scan_whole(self.graph, &body, batch, false, &carries, &inputs, &[]);
+        let new = plan.is_some().then(|| last.split_off(sums).into_iter().map(Some).collect());
+        (last.pop(), new)
+    }
+
+    /// The same for traces of element-wise parameters, `e[a]: [B, N]`.
+    #[allow(clippy::type_complexity, reason = "the additions and the products of one chunk go together")]
+    fn pass_over_vectors(
+        &self,
+        e: &[&Tensor],
+        weight: &[usize],
+        lam0: &[Option<Tensor>],
+        update: Option<(&[Option<Tensor>], &[Vec<Option<Tensor>>])>,
+    ) -> (Option<Tensor>, Option<Vec<Option<Tensor>>>) {
+        let grad = Tensor::sum_of(e.iter().zip(lam0).map(|(e, l)| Some(sum_to(&(*e * l.as_ref()?), weight))));
+        let new = update.map(|(added, whole)| {
+            let state = |a: usize| {
+                let kept = (0..e.len()).map(|c| Some(e[c] * whole[a][c].as_ref()?));
+                Tensor::sum_of(kept.chain([added[a].as_ref().map(|q| q.sum(&[0]))]))
+            };
+            (0..e.len()).map(state).collect()
+        });
+        (grad, new)
     }
 
     /// ES-D-RTRL for one group.
@@ -286,10 +386,6 @@ impl ChunkView<'_> {
                 self.add_grad(out, k, ex.dot_general(r0, sum_first()));
             }
         }
-    }
-
-    fn batch(&self, g: usize) -> usize {
-        self.structure.groups[g].dims[0]
     }
 
     /// `ef` at slot 0, after the chunk, and at slots 1 .. K.
@@ -451,16 +547,6 @@ struct Products {
     steps: Vec<Vec<Option<Tensor>>>,
 }
 
-trait Times {
-    fn times(&self, other: &Tensor) -> Tensor;
-}
-
-impl Times for Tensor {
-    fn times(&self, other: &Tensor) -> Tensor {
-        self * other
-    }
-}
-
 /// Which states can reach which over any number of steps (each itself at least).
 fn closure(d: &Transition) -> Vec<Vec<bool>> {
     let n = d.len();
@@ -538,11 +624,6 @@ fn push_unique(list: &mut Vec<Tensor>, t: Tensor) -> usize {
         list.push(t);
         list.len() - 1
     })
-}
-
-/// `[B, N]` repeated over the input axis of `[B, I, N]`.
-fn expand(t: &Tensor, dims: &[usize]) -> Tensor {
-    t.broadcast(dims, &[0, 2])
 }
 
 /// `sum over all leading axes` until the shape is that of an element-wise weight.

@@ -390,7 +390,7 @@ impl Learner {
         if base <= 0.0 {
             return count.full_like(1.0);
         }
-        let c = (1.0 - (&count * base.ln()).exp()).maximum(&count.full_like(1e-8));
+        let c = (-(&count * base.ln()).expm1()).maximum(&count.full_like(1e-8));
         count.gt(&count.full_like(1000.0)).select(&c.full_like(1.0), &c)
     }
 

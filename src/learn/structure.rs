@@ -7,7 +7,7 @@ use hlo::{
     Func, Graph, Tensor, Value,
     func::downcast,
     graph::Node,
-    ops::meta::{CustomDerivative, Tag},
+    ops::meta::Tag,
     transform::{Dependence, Dual, Rules, jvp_with},
 };
 
@@ -322,9 +322,4 @@ fn reaches_through_another(body: &Func, y: Value, group: &Group, new: &[Value]) 
         let beyond = reach(body, &others, false);
         group.states.iter().any(|&s| beyond.has(new[s]))
     }
-}
-
-/// Whether a node is the derivative-changing kind; used by reports.
-pub(crate) fn is_surrogate(node: &Node) -> bool {
-    downcast::<CustomDerivative>(node).is_some()
 }

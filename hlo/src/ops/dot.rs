@@ -62,8 +62,12 @@ impl Dot {
         // Axes of `me` in the order of the product below.
         let (product, order): (Tensor, Vec<usize>) = if left || my_free.is_empty() {
             // The other operand with its free axes first: where it is constant in a loop, it is turned once, outside.
-            let turn: Vec<usize> =
-                other_batch.iter().chain(&other_free).copied().chain(remaining.iter().map(|&k| other_contract[k])).collect();
+            let turn: Vec<usize> = other_batch
+                .iter()
+                .chain(&other_free)
+                .copied()
+                .chain(remaining.iter().map(|&k| other_contract[k]))
+                .collect();
             let dot = Dot {
                 lhs_batch: batch.clone(),
                 lhs_contract: ct_contract,
@@ -80,8 +84,11 @@ impl Dot {
                 rhs_batch: batch,
                 rhs_contract: ct_contract,
             };
-            let order =
-                my_batch.iter().copied().chain(remaining.iter().map(|&k| my_contract[k])).chain(my_free.iter().copied());
+            let order = my_batch
+                .iter()
+                .copied()
+                .chain(remaining.iter().map(|&k| my_contract[k]))
+                .chain(my_free.iter().copied());
             (dot.apply(other, ct), order.collect())
         };
         let mut back = vec![0; order.len()];
@@ -103,17 +110,17 @@ impl Primitive for Dot {
     }
     fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
         let (a, b) = (args[0], args[1]);
-        let names: [(&str, &[usize], &[usize]); 2] = [
-            ("inner", &self.lhs_contract, &self.rhs_contract),
-            ("shared", &self.lhs_batch, &self.rhs_batch),
-        ];
+        let names: [(&str, &[usize], &[usize]); 2] =
+            [("inner", &self.lhs_contract, &self.rhs_contract), ("shared", &self.lhs_batch, &self.rhs_batch)];
         if a.dtype != b.dtype {
             return Err(ShapeError(format!("dot: element types differ: lhs {a}, rhs {b}; convert one of them")));
         }
         for (what, left, right) in names {
-            if left.len() != right.len() || left.iter().any(|x| *x >= a.rank()) || right.iter().any(|x| *x >= b.rank()) {
+            if left.len() != right.len() || left.iter().any(|x| *x >= a.rank()) || right.iter().any(|x| *x >= b.rank())
+            {
                 return Err(ShapeError(format!(
-                    "dot: {what} axes must pair up and exist, got {left:?} of lhs {a} and {right:?} of rhs {b}"
+                    "dot: {what} axes must pair up and exist, got {left:?} of lhs {a} and {right:?} of rhs {b}; name one axis of \
+                     each operand for a pair"
                 )));
             }
             if sizes(a, left) != sizes(b, right) {
@@ -124,12 +131,18 @@ impl Primitive for Dot {
                 )));
             }
         }
-        let dims = [
-            sizes(a, &self.lhs_batch),
-            sizes(a, &self.lhs_free(a.rank())),
-            sizes(b, &self.rhs_free(b.rank())),
-        ]
-        .concat();
+        for (side, shape, axes) in [
+            ("lhs", a, [&self.lhs_batch[..], &self.lhs_contract].concat()),
+            ("rhs", b, [&self.rhs_batch[..], &self.rhs_contract].concat()),
+        ] {
+            if (1..axes.len()).any(|k| axes[..k].contains(&axes[k])) {
+                return Err(ShapeError(format!(
+                    "dot: an axis is shared or summed, and once, got {axes:?} of {side} {shape}; name each axis once"
+                )));
+            }
+        }
+        let dims = [sizes(a, &self.lhs_batch), sizes(a, &self.lhs_free(a.rank())), sizes(b, &self.rhs_free(b.rank()))]
+            .concat();
         Ok(vec![a.with_dims(dims)])
     }
     fn jvp(&self, args: &[Tensor], _: &[Tensor], tangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
@@ -177,11 +190,14 @@ impl Primitive for Dot {
         let mergeable = self.lhs_batch.is_empty() && lhs.plain && rhs.plain && (a.rank() > 2 || b.rank() > 2);
         if !mergeable {
             return vec![e.push("dot", &results[0], args, |i| {
-                i.dot_dimension_numbers = Some(numbers(&self.lhs_batch, &self.lhs_contract, &self.rhs_batch, &self.rhs_contract));
+                i.dot_dimension_numbers =
+                    Some(numbers(&self.lhs_batch, &self.lhs_contract, &self.rhs_batch, &self.rhs_contract));
             })];
         }
-        let x = e.push("reshape", &a.with_dims(lhs.dims.clone()), &[args[0]], |_| {});
-        let y = e.push("reshape", &b.with_dims(rhs.dims.clone()), &[args[1]], |_| {});
+        let mut matrix = |id: i64, shape: &Shape, dims: &[usize]| {
+            if shape.dims == dims { id } else { e.push("reshape", &shape.with_dims(dims), &[id], |_| {}) }
+        };
+        let (x, y) = (matrix(args[0], &a, &lhs.dims), matrix(args[1], &b, &rhs.dims));
         let flat = results[0].with_dims(vec![lhs.dims[1 - lhs.contract], rhs.dims[1 - rhs.contract]]);
         let product = e.push("dot", &flat, &[x, y], |i| {
             i.dot_dimension_numbers = Some(numbers(&[], &[lhs.contract], &[], &[rhs.contract]));
@@ -207,11 +223,7 @@ impl Merged {
         let first = contract.iter().copied().eq(0..contract.len());
         let last = contract.iter().copied().eq(free.len()..shape.rank());
         let (c, f) = (product(contract), product(&free));
-        Merged {
-            plain: first || last,
-            dims: if last { vec![f, c] } else { vec![c, f] },
-            contract: usize::from(last),
-        }
+        Merged { plain: first || last, dims: if last { vec![f, c] } else { vec![c, f] }, contract: usize::from(last) }
     }
 }
 

@@ -109,6 +109,12 @@ impl Primitive for Negate {
         "negate"
     }
     fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+        if args[0].dtype == DType::Pred {
+            return Err(ShapeError(format!(
+                "negate: needs numbers, got {}; convert it first, or compare with NE",
+                args[0]
+            )));
+        }
         Ok(vec![args[0].clone()])
     }
     fn jvp(&self, _: &[Tensor], _: &[Tensor], tangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
@@ -266,11 +272,7 @@ impl Primitive for Select {
     fn transpose(&self, args: &[Tensor], linear: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
         let Some(ct) = &cotangents[0] else { return vec![None, None, None] };
         let zero = ct.zeros_like();
-        vec![
-            None,
-            linear[1].then(|| args[0].select(ct, &zero)),
-            linear[2].then(|| args[0].select(&zero, ct)),
-        ]
+        vec![None, linear[1].then(|| args[0].select(ct, &zero)), linear[2].then(|| args[0].select(&zero, ct))]
     }
     fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
         apply_mapped(self.clone(), args, size)

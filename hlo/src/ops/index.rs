@@ -51,7 +51,7 @@ impl Primitive for DynamicSlice {
         check_index("dynamic-slice", args[1])?;
         if args[0].rank() == 0 || self.size > args[0].dims[0] {
             return Err(ShapeError(format!(
-                "dynamic-slice: cannot take {} rows of {}; the first axis is too short",
+                "dynamic-slice: at most as many rows as the first axis has, got {} of {}; take fewer",
                 self.size, args[0]
             )));
         }
@@ -93,7 +93,10 @@ impl Primitive for DynamicUpdate {
     fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
         check_index("dynamic-update-slice", args[2])?;
         let (whole, part) = (args[0], args[1]);
-        if whole.dtype != part.dtype || whole.rank() == 0 || whole.dims.get(1..) != part.dims.get(1..) || part.dims[0] > whole.dims[0]
+        if whole.dtype != part.dtype
+            || whole.rank() == 0
+            || whole.dims.get(1..) != part.dims.get(1..)
+            || part.dims[0] > whole.dims[0]
         {
             return Err(ShapeError(format!(
                 "dynamic-update-slice: the new rows must match all axes but the first, got {part} into {whole}; reshape them"

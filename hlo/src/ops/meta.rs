@@ -48,6 +48,12 @@ impl Primitive for CustomDerivative {
         "custom-derivative"
     }
     fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+        if args.len().is_multiple_of(2) {
+            return Err(ShapeError(format!(
+                "custom-derivative: a value and pairs (input, slope), got {} operands; give each input a slope",
+                args.len()
+            )));
+        }
         if let Some(bad) = args.iter().find(|s| **s != args[0]) {
             return Err(ShapeError(format!(
                 "custom-derivative: value, inputs and slopes must have one shape, got {} and {bad}; broadcast first",

@@ -103,6 +103,12 @@ impl Tensor {
         self.graph().apply(Reduce { combine, axes: axes.to_vec() }, &[self])
     }
 
+    #[track_caller]
+    fn last_axis(&self, name: &str) -> usize {
+        assert!(self.rank() > 0, "{name}: needs at least one axis, got {}; reshape it to [1]", self.shape());
+        self.rank() - 1
+    }
+
     /// Sum over the given axes.
     #[track_caller]
     pub fn sum(&self, axes: &[usize]) -> Tensor {
@@ -134,8 +140,9 @@ impl Tensor {
     /// Mean over the given axes.
     #[track_caller]
     pub fn mean(&self, axes: &[usize]) -> Tensor {
+        let sum = self.sum(axes);
         let count: usize = axes.iter().map(|&a| self.dims()[a]).product();
-        self.sum(axes) * (1.0 / count as f64)
+        sum * (1.0 / count as f64)
     }
 
     /// Mean over all elements.
@@ -146,7 +153,7 @@ impl Tensor {
     /// log(sum(exp(x))) over the last axis, safe for large x.
     #[track_caller]
     pub fn logsumexp(&self) -> Tensor {
-        let last = self.rank() - 1;
+        let last = self.last_axis("logsumexp");
         let top = self.max(&[last]).stop_gradient();
         let shifted = self - &top.unsqueeze_last().broadcast_to(self.dims());
         shifted.exp().sum(&[last]).log() + top
@@ -172,7 +179,7 @@ impl Tensor {
     /// Index of the first largest element along the last axis: `[.., C] -> s32[..]`.
     #[track_caller]
     pub fn argmax_last(&self) -> Tensor {
-        let last = self.rank() - 1;
+        let last = self.last_axis("argmax");
         let shape = self.shape().with_dtype(DType::S32);
         let top = self.max(&[last]).unsqueeze_last().broadcast_to(self.dims());
         let counter = self.graph().iota(shape.clone(), last);

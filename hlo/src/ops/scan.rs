@@ -62,12 +62,30 @@ impl Primitive for Scan {
                 args.len()
             )));
         }
+        if self.length == 0 {
+            return Err(ShapeError("scan: a loop has at least one step, got 0; leave the loop out".into()));
+        }
+        if self.carries > self.body.results().len() {
+            return Err(ShapeError(format!(
+                "scan: the body must return every carry, got {} results for {} carries; return the new carries first",
+                self.body.results().len(),
+                self.carries
+            )));
+        }
         for (k, (arg, param)) in args.iter().zip(want).enumerate() {
             let is_input = (self.carries..self.carries + self.inputs).contains(&k);
             let expected = if is_input { stacked(self.length, param.shape()) } else { param.shape().clone() };
             if **arg != expected {
-                let role = if k < self.carries { "carry" } else if is_input { "stacked input" } else { "constant" };
-                return Err(ShapeError(format!("scan: {role} (operand {k}) must be {expected}, got {arg}; check the body's parameters")));
+                let role = if k < self.carries {
+                    "carry"
+                } else if is_input {
+                    "stacked input"
+                } else {
+                    "constant"
+                };
+                return Err(ShapeError(format!(
+                    "scan: {role} (operand {k}) must be {expected}, got {arg}; check the body's parameters"
+                )));
             }
         }
         let results = self.body.results();
@@ -81,7 +99,9 @@ impl Primitive for Scan {
             }
         }
         let shapes = results.iter().enumerate();
-        Ok(shapes.map(|(k, r)| if k < self.carries { r.shape().clone() } else { stacked(self.length, r.shape()) }).collect())
+        Ok(shapes
+            .map(|(k, r)| if k < self.carries { r.shape().clone() } else { stacked(self.length, r.shape()) })
+            .collect())
     }
 
     fn jvp(&self, _: &[Tensor], _: &[Tensor], _: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
@@ -101,8 +121,10 @@ impl Primitive for Scan {
         let swap = |t: &Tensor| t.transpose(&[1, 0].into_iter().chain(2..t.rank()).collect::<Vec<_>>());
         let (carries, inputs, consts) = parts(self, args);
         let carries: Vec<Tensor> = carries.iter().map(|c| c.materialize(size)).collect();
-        let outer: Vec<Tensor> = inputs.iter().map(|x| if x.mapped { swap(&x.tensor) } else { x.tensor.clone() }).collect();
-        let mapped: Vec<bool> = (0..self.carries).map(|_| true).chain(args[self.carries..].iter().map(|a| a.mapped)).collect();
+        let outer: Vec<Tensor> =
+            inputs.iter().map(|x| if x.mapped { swap(&x.tensor) } else { x.tensor.clone() }).collect();
+        let mapped: Vec<bool> =
+            (0..self.carries).map(|_| true).chain(args[self.carries..].iter().map(|a| a.mapped)).collect();
         let shapes: Vec<Shape> = (self.body.params().iter().zip(&mapped))
             .map(|(p, &m)| if m { stacked(size, p.shape()) } else { p.shape().clone() })
             .collect();
@@ -153,7 +175,15 @@ impl Primitive for Scan {
         });
         let mut stacks = done[self.body.params().len()..].iter();
         (0..results.len())
-            .map(|k| if k < carries { done[k] } else if used[k] { *stacks.next().unwrap_or(&done[0]) } else { done[0] })
+            .map(|k| {
+                if k < carries {
+                    done[k]
+                } else if used[k] {
+                    *stacks.next().unwrap_or(&done[0])
+                } else {
+                    done[0]
+                }
+            })
             .collect()
     }
 
@@ -192,4 +222,3 @@ impl Emitter<'_> {
         self.push("dynamic-update-slice", &shape, &operands, |_| {})
     }
 }
-

@@ -219,7 +219,11 @@ impl Primitive for Pad {
                 args[0]
             )));
         }
-        Ok(vec![args[0].with_dims((0..args[0].rank()).map(|a| self.low[a] + args[0].dims[a] + self.high[a]).collect::<Vec<_>>())])
+        Ok(vec![
+            args[0].with_dims(
+                (0..args[0].rank()).map(|a| self.low[a] + args[0].dims[a] + self.high[a]).collect::<Vec<_>>(),
+            ),
+        ])
     }
     linear_unary!();
     fn transpose(&self, args: &[Tensor], _: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
@@ -273,6 +277,9 @@ impl Primitive for Concatenate {
         "concatenate"
     }
     fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+        if args.is_empty() {
+            return Err(ShapeError("concatenate: at least one operand, got none; leave the operation out".into()));
+        }
         let fits = |s: &Shape| {
             s.dtype == args[0].dtype
                 && s.rank() == args[0].rank()
@@ -328,8 +335,12 @@ impl Primitive for Reverse {
         "reverse"
     }
     fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
-        if let Some(a) = self.axes.iter().find(|a| **a >= args[0].rank()) {
-            return Err(ShapeError(format!("reverse: axis {a} is outside {}; name an axis that exists", args[0])));
+        let repeated = (1..self.axes.len()).any(|k| self.axes[..k].contains(&self.axes[k]));
+        if repeated || self.axes.iter().any(|a| *a >= args[0].rank()) {
+            return Err(ShapeError(format!(
+                "reverse: axes must exist and differ, got {:?} of {}; name each axis once",
+                self.axes, args[0]
+            )));
         }
         Ok(vec![args[0].clone()])
     }
@@ -408,6 +419,7 @@ impl Tensor {
     /// Elements `start..limit` of one axis, all of the others.
     #[track_caller]
     pub fn slice_axis(&self, axis: usize, start: usize, limit: usize) -> Tensor {
+        assert!(axis < self.rank(), "slice: the axis must exist, got {axis} of {}; name one of its axes", self.shape());
         let mut from = vec![0; self.rank()];
         let mut to = self.dims().to_vec();
         (from[axis], to[axis]) = (start, limit);
@@ -435,7 +447,7 @@ impl Tensor {
         match parts {
             [one] => (*one).clone(),
             [first, ..] => first.graph().apply(Concatenate { axis }, parts),
-            [] => panic!("concatenate: needs at least one operand, got none"),
+            [] => panic!("concatenate: at least one operand, got none; leave the operation out"),
         }
     }
 

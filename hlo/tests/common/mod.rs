@@ -126,8 +126,8 @@ pub fn close(what: &str, got: &[f64], want: &[f64], tolerance: f64) -> Result<()
     }
     for (k, (g, w)) in got.iter().zip(want).enumerate() {
         let scale = g.abs().max(w.abs()).max(1.0);
-        // Not `>`: NaN must fail.
-        if !((g - w).abs() <= tolerance * scale) {
+        let near = (g - w).abs() <= tolerance * scale; // false for NaN
+        if !near {
             return Err(format!("{what}: element {k} is {g}, want {w} (difference {:e})", g - w));
         }
     }
