@@ -83,6 +83,31 @@ impl Func {
         Func { graph: self.graph.clone(), params: self.params.clone(), results: results.into() }
     }
 
+    /// A text that two functions share only if they compute the same in the same way. `None` if some operation in it is
+    /// never equal to another.
+    pub fn fingerprint(&self) -> Option<String> {
+        use std::fmt::Write;
+        let mut names: HashMap<usize, usize> = HashMap::new();
+        let mut text = String::new();
+        for (position, param) in self.params.iter().enumerate() {
+            names.insert(param.value().node, position);
+            let _ = write!(text, "{};", param.shape());
+        }
+        let name = |names: &HashMap<usize, usize>, v: &Value| format!("{}.{},", names[&v.node], v.result);
+        for (index, node) in self.live(false) {
+            if names.contains_key(&index) {
+                continue;
+            }
+            text.push_str(&node.op.key()?);
+            node.operands.iter().for_each(|v| text.push_str(&name(&names, v)));
+            text.push(';');
+            let next = names.len();
+            names.insert(index, next);
+        }
+        self.results.iter().for_each(|r| text.push_str(&name(&names, &r.value())));
+        Some(text)
+    }
+
     /// The nodes some result needs, in order, each with its index. With `emitted`, only what generated code needs.
     pub fn live(&self, emitted: bool) -> Vec<(usize, Node)> {
         let mut needed = vec![false; self.graph.len()];
@@ -183,4 +208,41 @@ pub(crate) fn is_parameter(node: &Node) -> bool {
 /// The primitive of a node as a concrete type.
 pub fn downcast<P: Primitive>(node: &Node) -> Option<&P> {
     (node.op.as_ref() as &dyn std::any::Any).downcast_ref::<P>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_loops_are_one_and_others_are_not() {
+        let shape = Shape::f32([2]);
+        let body = |factor: f64| {
+            Func::trace(&[shape.clone(), shape.clone()], |_, v| {
+                // Careless building makes other node numbers, not another function.
+                let _ = &v[1] + factor;
+                let next = &v[0] * factor + &v[1];
+                vec![next.clone(), next.exp()]
+            })
+        };
+        let bare = Func::trace(&[shape.clone(), shape.clone()], |_, v| {
+            let next = &v[0] * 2.0 + &v[1];
+            vec![next.clone(), next.exp()]
+        });
+        assert_eq!(body(2.0).fingerprint(), bare.fingerprint());
+        assert_ne!(body(2.0).fingerprint(), body(3.0).fingerprint());
+        assert_ne!(bare.fingerprint(), bare.with_results(bare.results()[..1].to_vec()).fingerprint());
+        let swapped = Func::from_values(bare.params().iter().rev().cloned().collect(), bare.results().to_vec());
+        assert_ne!(bare.fingerprint(), swapped.fingerprint());
+
+        let stack = Shape::f32([5, 2]);
+        Func::trace(&[shape.clone(), stack], |g, v| {
+            let run =
+                |factor, reverse| crate::scan(g, &body(factor), 5, reverse, &v[..1], &v[1..], &[]).0.swap_remove(0);
+            let first = run(2.0, false).value();
+            assert_eq!(first, run(2.0, false).value());
+            assert!(first != run(3.0, false).value() && first != run(2.0, true).value());
+            vec![v[0].clone()]
+        });
+    }
 }

@@ -67,7 +67,8 @@ impl Default for Surrogate {
 
 impl Surrogate {
     /// The names the published commands use.
-    pub const NAMES: &[&str] = &["relu", "s2nn", "s2nn2", "multi_gaussian", "leaky_relu", "inv_square", "boxcar", "triangle"];
+    pub const NAMES: &[&str] =
+        &["relu", "s2nn", "s2nn2", "multi_gaussian", "leaky_relu", "inv_square", "boxcar", "triangle"];
 
     /// A surrogate by its published name.
     pub fn by_name(name: &str) -> Option<Surrogate> {

@@ -11,9 +11,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use tasks::{Gesture, GestureSettings, NMnist, NMnistSettings, Split, Task};
 
-use super::{Global, OrUsage, Usage, common::{self, LearnerFlags}};
+use super::{
+    Global, OrUsage, Usage,
+    common::{self, LearnerFlags},
+};
 use crate::{
-    cell::{Surrogate, spiking::{Reset, Tau}},
+    cell::{
+        Surrogate,
+        spiking::{Reset, Tau},
+    },
     learn::{LossKind, Method, Objective, objective::Regularizer, sequence::LearnerConfig},
     net::{ETraceNet, Layer},
     plot::{Axis, Figure, LineChart, Scale, Series, Unit, quantity},
@@ -30,6 +36,7 @@ use crate::{
 
 /// The published memory-and-speed evaluation: time and memory of one training step against sequence length.
 #[derive(Clone, Debug, ClapArgs)]
+#[command(rename_all = "snake_case")]
 pub struct Args {
     /// Sizes: `published` is 32,768 inputs, 3 x 512, batch 128; `laptop` 2,048 inputs, 3 x 256, batch 16. Default: laptop on
     /// a CPU, published elsewhere.
@@ -71,7 +78,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
     /// Resolve, build and compile; print what would run; train nothing.
-    #[arg(long, alias = "dry_run")]
+    #[arg(long = "dry-run", alias = "dry_run")]
     dry_run: bool,
     /// Seed of everything random.
     #[arg(long, default_value_t = 0)]
@@ -227,7 +234,11 @@ fn usage(text: String) -> Usage {
 
 impl Args {
     fn sizes(&self, global: &Global) -> Sizes {
-        let preset = self.preset.unwrap_or(if global.device == hlo::pjrt::Device::Cpu { Preset::Laptop } else { Preset::Published });
+        let preset = self.preset.unwrap_or(if global.device == hlo::pjrt::Device::Cpu {
+            Preset::Laptop
+        } else {
+            Preset::Published
+        });
         let (n_in, n_rec, batch) = match preset {
             Preset::Laptop => (2048, 256, 16),
             Preset::Published => (32_768, 512, 128),
@@ -259,7 +270,11 @@ impl Args {
                 bail!(usage(format!("{name} must be at least 1, got 0")));
             }
         }
-        let tau = if self.tau_mem_sigma > 0.0 { Tau::Normal(self.tau_mem, self.tau_mem_sigma) } else { Tau::Scalar(self.tau_mem) };
+        let tau = if self.tau_mem_sigma > 0.0 {
+            Tau::Normal(self.tau_mem, self.tau_mem_sigma)
+        } else {
+            Tau::Scalar(self.tau_mem)
+        };
         Ok(ETraceNet {
             layer,
             n_in,
@@ -289,7 +304,9 @@ impl Args {
             (None, true) => ["bptt", "es-d-rtrl", "d-rtrl"].map(String::from).to_vec(),
             (None, false) => self.methods.clone(),
         };
-        let one = |name: String| LearnerFlags { method: Some(name), ..self.learner.clone() }.config(&self.published(Method::Bptt, 0), DECAY);
+        let one = |name: String| {
+            LearnerFlags { method: Some(name), ..self.learner.clone() }.config(&self.published(Method::Bptt, 0), DECAY)
+        };
         names.into_iter().map(one).collect()
     }
 
@@ -348,7 +365,13 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
     let model = net.model(sizes.batch);
     println!(
         "{} inputs, {} x {} neurons ({}), batch {}, {} parameters; {}",
-        net.n_in, sizes.n_layer, net.n_rec, args.model, sizes.batch, model.trainable_elements(), common::device_line(&session)
+        net.n_in,
+        sizes.n_layer,
+        net.n_rec,
+        args.model,
+        sizes.batch,
+        model.trainable_elements(),
+        common::device_line(&session)
     );
     let mut rows = Vec::new();
     for config in &learners {
@@ -383,7 +406,8 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
     if !rows.is_empty() {
         println!("\n{}", table(&rows));
         if let Some(out) = &args.out {
-            write_results(out, &rows, &net, sizes.batch).with_context(|| format!("cannot write results to {}", out.display()))?;
+            write_results(out, &rows, &net, sizes.batch)
+                .with_context(|| format!("cannot write results to {}", out.display()))?;
         }
     }
     Ok(())
@@ -418,9 +442,19 @@ fn print_row(row: &Row) {
         (None, Some(loss), Some(accuracy), Some(seconds)) => println!(
             "{:>10} T = {:4} {:?}: Batch = 0, training loss = {loss:.8}, training acc = {accuracy:.6}, time = {seconds:.5} s, \
              memory before = {:.2} GB, memory after = {:.2} GB",
-            row.method, row.length, row.drive, gb(row.in_use.0), gb(row.in_use.1)
+            row.method,
+            row.length,
+            row.drive,
+            gb(row.in_use.0),
+            gb(row.in_use.1)
         ),
-        (error, ..) => println!("{:>10} T = {:4} {:?}: {}", row.method, row.length, row.drive, error.as_deref().unwrap_or("no result")),
+        (error, ..) => println!(
+            "{:>10} T = {:4} {:?}: {}",
+            row.method,
+            row.length,
+            row.drive,
+            error.as_deref().unwrap_or("no result")
+        ),
     }
 }
 
@@ -449,7 +483,9 @@ fn table(rows: &[Row]) -> String {
 
 fn write_results(out: &std::path::Path, rows: &[Row], net: &ETraceNet, batch: usize) -> Result<()> {
     std::fs::create_dir_all(out)?;
-    let mut csv = String::from("method,length,drive,chunk,compile_seconds,run_seconds,compiled_bytes,peak_bytes,loss,accuracy,error\n");
+    let mut csv = String::from(
+        "method,length,drive,chunk,compile_seconds,run_seconds,compiled_bytes,peak_bytes,loss,accuracy,error\n",
+    );
     let cell = |v: Option<String>| v.unwrap_or_default();
     for r in rows {
         let drive = if r.drive == Drive::Scan { "scan" } else { "step" };
@@ -493,7 +529,8 @@ fn write_results(out: &std::path::Path, rows: &[Row], net: &ETraceNet, batch: us
         chart
     };
     figure("Time of one training step", Unit::Seconds, "time", &|r| r.run_seconds).save(out.join("time"))?;
-    figure("Memory of one training step", Unit::Bytes, "peak memory", &|r| r.peak_bytes.map(|b| b as f64)).save(out.join("memory"))?;
+    figure("Memory of one training step", Unit::Bytes, "peak memory", &|r| r.peak_bytes.map(|b| b as f64))
+        .save(out.join("memory"))?;
     println!("written to {}: memspeed.csv, memspeed.json, time.svg/.png, memory.svg/.png", out.display());
     Ok(())
 }
@@ -516,15 +553,18 @@ fn task(dataset: Dataset, data: &std::path::Path, steps: usize) -> Result<Arc<dy
 
 fn resolve(args: &Args, global: &Global) -> Result<Config> {
     let Some(dataset) = args.dataset else { bail!(usage("--resume needs a run folder, or name a --dataset".into())) };
-    let data = args.data.clone().ok_or_else(|| {
-        usage("--dataset needs --data DIR, the folder that holds the recordings, got none".into())
-    })?;
+    let data = args
+        .data
+        .clone()
+        .ok_or_else(|| usage("--dataset needs --data DIR, the folder that holds the recordings, got none".into()))?;
     let task = task(dataset, &data, args.data_length).or_usage()?;
     let sizes = args.sizes(global);
     let samples = task.samples(Split::Train)?.unwrap_or(u64::MAX);
     if samples < sizes.batch as u64 {
         bail!(usage(format!(
-            "--batch_size must not exceed the {samples} training recordings in {}, got {}", data.display(), sizes.batch
+            "--batch_size must not exceed the {samples} training recordings in {}, got {}",
+            data.display(),
+            sizes.batch
         )));
     }
     if !args.methods.is_empty() {
@@ -557,7 +597,10 @@ fn train(args: &Args, global: &Global) -> Result<()> {
         None => {
             let config = resolve(args, global)?;
             let name = if args.exp_name.is_empty() { config.learner.method.name() } else { &args.exp_name };
-            let dir = args.out.clone().unwrap_or_else(|| PathBuf::from("checkpoints").join(format!("memspeed-{name}-{}", args.seed)));
+            let dir = args
+                .out
+                .clone()
+                .unwrap_or_else(|| PathBuf::from("checkpoints").join(format!("memspeed-{name}-{}", args.seed)));
             (config, dir)
         }
     };
@@ -591,7 +634,9 @@ fn train(args: &Args, global: &Global) -> Result<()> {
         dir.display()
     );
     let bar = if global.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
-    bar.set_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
     let batch = config.settings.batch as f64;
     let mut epoch: Vec<(f64, f64, f64)> = Vec::new();
     let mut curve: Vec<(u64, f64, f64)> = Vec::new();
@@ -626,7 +671,9 @@ fn train(args: &Args, global: &Global) -> Result<()> {
     bar.finish_and_clear();
     common::plot_accuracy(&dir, &curve)?;
     match outcome.ending {
-        Ending::Interrupted => println!("interrupted after update {}; go on with --resume {}", outcome.progress.step, dir.display()),
+        Ending::Interrupted => {
+            println!("interrupted after update {}; go on with --resume {}", outcome.progress.step, dir.display())
+        }
         _ => {
             let (loss, accuracy) = match outcome.evaluation {
                 Some(known) => known,

@@ -71,8 +71,12 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<()> {
 }
 
 fn list() -> anyhow::Result<()> {
-    let mut table =
-        Table::new([("kind", Align::Left), ("PJRT API", Align::Left), ("found as", Align::Left), ("file", Align::Left)]);
+    let mut table = Table::new([
+        ("kind", Align::Left),
+        ("PJRT API", Align::Left),
+        ("found as", Align::Left),
+        ("file", Align::Left),
+    ]);
     let mut broken = String::new();
     for plugin in pjrt::installed() {
         let version = match &plugin.api_version {
@@ -91,6 +95,13 @@ fn list() -> anyhow::Result<()> {
 }
 
 fn install(which: Which, global: &Global) -> anyhow::Result<()> {
+    if which == Which::Cuda13 {
+        let error = anyhow::anyhow!(
+            "etrace installs the plugin for CUDA 12, which drivers for CUDA 13 run as well, but not one for CUDA 13; \
+             run `etrace plugin install cuda12`, or `pip install jax-cuda13-pjrt[with_cuda]` in the active Python environment, where etrace finds it"
+        );
+        return Err(error).or_usage();
+    }
     let mut bar = InstallBar::new(global);
     let path = pjrt::install(which.kind(), &mut |p| bar.show(p));
     bar.finish();

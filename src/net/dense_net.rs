@@ -249,7 +249,9 @@ impl DenseNet {
             input = input.current(&exponential(cx, "g_inp", self.tau_syn, self.dt, &y));
         }
         let excitatory = if first { EXCITATORY_FIRST } else { EXCITATORY_DEEP };
-        input.conductance(&conductance(cx, "exc", exc), excitatory).conductance(&conductance(cx, "inh", inh), INHIBITORY)
+        input
+            .conductance(&conductance(cx, "exc", exc), excitatory)
+            .conductance(&conductance(cx, "inh", inh), INHIBITORY)
     }
 
     /// What spikes release. A released amount carries the spike already; like the published layers this multiplies it by

@@ -64,7 +64,21 @@ impl Default for ETraceNet {
 impl ETraceNet {
     /// Traces one step for `batch` sequences.
     pub fn model(&self, batch: usize) -> Model {
-        let ETraceNet { layer, n_in, n_rec, n_out, tau_syn, tau_o, v_th, reset, surrogate, ff_scale, rec_scale, dt, .. } = *self;
+        let ETraceNet {
+            layer,
+            n_in,
+            n_rec,
+            n_out,
+            tau_syn,
+            tau_o,
+            v_th,
+            reset,
+            surrogate,
+            ff_scale,
+            rec_scale,
+            dt,
+            ..
+        } = *self;
         let tau_mem = self.tau_mem.clone();
         DenseNet {
             layer,

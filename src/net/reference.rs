@@ -17,7 +17,9 @@ use crate::cell::{
 
 /// A field that a case needs and does not have.
 #[derive(Debug, thiserror::Error)]
-#[error("the description of the case must give `hyper.{0}`, but it is missing or of the wrong type; check the JSON file")]
+#[error(
+    "the description of the case must give `hyper.{0}`, but it is missing or of the wrong type; check the JSON file"
+)]
 pub struct MissingHyper(String);
 
 /// The description of a case.
@@ -69,7 +71,8 @@ impl Case<'_> {
     /// Names and shapes of the arrays below `prefix/`.
     fn arrays(&self, prefix: &str) -> BTreeMap<String, Vec<usize>> {
         let all = self.0.get("tensors").and_then(Value::as_object).into_iter().flatten();
-        let dims = |v: &Value| v.as_array().into_iter().flatten().filter_map(|d| d.as_u64().map(|d| d as usize)).collect();
+        let dims =
+            |v: &Value| v.as_array().into_iter().flatten().filter_map(|d| d.as_u64().map(|d| d as usize)).collect();
         all.filter_map(|(name, v)| Some((name.strip_prefix(prefix)?.strip_prefix('/')?.to_string(), dims(v)))).collect()
     }
 }
@@ -155,13 +158,14 @@ fn gif_coba_ei(c: &Case, batch: usize) -> Result<Model, MissingHyper> {
     let gif = Gif4 { v_init: StateInit::Zeros, ..net.neuron() };
     Ok(StepContext::trace(batch, n_in, |cx, x| {
         let (s_exc, s_inh) = split(&gif.last_spike(cx));
-        let input = [("ff", x, ei_net::EXCITATORY), ("exc", &s_exc, ei_net::EXCITATORY), ("inh", &s_inh, ei_net::INHIBITORY)]
-            .into_iter()
-            .fold(Input::default(), |input, (name, from, reversal)| {
-                let all = Connection::Rectified { density: 1.0 };
-                let y = all.apply(cx, name, &[from], n, &[Init::KaimingNormal(1.0)]);
-                input.conductance(&exponential(cx, &format!("g_{name}"), tau_syn, 1.0, &y), reversal)
-            });
+        let input =
+            [("ff", x, ei_net::EXCITATORY), ("exc", &s_exc, ei_net::EXCITATORY), ("inh", &s_inh, ei_net::INHIBITORY)]
+                .into_iter()
+                .fold(Input::default(), |input, (name, from, reversal)| {
+                    let all = Connection::Rectified { density: 1.0 };
+                    let y = all.apply(cx, name, &[from], n, &[Init::KaimingNormal(1.0)]);
+                    input.conductance(&exponential(cx, &format!("g_{name}"), tau_syn, 1.0, &y), reversal)
+                });
         let u = gif.step(cx, &input);
         readout::leaky(cx, &u, n_out, tau_o, 1.0)
     }))
@@ -218,5 +222,91 @@ fn adopt(mut ours: Vec<(&mut String, &Vec<usize>)>, mut theirs: BTreeMap<String,
             **name = found;
             false
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A description with the given hyper-parameters and `param/` and `init_state/` arrays.
+    fn description(hyper: &Value, params: &[(&str, &[usize])], states: &[(&str, usize)]) -> Value {
+        let mut all = json!({"n_in": 4, "n_rec": 5, "n_out": 3, "tau_o": 5.0});
+        all.as_object_mut().expect("an object").extend(hyper.as_object().expect("an object").clone());
+        let entry = |name: String, dims: &[usize]| {
+            let entry: Vec<Value> = dims.iter().map(|d| json!(d)).chain([json!("float32")]).collect();
+            (name, Value::Array(entry))
+        };
+        let params = params.iter().map(|(name, dims)| entry(format!("param/{name}"), dims));
+        let states = states.iter().map(|(name, n)| entry(format!("init_state/{name}"), &[2, *n]));
+        json!({"hyper": all, "tensors": params.chain(states).collect::<serde_json::Map<_, _>>()})
+    }
+
+    /// Builds a case and checks that the model bears exactly its names, with its shapes.
+    #[track_caller]
+    fn bears(case: &str, hyper: Value, params: &[(&str, &[usize])], states: &[(&str, usize)]) {
+        let description = description(&hyper, params, states);
+        let model = model(case, &description, 2).expect("all fields are there").expect("a known case");
+        let mut ours: Vec<(&str, &[usize])> =
+            model.params.iter().filter(|p| p.trainable).map(|p| (p.name.as_str(), &p.shape.dims[..])).collect();
+        let mut theirs = params.to_vec();
+        ours.sort();
+        theirs.sort();
+        assert_eq!(ours, theirs, "{case}");
+        let mut ours: Vec<(&str, usize)> = model.states.iter().map(|s| (s.name.as_str(), s.shape.dims[1])).collect();
+        let mut theirs = states.to_vec();
+        ours.sort();
+        theirs.sort();
+        assert_eq!(ours, theirs, "{case}");
+    }
+
+    const LAYER: [(&str, &[usize]); 3] = [("l0.weight", &[9, 5]), ("l0.bias", &[5]), ("out.weight", &[5, 3])];
+
+    #[test]
+    fn cases_of_one_map_bear_the_names_of_the_file() {
+        let hyper = json!({"tau_mem": [[5.0, 5.0, 5.0, 5.0, 5.0]], "n_layer": 1});
+        bears("lif_delta_hard", hyper, &LAYER, &[("l0.V", 5), ("out.r", 3)]);
+        let hyper = json!({"tau_mem": 5.0, "tau_syn": 10.0, "tau_a": 20.0, "beta": 0.3});
+        bears("alif_expcu", hyper, &LAYER, &[("l0.V", 5), ("l0.a", 5), ("l0.g", 5), ("out.r", 3)]);
+    }
+
+    #[test]
+    fn names_without_the_prefix_of_a_layer_are_taken_over() {
+        let hyper = json!({"tau_neu": 10.0, "tau_syn": 5.0, "tau_I2": [40.0, 50.0, 60.0, 70.0, 80.0], "A2": 0.3});
+        let states = [("V", 5), ("I2", 5), ("g", 5), ("out.r", 3)];
+        bears("gif_dms", hyper.clone(), &LAYER, &states);
+        bears("gif_dms", hyper, &[("W.weight", &[9, 5]), ("W.bias", &[5]), ("out.weight", &[5, 3])], &states);
+    }
+
+    #[test]
+    fn rate_cells_bear_the_names_of_the_file() {
+        let out: (&str, &[usize]) = ("out.weight", &[5, 3]);
+        let gates: [(&str, &[usize]); 4] =
+            [("Wf.weight", &[9, 5]), ("Wf.bias", &[5]), ("Wh.weight", &[9, 5]), ("Wh.bias", &[5])];
+        bears("mgu", json!({"kind": "mgu"}), &[&gates[..], &[out]].concat(), &[("h", 5), ("out.r", 3)]);
+        let maps: [(&str, &[usize]); 5] =
+            [("phi.weight", &[4, 5]), ("phi.bias", &[5]), ("W_u.weight", &[10, 5]), ("W_u.bias", &[5]), out];
+        bears("minimal_rnn", json!({}), &maps, &[("h", 5), ("out.r", 3)]);
+    }
+
+    #[test]
+    fn the_speech_neuron_bears_the_names_of_the_file() {
+        let states = [("u", 5), ("w", 5), ("s", 5), ("out.r", 3)];
+        let maps: [(&str, &[usize]); 3] = [("W.weight", &[4, 5]), ("V.weight", &[5, 5]), ("out.weight", &[5, 3])];
+        let plain: [(&str, &[usize]); 4] = [("alpha", &[5]), ("beta", &[5]), ("a", &[5]), ("b", &[5])];
+        bears("radlif", json!({}), &[&maps[..], &plain].concat(), &states);
+        let suffixed: [(&str, &[usize]); 5] =
+            [("alpha.weight", &[5]), ("beta.weight", &[5]), ("a.weight", &[5]), ("b.weight", &[5]), ("W.bias", &[5])];
+        bears("radlif", json!({}), &[&maps[..], &suffixed].concat(), &states);
+    }
+
+    #[test]
+    fn a_missing_constant_is_named() {
+        let description = description(&json!({"tau_syn": 5.0}), &[], &[]);
+        let error = model("gif_dms", &description, 2).expect_err("tau_neu is missing").to_string();
+        assert!(error.contains("hyper.tau_neu"), "{error}");
+        assert!(model("no such case", &description, 2).expect("no field is needed").is_none());
     }
 }

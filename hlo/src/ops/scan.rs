@@ -188,7 +188,8 @@ impl Primitive for Scan {
     }
 
     fn key(&self) -> Option<String> {
-        None
+        let Scan { length, reverse, carries, inputs, .. } = self;
+        Some(format!("scan {length} {reverse} {carries} {inputs} {}", self.body.fingerprint()?))
     }
 }
 

@@ -62,6 +62,17 @@ impl Tau {
             _ => (-self.rate(cx, name, n, dt)).exp(),
         }
     }
+
+    /// `k(tau)` and `1 - k(tau)`; the second from `expm1`, for a difference would lose the digits of a slow decay.
+    pub fn relaxation(&self, cx: &mut StepContext, name: &str, n: usize, dt: f64) -> (Tensor, Tensor) {
+        match self {
+            Tau::Scalar(tau) => (cx.scalar((-dt / tau).exp()), cx.scalar(-(-dt / tau).exp_m1())),
+            _ => {
+                let rate = -self.rate(cx, name, n, dt);
+                (rate.exp(), -rate.expm1())
+            }
+        }
+    }
 }
 
 /// What reaches a membrane in one step; every part is `[B, n]`.
@@ -106,8 +117,8 @@ impl Input {
                 &v_inf + (v - &v_inf) * k
             }
             (None, Some(current)) => {
-                let k = tau.decay(cx, "tau", n, dt);
-                &k * v + (1.0 - &k) * current
+                let (k, gain) = tau.relaxation(cx, "tau", n, dt);
+                k * v + gain * current
             }
             (None, None) => tau.decay(cx, "tau", n, dt) * v,
         };
@@ -339,11 +350,11 @@ fn detached_unless(differentiable: bool, spike: Tensor) -> Tensor {
     if differentiable { spike } else { spike.stop_gradient() }
 }
 
-/// Mean 0 and variance 1 over the last axis: `(x - m) / sqrt(max(mean(x^2) - m^2, 0) + 1e-5)`. Section 1.3.
+/// Mean 0 and variance 1 over the last axis: `(x - m) / sqrt(mean((x - m)^2) + 1e-5)`. Section 1.3, which computes the variance
+/// as `mean(x^2) - m^2`; the form here loses no digits where the mean is large.
 pub fn standardise(x: &Tensor) -> Tensor {
     let last = x.rank() - 1;
-    let mean = x.mean(&[last]);
-    let variance = x.square().mean(&[last]) - mean.square();
-    let spread = (variance.maximum(&variance.zeros_like()) + 1e-5).sqrt();
-    (x - mean.unsqueeze_last()) / spread.unsqueeze_last()
+    let centred = x - x.mean(&[last]).unsqueeze_last();
+    let spread = (centred.square().mean(&[last]) + 1e-5).sqrt();
+    &centred / spread.unsqueeze_last()
 }

@@ -1,0 +1,69 @@
+//! A neuron that this project does not have, trained by every learner: `cargo run --release --example custom_neuron`.
+
+use etrace::{cell::*, learn::*, train::session::Session};
+use hlo::{Func, Shape, Tensor, array::Array, pjrt::Device};
+
+/// A resonate-and-fire neuron (Izhikevich 2001): a damped oscillator `z = u + iv` driven by its input, here written with two
+/// real states that turn by `omega` per step. It fires when `v` crosses 1, and a spike shortens `v` by its surrogate.
+fn resonator(cx: &mut StepContext, x: &Tensor, n: usize) -> Tensor {
+    let (u, v) = (cx.state("u", n, StateInit::Zeros), cx.state("v", n, StateInit::Zeros));
+    let omega = cx.param("omega", &[n], Init::Uniform(0.2, 0.6));
+    let omega = cx.elementwise("omega", &omega);
+    let fired = Surrogate::default().spike(&(&v - 1.0));
+    let y = cx.dense("l0", &[x, &fired], n, &Dense::new(&[Init::KaimingNormal(2.0)]));
+    let (cos, sin) = (omega.cos() * 0.9, omega.sin() * 0.9);
+    let (new_u, new_v) = (&cos * &u - &sin * &v + y, &sin * &u + &cos * &v - fired);
+    cx.set("u", &new_u);
+    cx.set("v", &new_v);
+    Surrogate::default().spike(&(new_v - 1.0))
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let (steps, batch, n_in) = (40, 32, 12);
+    let model = StepContext::trace(batch, n_in, |cx, x| {
+        let spikes = resonator(cx, x, 24);
+        readout::leaky(cx, &spikes, 2, 10.0, 1.0)
+    });
+    // Two classes: input spikes that come in slow or in fast waves.
+    let mut random = etrace::rng::Stream::new(1, "waves");
+    let classes: Vec<i32> = (0..batch).map(|b| (b % 2) as i32).collect();
+    let mut spikes = vec![0.0f32; steps * batch * n_in];
+    for (k, s) in spikes.iter_mut().enumerate() {
+        let (t, b) = (k / (batch * n_in), k / n_in % batch);
+        let wave = (t as f64 * if b % 2 == 0 { 0.25 } else { 0.6 }).sin();
+        *s = f32::from(random.uniform() < 0.3 + 0.3 * wave);
+    }
+    let session = Session::open(Device::Cpu, None, &mut |_| {})?;
+    for name in ["bptt", "d-rtrl", "es-d-rtrl", "hybrid"] {
+        let method = Method::by_name(name, 0.9).expect("a known name");
+        let config = sequence::LearnerConfig { method, ..Default::default() };
+        let learner = Learner::new(&model, &Objective::default(), &config)?;
+        let mut shapes: Vec<Shape> = model.params.iter().map(|p| p.shape.clone()).collect();
+        shapes.extend([Shape::f32([steps, batch, n_in]), Shape::s32([batch])]);
+        let n = model.params.len();
+        // One step of gradient descent as a program: (parameters, data) to (parameters, loss).
+        let step = Func::trace(&shapes, |g, v| {
+            let states: Vec<Tensor> = model.states.iter().map(|s| g.zeros(&s.shape)).collect();
+            let out = learner.sequence(g, &v[..n], &states, &v[n], &v[n + 1]);
+            let new = v[..n].iter().zip(&out.grads).map(|(w, d)| w - &(d * (0.3 / steps as f64)));
+            new.chain([out.loss * (1.0 / steps as f64)]).collect()
+        });
+        let names: Vec<String> = (0..shapes.len()).map(|k| format!("in{k}")).collect();
+        let program = session.compile("step", &step, &names, &names[..=n], &[])?;
+        let upload = |a: Array| session.client.upload(&a);
+        let mut weights = Vec::new();
+        for p in &model.params {
+            weights.push(upload(Array::f32(p.init.values(&p.shape, 7, &p.name), p.shape.dims.clone())?)?);
+        }
+        let data = [upload(Array::f32(&spikes, [steps, batch, n_in])?)?, upload(Array::s32(&classes, [batch])?)?];
+        let mut losses = Vec::new();
+        for _ in 0..60 {
+            let mut out = program.run(weights.iter().chain(&data).map(hlo::pjrt::Arg::Keep).collect())?;
+            losses.push(out.pop().expect("a loss").to_array()?.scalar::<f32>()?);
+            weights = out;
+        }
+        println!("{name:>10}: loss {:.4} -> {:.4}", losses[0], losses[59]);
+        assert!(losses[59] < 0.8 * losses[0], "{name} must learn");
+    }
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! The command line as a user types it: exit codes and the words on the screen.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+fn etrace(words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_etrace"));
+    command.args(words).stdin(Stdio::null());
+    // A plugin of the tester must not answer for one that a test names.
+    for variable in ["ETRACE_CPU_PLUGIN", "ETRACE_CUDA_PLUGIN", "ETRACE_TPU_PLUGIN", "RUST_BACKTRACE"] {
+        command.env_remove(variable);
+    }
+    command.output().expect("the built command starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a command that must end with `code`; returns what it printed to standard output and standard error.
+#[track_caller]
+fn run(words: &[&str], code: i32) -> (String, String) {
+    let output = etrace(words);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "etrace {}\n{out}\n{err}", words.join(" "));
+    assert!(!err.contains("panicked") && !err.contains("RUST_BACKTRACE") && !err.contains("defect"), "{err}");
+    (out, err)
+}
+
+/// Runs a command that must fail with `code` and say all of `parts`.
+#[track_caller]
+fn fails(words: &[&str], code: i32, parts: &[&str]) {
+    let (_, err) = run(words, code);
+    assert!(err.starts_with("error: "), "{err}");
+    // Clap wraps lines where it likes.
+    let flat = err.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in parts {
+        assert!(flat.contains(part), "`{part}` is missing from: {err}");
+    }
+}
+
+/// A folder of one test, removed at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("etrace-command-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).expect("a temporary folder");
+        Folder(path)
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.0.join(name);
+        fs::write(&path, bytes).expect("a temporary file");
+        path.display().to_string()
+    }
+
+    fn path(&self) -> String {
+        self.0.display().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A folder beside the checkout that not every machine has.
+fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("note: {} is not there, so this test checks nothing", path.display());
+    None
+}
+
+const COMMANDS: &[&[&str]] = &[
+    &[],
+    &["memspeed"],
+    &["explain"],
+    &["verify"],
+    &["plugin"],
+    &["plugin", "list"],
+    &["plugin", "install"],
+    &["plugin", "path"],
+    &["data"],
+    &["data", "check"],
+];
+
+#[test]
+fn every_command_has_help() {
+    for command in COMMANDS {
+        let words: Vec<&str> = command.iter().copied().chain(["--help"]).collect();
+        let (out, _) = run(&words, 0);
+        assert!(out.contains("Usage: etrace"), "{out}");
+        for flag in ["--device", "--plugin", "--threads", "--quiet"] {
+            assert!(out.contains(flag), "etrace {}: {flag} is missing", words.join(" "));
+        }
+    }
+    let (out, _) = run(&["--version"], 0);
+    assert_eq!(out.trim(), format!("etrace {}", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_words_are_usage_errors() {
+    fails(&["explain", "dms", "--bacth", "3"], 2, &["--bacth", "similar", "--batch"]);
+    fails(&["explian", "dms"], 2, &["explian", "explain"]);
+    fails(&["explain"], 2, &["<MODEL>"]);
+    fails(&["explain", "dms", "--batch", "0"], 2, &["--batch", "1..="]);
+    fails(&["--device", "npu", "plugin", "list"], 2, &["npu", "cpu, cuda, cuda:N, gpu or tpu"]);
+    fails(&["--threads", "0", "plugin", "list"], 2, &["--threads"]);
+    fails(&["plugin", "install", "rocm"], 2, &["cpu, cuda12, cuda13, tpu"]);
+    fails(&["plugin", "install", "cuda13"], 2, &["plugin install cuda12"]);
+}
+
+#[test]
+fn an_unknown_learning_rule_lists_the_known_ones() {
+    fails(&["memspeed", "--method", "backprop"], 2, &["backprop", "bptt", "expsm_diag", "d-rtrl", "hybrid"]);
+}
+
+#[test]
+fn flags_and_commands_may_be_shortened() {
+    let (long, _) = run(&["explain", "rnn", "--batch", "4", "--steps", "10", "--n_rec", "8"], 0);
+    let (short, _) = run(&["exp", "rnn", "--bat", "4", "--st", "10", "--n-rec", "8"], 0);
+    assert_eq!(long, short);
+}
+
+#[test]
+fn a_plugin_that_does_not_exist() {
+    let folder = Folder::new("no-plugin");
+    folder.file("x.json", b"{}");
+    folder.file("x.safetensors", b"");
+    let words = ["verify", &folder.path(), "--plugin", "/nowhere/plugin.so"];
+    fails(&words, 2, &["--plugin", "/nowhere/plugin.so", "nothing there"]);
+}
+
+#[test]
+fn damaged_plugins_are_refused_before_they_are_loaded() {
+    let folder = Folder::new("plugins");
+    // One case, which is never reached.
+    folder.file("x.json", b"{}");
+    folder.file("x.safetensors", b"");
+    let few = folder.file("few.so", b"\x7fELF few bytes");
+    fails(&["verify", &folder.path(), "--plugin", &few], 1, &["few.so is truncated", "etrace plugin install cpu"]);
+    let prose = folder.file("prose.so", &[b'x'; 4096]);
+    fails(&["verify", &folder.path(), "--plugin", &prose], 1, &["prose.so", "not a 64-bit little-endian ELF file"]);
+
+    // The command itself is a position-independent ELF file: whole it is no plugin, cut short it is truncated.
+    let whole = fs::read(env!("CARGO_BIN_EXE_etrace")).expect("the built command");
+    let cut = folder.file("cut.so", &whole[..whole.len() / 2]);
+    fails(&["verify", &folder.path(), "--plugin", &cut], 1, &["cut.so is truncated", "bytes expected"]);
+    let other = folder.file("other.so", &whole);
+    fails(&["verify", &folder.path(), "--plugin", &other], 1, &["other.so could not be loaded"]);
+}
+
+#[test]
+fn verify_without_cases_is_a_usage_error() {
+    let folder = Folder::new("empty");
+    fails(&["verify", &folder.path()], 2, &["NAME.json and NAME.safetensors", "holds none"]);
+    fails(&["verify", "/nowhere/golden"], 2, &["/nowhere/golden", "nothing there"]);
+    let file = folder.file("x.json", b"{}");
+    fails(&["verify", &file], 2, &["is a file"]);
+}
+
+#[test]
+fn verify_replays_a_case_and_names_a_broken_one() {
+    let Some(golden) = shared("golden") else { return };
+    let folder = Folder::new("golden");
+    for name in ["vanilla_rnn.json", "vanilla_rnn.safetensors"] {
+        folder.file(name, &fs::read(golden.join(name)).expect("a reference case"));
+    }
+    let (out, err) = run(&["verify", &folder.path()], 0);
+    assert!(out.contains("d_rtrl/exit") && out.contains("0 failed, 0 skipped"), "{out}\n{err}");
+    assert!(!out.contains("FAIL"), "{out}");
+
+    // A model nobody knows is skipped; a damaged file is a failure; neither hides the other results.
+    let bytes = fs::read(golden.join("vanilla_rnn.safetensors")).expect("a reference case");
+    let json = fs::read(golden.join("vanilla_rnn.json")).expect("a reference case");
+    folder.file("unheard_of.json", &json);
+    folder.file("unheard_of.safetensors", &bytes);
+    folder.file("gru.json", &json);
+    folder.file("gru.safetensors", &bytes[..bytes.len() / 2]);
+    let (out, _) = run(&["verify", &folder.path(), "--json", "--quiet"], 1);
+    let report: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(report["failed"], 1, "{report}");
+    assert_eq!(report["skipped"][0], "unheard_of");
+    assert_eq!(report["broken"][0]["case"], "gru");
+    assert!(
+        report["broken"][0]["reason"].as_str().is_some_and(|r| r.contains("gru.safetensors is damaged")),
+        "{report}"
+    );
+    assert!(report["passed"].as_u64().is_some_and(|n| n > 10), "{report}");
+}
+
+#[test]
+fn explain_describes_a_spiking_network() {
+    let (out, _) = run(&["explain", "memspeed-laptop"], 0);
+    for line in [
+        "memspeed-laptop: batch 16, 100 steps",
+        "  trained           855,552 values in 7 arrays, 3.26 MiB",
+        "  3      16 x 11          1  out.r",
+        "  1   dense        l0.weight   256 x 256   l0.V[t-1]  group 0",
+        "  3   dense        l1.weight   256 x 256   l0.V[t]    group 1",
+    ] {
+        assert!(out.contains(&format!("{line}\n")), "`{line}` is missing from\n{out}");
+    }
+    // 16 x (3 x 256 x 256 + 2048 x 256 + 2 x 256 x 256 + 3 x 256 + 256 x 11) floats.
+    assert!(out.contains("52.2 MiB"), "{out}");
+    for learner in ["forward", "bptt", "d-rtrl", "es-d-rtrl", "hybrid"] {
+        assert!(out.lines().any(|l| l.trim_start().starts_with(learner)), "{learner} is missing from\n{out}");
+    }
+}
+
+#[test]
+fn explain_says_what_is_left_out() {
+    let (out, _) = run(&["explain", "gru", "--batch", "4", "--steps", "10"], 0);
+    assert!(out.contains("Wr.weight") && out.contains("it reaches states through another traced op"), "{out}");
+    for name in ["lif_expcu", "dms", "ei", "memspeed-published"] {
+        let (out, _) = run(&["explain", name], 0);
+        assert!(out.contains("Hidden groups") && out.contains("Learners"), "{out}");
+    }
+    fails(&["explain", "lif_gamma"], 2, &["lif_gamma", "memspeed-laptop", "lif_delta"]);
+    fails(&["explain", "gru", "--n_layer", "2"], 2, &["--n_layer"]);
+    fails(&["explain", "rnn", "--steps", "5", "--warmup", "5"], 2, &["--warmup"]);
+}
+
+#[test]
+fn data_check_reads_samples_and_names_damage() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks/data");
+    let folder = Folder::new("data");
+    let h5 = fs::read(samples.join("shd_tiny.h5")).expect("a sample");
+    folder.file("shd_test.h5", &h5);
+    let (out, _) = run(&["data", "check", &folder.path()], 0);
+    assert!(out.contains("SHD test") && out.contains("no problem found"), "{out}");
+    folder.file("shd_train.h5", &h5[..h5.len() / 2]);
+    let (out, err) = run(&["data", "check", &folder.path()], 1);
+    assert!(out.contains("PROBLEM") && out.contains("shd_train.h5"), "{out}");
+    assert!(err.is_empty(), "{err}");
+}
+
+#[test]
+fn data_check_without_data_is_a_usage_error() {
+    fails(&["data", "check", "/nowhere/data"], 2, &["/nowhere/data", "nothing there"]);
+    // The samples lie there under names that no task reads.
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks/data").display().to_string();
+    fails(&["data", "check", &samples], 2, &["shd_train.h5"]);
+}
+
+#[test]
+fn plugins_are_listed_with_their_versions() {
+    let (out, _) = run(&["plugin", "list"], 0);
+    assert!(out.contains("PJRT API") || out.contains("no plugin is installed"), "{out}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let script = format!("'{}' explain memspeed-laptop | true; exit ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_etrace"));
+    let output = Command::new("bash").args(["-c", &script]).output().expect("bash");
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+}
