@@ -11,7 +11,8 @@ impl Stream {
     /// The stream called `name` of the run with `seed`.
     pub fn new(seed: u64, name: &str) -> Stream {
         // FNV-1a of the name, mixed with the seed.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        let hash =
+            name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         let mut stream = Stream { state: hash ^ seed.rotate_left(32).wrapping_mul(0x9E37_79B9_7F4A_7C15), spare: None };
         stream.next();
         stream

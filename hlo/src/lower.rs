@@ -28,7 +28,9 @@ pub enum LowerError {
         count: usize,
     },
     /// A donation that cannot be carried out.
-    #[error("lower: argument `{argument}` {got} cannot be donated to result `{result}` {expected}; shapes must be equal")]
+    #[error(
+        "lower: argument `{argument}` {got} cannot be donated to result `{result}` {expected}; shapes must be equal"
+    )]
     Donation {
         /// Name of the argument.
         argument: String,
@@ -54,7 +56,8 @@ pub fn lower(
     results: &[String],
     donations: &[(usize, usize)],
 ) -> Result<Program, LowerError> {
-    let counted = [("arguments", arguments.len(), func.params().len()), ("results", results.len(), func.results().len())];
+    let counted =
+        [("arguments", arguments.len(), func.params().len()), ("results", results.len(), func.results().len())];
     for (what, names, count) in counted {
         if names != count {
             return Err(LowerError::Names { what, names, count });
@@ -144,7 +147,13 @@ impl<'m> Emitter<'m> {
     }
 
     /// Adds an instruction whose result is an array.
-    pub fn push(&mut self, opcode: &str, shape: &Shape, operands: &[i64], with: impl FnOnce(&mut proto::Instruction)) -> i64 {
+    pub fn push(
+        &mut self,
+        opcode: &str,
+        shape: &Shape,
+        operands: &[i64],
+        with: impl FnOnce(&mut proto::Instruction),
+    ) -> i64 {
         let id = self.push_proto(opcode, shape.into(), operands, with);
         self.shapes.insert(id, shape.clone());
         id
@@ -227,8 +236,7 @@ impl<'m> Emitter<'m> {
 
     /// Emits every live node of a function applied to the given instructions; returns its results.
     pub fn inline(&mut self, func: &Func, args: &[i64]) -> Vec<i64> {
-        let mut ids: HashMap<Value, i64> =
-            func.params().iter().zip(args).map(|(p, &id)| (p.value(), id)).collect();
+        let mut ids: HashMap<Value, i64> = func.params().iter().zip(args).map(|(p, &id)| (p.value(), id)).collect();
         let mut used: HashMap<usize, Vec<bool>> = HashMap::new();
         let live = func.live(true);
         for value in func.results().iter().map(|r| r.value()).chain(live.iter().flat_map(|(_, n)| n.operands.clone())) {
@@ -306,9 +314,8 @@ impl<'m> Emitter<'m> {
 
     fn finish(mut self, name: &str, root: i64, parameter_names: &[String]) -> proto::Computation {
         let id = self.next_id();
-        let shape_of = |id: i64| {
-            self.instructions.iter().find(|i| i.id == id).and_then(|i| i.shape.clone()).unwrap_or_default()
-        };
+        let shape_of =
+            |id: i64| self.instructions.iter().find(|i| i.id == id).and_then(|i| i.shape.clone()).unwrap_or_default();
         let program_shape = proto::ProgramShape {
             parameters: self.arguments.iter().map(|&a| shape_of(a)).collect(),
             result: Some(shape_of(root)),

@@ -63,8 +63,7 @@ impl StepContext {
         let input = Shape::f32([batch, n_in]);
         // Parameter numbers only tell arguments apart; the order is that of `Func::params`.
         let x = graph.parameter(0, input.clone());
-        let mut cx =
-            StepContext { graph, batch, scope: vec![], params: vec![], states: vec![], observed: vec![] };
+        let mut cx = StepContext { graph, batch, scope: vec![], params: vec![], states: vec![], observed: vec![] };
         let out = step(&mut cx, &x);
         cx.finish(&x, &out)
     }

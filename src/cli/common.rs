@@ -43,7 +43,11 @@ impl Global {
     /// When no plugin is found, it is damaged, or it has no device.
     pub fn session(&self) -> anyhow::Result<Session> {
         if let Some(path) = &self.plugin {
-            existing_file(path, "--plugin names a plugin file", "name the .so file of a plugin, or leave the flag out")?;
+            existing_file(
+                path,
+                "--plugin names a plugin file",
+                "name the .so file of a plugin, or leave the flag out",
+            )?;
         }
         let mut bar = InstallBar::new(self);
         let found = Plugin::find(self.device.kind(), self.plugin.as_deref(), &mut |p| bar.show(p));
@@ -284,15 +288,24 @@ impl LearnerFlags {
             None => matches!(published.vjp, Vjp::SingleStep { .. }),
         };
         if single && let Some(window) = self.window {
-            bail!("--window belongs to multi-step gradients, got --window {window} with single-step ones; add --vjp_method multi-step");
+            bail!(
+                "--window belongs to multi-step gradients, got --window {window} with single-step ones; add --vjp_method multi-step"
+            );
         }
         if !single && let Some(name) = self.attachment {
             let name = name.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default();
-            bail!("--attachment belongs to single-step gradients, got --attachment {name} with multi-step ones; add --vjp_method single-step");
+            bail!(
+                "--attachment belongs to single-step gradients, got --attachment {name} with multi-step ones; add --vjp_method single-step"
+            );
         }
         let window = self.window.map_or(window, usize::from);
-        if !single && window > 1 && let Some(chunk) = self.chunk {
-            bail!("a window of {window} steps is a chunk of its own, got --chunk {chunk} as well; leave out --chunk or --window");
+        if !single
+            && window > 1
+            && let Some(chunk) = self.chunk
+        {
+            bail!(
+                "a window of {window} steps is a chunk of its own, got --chunk {chunk} as well; leave out --chunk or --window"
+            );
         }
         let vjp = if single { Vjp::SingleStep { attachment } } else { Vjp::MultiStep { window } };
         let chunk = self.chunk.map(usize::from).or(published.chunk);
@@ -332,7 +345,8 @@ mod tests {
     fn config(line: &str) -> Result<LearnerConfig, String> {
         let words = std::iter::once("x").chain(line.split_whitespace());
         let line = Line::try_parse_from(words).map_err(|e| e.to_string())?;
-        let published = LearnerConfig { vjp: Vjp::MultiStep { window: 1 }, method: Method::Bptt, ..LearnerConfig::default() };
+        let published =
+            LearnerConfig { vjp: Vjp::MultiStep { window: 1 }, method: Method::Bptt, ..LearnerConfig::default() };
         line.flags.config(&published, 0.99).map_err(|e| e.to_string())
     }
 

@@ -115,7 +115,9 @@ impl Net {
             Net::Dense(n) => &mut n.tau_mem,
             Net::Memspeed(n) => &mut n.tau_mem,
             Net::Rate(_) | Net::Gif(_) | Net::Ei(_) => {
-                anyhow::bail!("--n_layer belongs to networks of spiking layers, and this model has one layer; leave the flag out")
+                anyhow::bail!(
+                    "--n_layer belongs to networks of spiking layers, and this model has one layer; leave the flag out"
+                )
             }
         };
         let last = taus.last().cloned().unwrap_or(crate::cell::spiking::Tau::Scalar(10.0));
@@ -151,7 +153,9 @@ pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
     let steps = args.steps.map_or(preset.steps, |t| t as usize);
     let warmup = args.warmup.map_or(preset.warmup, |t| t as usize);
     if warmup >= steps {
-        let error = anyhow::anyhow!("a sequence needs a step that carries loss, got {steps} steps of which {warmup} are warm-up; raise --steps or lower --warmup");
+        let error = anyhow::anyhow!(
+            "a sequence needs a step that carries loss, got {steps} steps of which {warmup} are warm-up; raise --steps or lower --warmup"
+        );
         return Err(error).or_usage();
     }
     let report = Report { model: preset.net.model(batch), steps, warmup, chunk: args.chunk.map(|k| k as usize) };
@@ -213,7 +217,8 @@ impl Report {
     }
 
     fn groups(&self, structure: &Structure) -> String {
-        let columns = [("group", Align::Left), ("positions B x N", Align::Left), ("k", Align::Right), ("states", Align::Left)];
+        let columns =
+            [("group", Align::Left), ("positions B x N", Align::Left), ("k", Align::Right), ("states", Align::Left)];
         let mut table = Table::new(columns).indented(2);
         for (k, group) in structure.groups.iter().enumerate() {
             let names: Vec<&str> = group.states.iter().map(|&s| self.model.states[s].name.as_str()).collect();

@@ -195,12 +195,11 @@ impl<'a> Steps<'a> {
     pub fn signals(&self, attachment: Attachment) -> (Signal, Vec<Option<Tensor>>) {
         let g = &self.graph;
         let new: Vec<Value> = self.prepared.new_states().iter().map(|s| self.place[&s.value()]).collect();
-        let seeds: Vec<Tensor> = new.iter().map(|v| g.placeholder(self.func.graph().tensor(*v).shape().clone())).collect();
+        let seeds: Vec<Tensor> =
+            new.iter().map(|v| g.placeholder(self.func.graph().tensor(*v).shape().clone())).collect();
         let mut args = self.args.clone();
         let plain: Vec<usize> = (0..self.prepared.phis)
-            .filter(|&k| {
-                attachment == Attachment::Exit && self.prepared.is_trained(k) && !self.structure.is_traced(k)
-            })
+            .filter(|&k| attachment == Attachment::Exit && self.prepared.is_trained(k) && !self.structure.is_traced(k))
             .collect();
         for &k in &plain {
             args[k].tangent = Some(g.placeholder(args[k].primal.shape().clone()));

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use crate::{
         learn::{Method, Objective, sequence::LearnerConfig},
-        net::{Layer, DenseNet},
+        net::{DenseNet, Layer},
     };
 
     #[test]

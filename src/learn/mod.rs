@@ -66,8 +66,8 @@ impl Method {
         Some(match name {
             "bptt" => Method::Bptt,
             "diag" | "d-rtrl" | "drtrl" | "D_RTRL" | "ParamDimVjpAlgorithm" | "DiagParamDimAlgorithm" => Method::DRtrl,
-            "expsm_diag" | "esd-rtrl" | "es-d-rtrl" | "esdrtrl" | "es-diag" | "diag_expsm" | "pp_prop" | "ES_D_RTRL"
-            | "IODimVjpAlgorithm" | "DiagIODimAlgorithm" => Method::EsDRtrl { decay },
+            "expsm_diag" | "esd-rtrl" | "es-d-rtrl" | "esdrtrl" | "es-diag" | "diag_expsm" | "pp_prop"
+            | "ES_D_RTRL" | "IODimVjpAlgorithm" | "DiagIODimAlgorithm" => Method::EsDRtrl { decay },
             "hybrid" | "HybridDimVjpAlgorithm" | "DiagHybridDimAlgorithm" => Method::Hybrid { decay },
             _ => return None,
         })
@@ -132,8 +132,10 @@ pub enum LearnError {
         op: &'static str,
     },
     /// A weight that changes during a sequence.
-    #[error("the weight of traced op `{site}` must depend on parameters only, but it depends on states or inputs; \
-             compute it from parameters, or train with --method bptt")]
+    #[error(
+        "the weight of traced op `{site}` must depend on parameters only, but it depends on states or inputs; \
+             compute it from parameters, or train with --method bptt"
+    )]
     MovingWeight {
         /// The op.
         site: String,

@@ -95,7 +95,8 @@ impl Prepared {
                     .collect()
             })
             .collect();
-        let names: Vec<&str> = if objective.regularized() { model.observed.iter().map(String::as_str).collect() } else { vec![] };
+        let names: Vec<&str> =
+            if objective.regularized() { model.observed.iter().map(String::as_str).collect() } else { vec![] };
         let mut loss_shapes = vec![model.output.clone()];
         loss_shapes.extend(model.step.results()[n_states + 1..][..names.len()].iter().map(|t| t.shape().clone()));
         loss_shapes.push(target.clone());

@@ -83,7 +83,10 @@ impl TracePlan {
                         (Some(TraceKind::Factorised), kind) => {
                             slots.insert(Slot::Output(op.drive, g, a), Shape::f32(group.dims.clone()));
                             if kind == Kind::Dense {
-                                slots.insert(Slot::Input(self.input_owner(structure, op)), Shape::f32([batch, op.weight[0]]));
+                                slots.insert(
+                                    Slot::Input(self.input_owner(structure, op)),
+                                    Shape::f32([batch, op.weight[0]]),
+                                );
                             }
                         }
                         (None, _) => {}
@@ -325,7 +328,14 @@ impl ChunkView<'_> {
     }
 
     /// ES-D-RTRL for one group.
-    fn factorised(&self, g: usize, ops: &[usize], traces: Option<&Traces>, signals: Option<&Slots>, out: &mut ChunkResult) {
+    fn factorised(
+        &self,
+        g: usize,
+        ops: &[usize],
+        traces: Option<&Traces>,
+        signals: Option<&Slots>,
+        out: &mut ChunkResult,
+    ) {
         let mut drives: Vec<usize> = ops.iter().map(|&k| self.structure.ops[k].drive).collect();
         drives.sort_unstable();
         drives.dedup();
@@ -363,7 +373,8 @@ impl ChunkView<'_> {
     ) {
         let c0 = slots.correction.at(0);
         let c = slots.correction.slice_axis(0, 1, self.length + 1);
-        let q0 = Tensor::sum_of(slots.entry[g].iter().zip(ef0).map(|(m, e)| Some(m.as_ref()? * e.as_ref()?))).map(|q| q / c0);
+        let q0 = Tensor::sum_of(slots.entry[g].iter().zip(ef0).map(|(m, e)| Some(m.as_ref()? * e.as_ref()?)))
+            .map(|q| q / c0);
         let q = Tensor::sum_of(slots.steps[g].iter().zip(ef).map(|(m, e)| Some(m.as_ref()? * e.as_ref()?))).map(|q| {
             let c = c.broadcast(q.dims(), &[0]);
             q / c
@@ -476,10 +487,8 @@ impl ChunkView<'_> {
         let zero = self.graph.zeros(&shape);
         let one = self.graph.full(&shape, 1.0);
         let linked = closure(&self.transitions[g]);
-        let pairs: Vec<(usize, usize)> = (0..n)
-            .flat_map(|a| (0..n).map(move |c| (a, c)))
-            .filter(|&(a, c)| products && linked[a][c])
-            .collect();
+        let pairs: Vec<(usize, usize)> =
+            (0..n).flat_map(|a| (0..n).map(move |c| (a, c))).filter(|&(a, c)| products && linked[a][c]).collect();
         let mut rows = Rows::default();
         let d = self.transition_rows(g, &mut rows);
         let mut init: Vec<Tensor> = Vec::new();
@@ -495,7 +504,10 @@ impl ChunkView<'_> {
                     let first = first.reshape(&[&[1], first.dims()].concat());
                     match m {
                         Some(m) => Tensor::concat(&[&first, &m.slice_axis(0, 0, self.length - 1)], 0),
-                        None => first.pad(&vec![0; first.rank()], &[&[self.length - 1], &vec![0; first.rank() - 1][..]].concat()),
+                        None => first.pad(
+                            &vec![0; first.rank()],
+                            &[&[self.length - 1], &vec![0; first.rank() - 1][..]].concat(),
+                        ),
                     }
                 });
                 arriving.push(shifted.map(|m| rows.add(&m)));
@@ -508,7 +520,8 @@ impl ChunkView<'_> {
             let mut new: Vec<Tensor> = (0..signal_count)
                 .map(|c| {
                     let carried = (0..n).map(|a| Some(row(d[a][c].as_ref()?) * &lam[a]));
-                    Tensor::sum_of(carried.chain([arriving[c].as_ref().map(&row)])).unwrap_or_else(|| lam[c].zeros_like())
+                    Tensor::sum_of(carried.chain([arriving[c].as_ref().map(&row)]))
+                        .unwrap_or_else(|| lam[c].zeros_like())
                 })
                 .collect();
             let entry = |a: usize, c: usize| pairs.iter().position(|&q| q == (a, c)).map(|k| &p[k]);
@@ -526,7 +539,8 @@ impl ChunkView<'_> {
         let some = |v: &[Tensor]| v.iter().cloned().map(Some).collect::<Vec<_>>();
         Backwards {
             signal: signals.map(|_| (some(&last[..signal_count]), some(&all[..signal_count]))),
-            products: products.then(|| Products { whole: table(&last[signal_count..]), steps: table(&all[signal_count..]) }),
+            products: products
+                .then(|| Products { whole: table(&last[signal_count..]), steps: table(&all[signal_count..]) }),
         }
     }
 }

@@ -28,13 +28,7 @@ pub struct LearnerConfig {
 
 impl Default for LearnerConfig {
     fn default() -> Self {
-        LearnerConfig {
-            method: Method::DRtrl,
-            vjp: Vjp::default(),
-            chunk: None,
-            warmup: 0,
-            old_correction: false,
-        }
+        LearnerConfig { method: Method::DRtrl, vjp: Vjp::default(), chunk: None, warmup: 0, old_correction: false }
     }
 }
 
@@ -130,13 +124,15 @@ impl Learner {
             return window.min(steps).max(1);
         }
         let longest = steps.max(1);
-        self.config.chunk.unwrap_or_else(|| {
-            let budget = CHUNK_BUDGET.max(self.plan.bytes(&self.structure, self.batch) / 8);
-            let fitting = (budget / self.bytes_per_step().max(1)).clamp(1, LONGEST_CHUNK).min(longest);
-            // Equal chunks, none longer than fits.
-            longest.div_ceil(longest.div_ceil(fitting))
-        })
-        .clamp(1, longest)
+        self.config
+            .chunk
+            .unwrap_or_else(|| {
+                let budget = CHUNK_BUDGET.max(self.plan.bytes(&self.structure, self.batch) / 8);
+                let fitting = (budget / self.bytes_per_step().max(1)).clamp(1, LONGEST_CHUNK).min(longest);
+                // Equal chunks, none longer than fits.
+                longest.div_ceil(longest.div_ceil(fitting))
+            })
+            .clamp(1, longest)
     }
 
     /// Bytes that a chunk stacks per step: op inputs, states, transitions, drives, signals.
@@ -145,7 +141,8 @@ impl Learner {
             let k = g.states.len();
             4 * g.dims.iter().product::<usize>() * (3 * k + 2 * k * k)
         });
-        let inputs = self.structure.ops.iter().filter(|op| op.kind == Kind::Dense).map(|op| 4 * self.batch * op.weight[0]);
+        let inputs =
+            self.structure.ops.iter().filter(|op| op.kind == Kind::Dense).map(|op| 4 * self.batch * op.weight[0]);
         per_group.chain(inputs).sum()
     }
 
@@ -153,7 +150,14 @@ impl Learner {
     ///
     /// # Panics
     /// When shapes do not fit the model.
-    pub fn sequence(&self, g: &Graph, params: &[Tensor], states: &[Tensor], inputs: &Tensor, target: &Tensor) -> SequenceOut {
+    pub fn sequence(
+        &self,
+        g: &Graph,
+        params: &[Tensor],
+        states: &[Tensor],
+        inputs: &Tensor,
+        target: &Tensor,
+    ) -> SequenceOut {
         let phis = self.prepared.prefix.call(g, params);
         let steps = inputs.dims()[0];
         let warmup = self.config.warmup.min(steps);
@@ -244,8 +248,7 @@ impl Learner {
         let length = inputs.dims()[0] / count;
         let slots: Vec<Slot> = self.trace_slots().into_keys().collect();
         let traces = carry.traces.unwrap_or_else(|| self.zero_traces(g));
-        let learned: Vec<usize> =
-            (0..self.prepared.phis).filter(|&k| learn && self.prepared.is_trained(k)).collect();
+        let learned: Vec<usize> = (0..self.prepared.phis).filter(|&k| learn && self.prepared.is_trained(k)).collect();
         let none = self.no_sums(g);
 
         let mut init = carry.states.clone();
@@ -407,8 +410,7 @@ impl Learner {
             .filter(|&k| self.structure.ops[k].recurrent && self.structure.ops[k].kind == Kind::Dense)
             .collect();
         let whole = self.unrolled(phis, states, inputs, target, 0, &kept);
-        let args: Vec<Tensor> =
-            phis.iter().chain(states).chain([inputs, target]).cloned().collect();
+        let args: Vec<Tensor> = phis.iter().chain(states).chain([inputs, target]).cloned().collect();
         let wrt: Vec<bool> = (0..args.len())
             .map(|k| if k < phis.len() { self.prepared.is_trained(k) } else { k < phis.len() + states.len() })
             .collect();
@@ -470,8 +472,7 @@ impl Learner {
         let step = p.body.with_results(results);
         let observed = p.observed().len();
         let steps = inputs.dims()[0];
-        let shapes: Vec<Shape> =
-            phis.iter().chain(states).chain([inputs, target]).map(|t| t.shape().clone()).collect();
+        let shapes: Vec<Shape> = phis.iter().chain(states).chain([inputs, target]).map(|t| t.shape().clone()).collect();
         Func::trace(&shapes, |g, v| {
             let (phis, rest) = v.split_at(phis.len());
             let (states, rest) = rest.split_at(n);
@@ -506,7 +507,14 @@ impl Learner {
 
     /// Loss of every sequence summed over the steps that count, `[B]`, and the summed output, `[B, C]`; no learning.
     /// Memory does not grow with the number of steps.
-    pub fn evaluate(&self, g: &Graph, params: &[Tensor], states: &[Tensor], inputs: &Tensor, target: &Tensor) -> (Tensor, Tensor) {
+    pub fn evaluate(
+        &self,
+        g: &Graph,
+        params: &[Tensor],
+        states: &[Tensor],
+        inputs: &Tensor,
+        target: &Tensor,
+    ) -> (Tensor, Tensor) {
         let p = &self.prepared;
         let phis = p.prefix.call(g, params);
         let (n, steps) = (states.len(), inputs.dims()[0]);
@@ -536,7 +544,15 @@ impl Learner {
         (carry[n].clone(), carry[n + 1].clone())
     }
 
-    fn evaluate_chunk(&self, g: &Graph, carry: &[Tensor], inputs: &Tensor, phis: &[Tensor], target: &Tensor, counts: bool) -> Vec<Tensor> {
+    fn evaluate_chunk(
+        &self,
+        g: &Graph,
+        carry: &[Tensor],
+        inputs: &Tensor,
+        phis: &[Tensor],
+        target: &Tensor,
+        counts: bool,
+    ) -> Vec<Tensor> {
         let p = &self.prepared;
         let n = p.states;
         let mut results: Vec<Tensor> = p.new_states().to_vec();
@@ -549,7 +565,8 @@ impl Learner {
         if counts {
             let shapes = [p.out().shape().clone(), p.target.clone()];
             let each = Func::trace(&shapes, |_, v| vec![self.objective.sequence_losses(&v[0], &v[1])]);
-            let args = [Mapped { tensor: outs[0].clone(), mapped: true }, Mapped { tensor: target.clone(), mapped: false }];
+            let args =
+                [Mapped { tensor: outs[0].clone(), mapped: true }, Mapped { tensor: target.clone(), mapped: false }];
             let env = transform::vmap(g, &each, &args, outs[0].dims()[0]);
             losses = losses + env.get(each.results()[0].value()).tensor.sum(&[0]);
             sum = sum + outs[0].sum(&[0]);
@@ -592,7 +609,9 @@ fn check(config: &LearnerConfig) -> Result<(), LearnError> {
     if let Method::EsDRtrl { decay } | Method::Hybrid { decay } = config.method
         && !(0.0..1.0).contains(&decay)
     {
-        return wrong(format!("the decay of an eligibility trace must lie in [0, 1), got {decay}; 0.9 to 0.99 is usual"));
+        return wrong(format!(
+            "the decay of an eligibility trace must lie in [0, 1), got {decay}; 0.9 to 0.99 is usual"
+        ));
     }
     if config.chunk == Some(0) {
         return wrong("a chunk needs at least one step, got --chunk 0; leave the flag out for the default".into());
@@ -614,12 +633,8 @@ fn plan(config: &LearnerConfig, structure: &Structure, batch: usize) -> TracePla
         Method::EsDRtrl { .. } => Some(TraceKind::Factorised),
         Method::Hybrid { .. } => Some(hybrid_kind(structure, k, batch)),
     };
-    let kinds = structure
-        .ops
-        .iter()
-        .enumerate()
-        .map(|(k, op)| if op.exclusion.is_none() { kind(k) } else { None })
-        .collect();
+    let kinds =
+        structure.ops.iter().enumerate().map(|(k, op)| if op.exclusion.is_none() { kind(k) } else { None }).collect();
     TracePlan { kinds, decay, old_correction: config.old_correction }
 }
 

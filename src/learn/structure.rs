@@ -216,8 +216,10 @@ impl Structure {
             if self.ops[k].groups.is_empty() {
                 continue;
             }
-            let drive: Vec<Option<Value>> =
-                drive(&graph, &states, &args, &self, k, |v| v, Default::default()).iter().map(|t| t.as_ref().map(Tensor::value)).collect();
+            let drive: Vec<Option<Value>> = drive(&graph, &states, &args, &self, k, |v| v, Default::default())
+                .iter()
+                .map(|t| t.as_ref().map(Tensor::value))
+                .collect();
             let number = known.iter().position(|d| *d == drive).unwrap_or_else(|| {
                 known.push(drive);
                 known.len() - 1
@@ -311,7 +313,8 @@ fn find_ops(prepared: &Prepared) -> Result<Vec<Op>, LearnError> {
 fn reaches_through_another(body: &Func, y: Value, group: &Group, new: &[Value]) -> bool {
     let is_state = |index: usize| new.iter().any(|v| v.node == index);
     // Stop at states: a route through a state is a matter of the next layer.
-    let before_states = Dependence::new(body, &[y], |node, k| differentiable(node, k) && !is_state(node.operands[k].node));
+    let before_states =
+        Dependence::new(body, &[y], |node, k| differentiable(node, k) && !is_state(node.operands[k].node));
     let others: Vec<Value> = body
         .live(false)
         .into_iter()

@@ -33,10 +33,7 @@ pub struct Axis {
 impl Axis {
     /// A linear axis of plain numbers that fits the data.
     pub fn new(label: impl Into<String>) -> Self {
-        Axis {
-            label: label.into(),
-            ..Axis::default()
-        }
+        Axis { label: label.into(), ..Axis::default() }
     }
 
     /// With this scale.
@@ -105,14 +102,7 @@ impl Axis {
             // The caller's bounds contradict each other or the data; show something rather than nothing.
             high = low + if log { 10f64.ln() } else { low.abs().max(1.0) };
         }
-        Axle {
-            scale: self.scale,
-            unit: self.unit,
-            low,
-            high,
-            ticks: Vec::new(),
-            minor: Vec::new(),
-        }
+        Axle { scale: self.scale, unit: self.unit, low, high, ticks: Vec::new(), minor: Vec::new() }
     }
 }
 
@@ -153,36 +143,21 @@ impl Axle {
     /// Sets ticks for an axis drawn upright over `length` pixels; returns the width of the widest label.
     pub(super) fn tick_upright(&mut self, length: f64) -> f64 {
         self.set_ticks(((length / 40.0) as usize).clamp(2, 9));
-        self.ticks
-            .iter()
-            .map(|t| font::width(&t.label, style::TICK, false))
-            .fold(0.0, f64::max)
+        self.ticks.iter().map(|t| font::width(&t.label, style::TICK, false)).fold(0.0, f64::max)
     }
 
     /// Sets as many ticks as can be read side by side over `length` pixels.
     pub(super) fn tick_level(&mut self, length: f64) {
         // Powers of the base are few and worth showing one by one; round steps can always be coarser.
-        let pitch = if self.scale == Scale::Linear {
-            64.0
-        } else {
-            48.0
-        };
+        let pitch = if self.scale == Scale::Linear { 64.0 } else { 48.0 };
         for count in (1..=((length / pitch) as usize).clamp(2, 10)).rev() {
             self.set_ticks(count);
             let half: Vec<(f64, f64)> = self
                 .ticks
                 .iter()
-                .map(|t| {
-                    (
-                        self.place(t.value).unwrap_or(0.0) * length,
-                        font::width(&t.label, style::TICK, false) / 2.0,
-                    )
-                })
+                .map(|t| (self.place(t.value).unwrap_or(0.0) * length, font::width(&t.label, style::TICK, false) / 2.0))
                 .collect();
-            if half
-                .windows(2)
-                .all(|w| w[1].0 - w[0].0 >= w[0].1 + w[1].1 + 14.0)
-            {
+            if half.windows(2).all(|w| w[1].0 - w[0].0 >= w[0].1 + w[1].1 + 14.0) {
                 return;
             }
         }
@@ -201,11 +176,7 @@ impl Axle {
             self.minor.clear();
         }
         let log = self.scale != Scale::Linear;
-        let (low, high) = if log {
-            (self.low.exp(), self.high.exp())
-        } else {
-            (self.low, self.high)
-        };
+        let (low, high) = if log { (self.low.exp(), self.high.exp()) } else { (self.low, self.high) };
         self.ticks = linear_ticks(low, high, count, self.unit);
     }
 
@@ -221,57 +192,31 @@ impl Axle {
         let unit = self.unit;
         let label = |value: f64, exponent: i32| log_label(value, exponent, base as u32, unit, far);
         if powers > count {
-            let strides: &[i32] = if self.unit == Unit::Bytes {
-                &[2, 5, 10, 20, 40, 80]
-            } else {
-                &[2, 3, 4, 5, 10, 20, 50, 100]
-            };
-            let stride = strides
-                .iter()
-                .copied()
-                .find(|s| powers.div_ceil(*s as usize) <= count)
-                .unwrap_or(200);
+            let strides: &[i32] =
+                if self.unit == Unit::Bytes { &[2, 5, 10, 20, 40, 80] } else { &[2, 3, 4, 5, 10, 20, 50, 100] };
+            let stride = strides.iter().copied().find(|s| powers.div_ceil(*s as usize) <= count).unwrap_or(200);
             let aligned = (first..=last).filter(|e| e.rem_euclid(stride) == 0);
-            self.ticks = aligned
-                .map(|e| Tick {
-                    value: base.powi(e),
-                    label: label(base.powi(e), e),
-                })
-                .collect();
+            self.ticks = aligned.map(|e| Tick { value: base.powi(e), label: label(base.powi(e), e) }).collect();
             return;
         }
-        self.ticks = (first..=last)
-            .map(|e| Tick {
-                value: base.powi(e),
-                label: label(base.powi(e), e),
-            })
-            .collect();
+        self.ticks = (first..=last).map(|e| Tick { value: base.powi(e), label: label(base.powi(e), e) }).collect();
         if binary {
             return;
         }
         let inside = |v: f64| v.ln() > self.low - slack && v.ln() < self.high + slack;
         let multiples = |of: &[i32]| -> Vec<f64> {
-            let all = (first - 1..=last)
-                .flat_map(|e| of.iter().map(move |m| f64::from(*m) * 10f64.powi(e)));
+            let all = (first - 1..=last).flat_map(|e| of.iter().map(move |m| f64::from(*m) * 10f64.powi(e)));
             all.filter(|v| inside(*v)).collect()
         };
-        let labelled = [vec![2, 5], vec![3]]
-            .into_iter()
-            .find(|m| powers + multiples(m).len() <= count);
+        let labelled = [vec![2, 5], vec![3]].into_iter().find(|m| powers + multiples(m).len() <= count);
         if let Some(labelled) = labelled {
             let more = multiples(&labelled).into_iter();
-            let more: Vec<Tick> = more
-                .map(|value| Tick {
-                    value,
-                    label: label(value, i32::MAX),
-                })
-                .collect();
+            let more: Vec<Tick> = more.map(|value| Tick { value, label: label(value, i32::MAX) }).collect();
             self.ticks.extend(more);
             self.ticks.sort_by(|a, b| a.value.total_cmp(&b.value));
         }
         self.minor = multiples(&[2, 3, 4, 5, 6, 7, 8, 9]);
-        self.minor
-            .retain(|v| self.ticks.iter().all(|t| (t.value / v - 1.0).abs() > 1e-6));
+        self.minor.retain(|v| self.ticks.iter().all(|t| (t.value / v - 1.0).abs() > 1e-6));
     }
 }
 
@@ -279,9 +224,7 @@ impl Axle {
 /// the axis reaches numbers too small or large to be written out.
 fn log_label(value: f64, exponent: i32, base: u32, unit: Unit, far: bool) -> String {
     match unit {
-        Unit::Plain if exponent != i32::MAX && (far || (base == 2 && exponent < 0)) => {
-            number::power(base, exponent)
-        }
+        Unit::Plain if exponent != i32::MAX && (far || (base == 2 && exponent < 0)) => number::power(base, exponent),
         unit => number::quantity(value, unit, if base == 2 { 7 } else { 3 }),
     }
 }
@@ -292,31 +235,14 @@ fn round_step(span: f64, count: usize, unit: Unit, factor: f64, suffix: &str) ->
     if unit == Unit::Bytes && raw > 1.0 / 1024.0 {
         return 2f64.powf(raw.log2().ceil());
     }
-    let clock = matches!(suffix, "min" | "h").then(|| {
-        [
-            1.0 / 60.0,
-            1.0 / 12.0,
-            0.25,
-            0.5,
-            1.0,
-            2.0,
-            5.0,
-            10.0,
-            15.0,
-            30.0,
-        ]
-    });
-    if let Some(step) =
-        clock.and_then(|steps| steps.into_iter().find(|s| *s >= raw * factor * 0.999))
-    {
+    let clock =
+        matches!(suffix, "min" | "h").then(|| [1.0 / 60.0, 1.0 / 12.0, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0]);
+    if let Some(step) = clock.and_then(|steps| steps.into_iter().find(|s| *s >= raw * factor * 0.999)) {
         return step / factor;
     }
     let raw = raw * factor;
     let decade = 10f64.powf(raw.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0]
-        .into_iter()
-        .find(|m| m * decade >= raw * 0.999)
-        .unwrap_or(10.0);
+    let step = [1.0, 2.0, 5.0, 10.0].into_iter().find(|m| m * decade >= raw * 0.999).unwrap_or(10.0);
     step * decade / factor
 }
 
@@ -340,21 +266,13 @@ fn ticks_at_round_steps(low: f64, high: f64, count: usize, unit: Unit) -> Vec<Ti
     let (factor, suffix) = number::axis_unit(reach, unit);
     let step = round_step(high - low, count, unit, factor, suffix);
     let (first, last) = ((low / step - 1e-6).ceil(), (high / step + 1e-6).floor());
-    if step.is_nan()
-        || step <= 0.0
-        || !(last - first).is_finite()
-        || last - first > 4.0 * count.max(4) as f64
-    {
+    if step.is_nan() || step <= 0.0 || !(last - first).is_finite() || last - first > 4.0 * count.max(4) as f64 {
         return Vec::new();
     }
     let values = (0..=(last - first).max(-1.0) as i64).map(|i| (first + i as f64) * step);
     let scaled_step = step * factor;
     let power = (reach * factor).log10().floor();
-    let suffix = if suffix.is_empty() {
-        String::new()
-    } else {
-        format!(" {suffix}")
-    };
+    let suffix = if suffix.is_empty() { String::new() } else { format!(" {suffix}") };
     let label = |v: f64| {
         let v = if v.abs() < step * 1e-6 { 0.0 } else { v };
         if v == 0.0 && unit == Unit::Count {
@@ -373,12 +291,7 @@ fn ticks_at_round_steps(low: f64, high: f64, count: usize, unit: Unit) -> Vec<Ti
         let digits = (power - scaled_step.log10().floor()).clamp(0.0, 12.0) as usize + 1;
         format!("{}{suffix}", number::plain(v * factor, digits))
     };
-    values
-        .map(|value| Tick {
-            value,
-            label: label(value),
-        })
-        .collect()
+    values.map(|value| Tick { value, label: label(value) }).collect()
 }
 
 #[cfg(test)]
@@ -394,54 +307,14 @@ mod tests {
     #[test]
     fn ticks_are_round_in_their_unit() {
         let cases: [(Axis, [f64; 2], usize, &[&str]); 9] = [
-            (
-                Axis::new(""),
-                [0.0, 1.0],
-                5,
-                &["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"],
-            ),
-            (
-                Axis::new(""),
-                [-1.0, 1.0],
-                4,
-                &["−1.0", "−0.5", "0.0", "0.5", "1.0"],
-            ),
-            (
-                Axis::new(""),
-                [0.0, 3e7],
-                3,
-                &["0", "10⁷", "2×10⁷", "3×10⁷"],
-            ),
-            (
-                Axis::new("").unit(Unit::Bytes),
-                [0.0, 2e9],
-                4,
-                &["0 B", "512 MiB", "1 GiB", "1.5 GiB"],
-            ),
-            (
-                Axis::new("").unit(Unit::Seconds),
-                [0.0, 0.005],
-                5,
-                &["0 ms", "1 ms", "2 ms", "3 ms", "4 ms", "5 ms"],
-            ),
-            (
-                Axis::new("").unit(Unit::Percent),
-                [0.0, 1.0],
-                3,
-                &["0 %", "50 %", "100 %"],
-            ),
-            (
-                Axis::new("").scale(Scale::Log2),
-                [128.0, 1024.0],
-                6,
-                &["128", "256", "512", "1024"],
-            ),
-            (
-                Axis::new("").scale(Scale::Log10),
-                [1e-6, 1e2],
-                5,
-                &["10⁻⁶", "10⁻⁴", "10⁻²", "10⁰", "10²"],
-            ),
+            (Axis::new(""), [0.0, 1.0], 5, &["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
+            (Axis::new(""), [-1.0, 1.0], 4, &["−1.0", "−0.5", "0.0", "0.5", "1.0"]),
+            (Axis::new(""), [0.0, 3e7], 3, &["0", "10⁷", "2×10⁷", "3×10⁷"]),
+            (Axis::new("").unit(Unit::Bytes), [0.0, 2e9], 4, &["0 B", "512 MiB", "1 GiB", "1.5 GiB"]),
+            (Axis::new("").unit(Unit::Seconds), [0.0, 0.005], 5, &["0 ms", "1 ms", "2 ms", "3 ms", "4 ms", "5 ms"]),
+            (Axis::new("").unit(Unit::Percent), [0.0, 1.0], 3, &["0 %", "50 %", "100 %"]),
+            (Axis::new("").scale(Scale::Log2), [128.0, 1024.0], 6, &["128", "256", "512", "1024"]),
+            (Axis::new("").scale(Scale::Log10), [1e-6, 1e2], 5, &["10⁻⁶", "10⁻⁴", "10⁻²", "10⁰", "10²"]),
             (
                 Axis::new("").scale(Scale::Log10).unit(Unit::Seconds),
                 [1e-5, 1.0],
@@ -450,21 +323,14 @@ mod tests {
             ),
         ];
         for (axis, values, count, expected) in cases {
-            assert_eq!(
-                labels(&axis, &values, count),
-                expected,
-                "{axis:?} over {values:?}"
-            );
+            assert_eq!(labels(&axis, &values, count), expected, "{axis:?} over {values:?}");
         }
     }
 
     #[test]
     fn byte_ticks_on_a_log_axis_are_binary() {
         let axis = Axis::new("").scale(Scale::Log10).unit(Unit::Bytes);
-        assert_eq!(
-            labels(&axis, &[1024.0, 1_073_741_824.0], 6),
-            ["1 KiB", "32 KiB", "1 MiB", "32 MiB", "1 GiB"]
-        );
+        assert_eq!(labels(&axis, &[1024.0, 1_073_741_824.0], 6), ["1 KiB", "32 KiB", "1 MiB", "32 MiB", "1 GiB"]);
     }
 
     #[test]
@@ -481,31 +347,17 @@ mod tests {
             &[3.1, 4.7],
         ];
         for scale in [Scale::Linear, Scale::Log2, Scale::Log10] {
-            for unit in [
-                Unit::Plain,
-                Unit::Count,
-                Unit::Bytes,
-                Unit::Seconds,
-                Unit::Percent,
-            ] {
+            for unit in [Unit::Plain, Unit::Count, Unit::Bytes, Unit::Seconds, Unit::Percent] {
                 for values in odd {
-                    let mut axle = Axis::new("")
-                        .scale(scale)
-                        .unit(unit)
-                        .resolve(values.iter().copied(), 0.05);
+                    let mut axle = Axis::new("").scale(scale).unit(unit).resolve(values.iter().copied(), 0.05);
                     assert!(axle.low.is_finite() && axle.high.is_finite() && axle.low < axle.high);
                     axle.tick_level(500.0);
                     axle.tick_upright(300.0);
                     assert!(!axle.ticks.is_empty(), "{scale:?} {unit:?} {values:?}");
+                    assert!(axle.ticks.len() <= 14, "{} ticks: {scale:?} {unit:?} {values:?}", axle.ticks.len());
                     assert!(
-                        axle.ticks.len() <= 14,
-                        "{} ticks: {scale:?} {unit:?} {values:?}",
-                        axle.ticks.len()
+                        axle.ticks.iter().all(|t| { axle.place(t.value).is_some_and(|p| (-0.01..=1.01).contains(&p)) })
                     );
-                    assert!(axle.ticks.iter().all(|t| {
-                        axle.place(t.value)
-                            .is_some_and(|p| (-0.01..=1.01).contains(&p))
-                    }));
                 }
             }
         }
@@ -513,9 +365,7 @@ mod tests {
 
     #[test]
     fn values_without_a_logarithm_have_no_place() {
-        let axle = Axis::new("")
-            .scale(Scale::Log10)
-            .resolve([1.0, 100.0].into_iter(), 0.0);
+        let axle = Axis::new("").scale(Scale::Log10).resolve([1.0, 100.0].into_iter(), 0.0);
         assert_eq!(axle.place(0.0), None);
         assert_eq!(axle.place(-1.0), None);
         assert_eq!(axle.place(f64::NAN), None);
@@ -524,9 +374,7 @@ mod tests {
 
     #[test]
     fn contradictory_bounds_do_not_invert_the_axis() {
-        let axle = Axis::new("")
-            .range(5.0, 1.0)
-            .resolve([2.0].into_iter(), 0.0);
+        let axle = Axis::new("").range(5.0, 1.0).resolve([2.0].into_iter(), 0.0);
         assert!(axle.low < axle.high);
     }
 }

@@ -38,10 +38,7 @@ impl BarChart {
         BarChart {
             title: title.into(),
             subtitle: String::new(),
-            x: Columns::Named {
-                label: x_label.into(),
-                names,
-            },
+            x: Columns::Named { label: x_label.into(), names },
             y,
             sets: Vec::new(),
             digits: None,
@@ -50,19 +47,11 @@ impl BarChart {
     }
 
     /// How many of `values` fall into each of `bins` equal parts of their range; values not finite are left out.
-    pub fn histogram(
-        title: impl Into<String>,
-        x: Axis,
-        values: impl IntoIterator<Item = f64>,
-        bins: usize,
-    ) -> Self {
+    pub fn histogram(title: impl Into<String>, x: Axis, values: impl IntoIterator<Item = f64>, bins: usize) -> Self {
         let values: Vec<f64> = values.into_iter().filter(|v| v.abs() < 1e200).collect();
         let bins = bins.clamp(1, 1000);
-        let (mut low, mut high) = values
-            .iter()
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| {
-                (a.min(*v), b.max(*v))
-            });
+        let (mut low, mut high) =
+            values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
         if low > high {
             (low, high) = (0.0, 1.0);
         }
@@ -73,17 +62,8 @@ impl BarChart {
         for v in values {
             counts[(((v - low) / (high - low) * bins as f64) as usize).min(bins - 1)] += 1.0;
         }
-        let mut chart = BarChart::new(
-            title,
-            "",
-            [""; 0],
-            Axis::new("count").unit(number::Unit::Count),
-        );
-        chart.x = Columns::Binned {
-            axis: x.scale(Scale::Linear).range(low, high),
-            low,
-            high,
-        };
+        let mut chart = BarChart::new(title, "", [""; 0], Axis::new("count").unit(number::Unit::Count));
+        chart.x = Columns::Binned { axis: x.scale(Scale::Linear).range(low, high), low, high };
         chart.sets.push((String::new(), counts));
         chart
     }
@@ -118,31 +98,15 @@ impl Figure for BarChart {
         let (width, height) = self.size;
         let mut scene = Scene::new(width, height, &self.title);
         let top = frame::heading(&mut scene, &self.title, &self.subtitle);
-        let named = self
-            .sets
-            .iter()
-            .enumerate()
-            .filter(|(_, s)| !s.0.is_empty());
-        let entries: Vec<Entry> = named
-            .map(|(i, s)| Entry {
-                name: s.0.clone(),
-                key: Key::Fill(style::color(i)),
-            })
-            .collect();
-        let entries = if entries.len() > 1 {
-            entries
-        } else {
-            Vec::new()
-        };
+        let named = self.sets.iter().enumerate().filter(|(_, s)| !s.0.is_empty());
+        let entries: Vec<Entry> =
+            named.map(|(i, s)| Entry { name: s.0.clone(), key: Key::Fill(style::color(i)) }).collect();
+        let entries = if entries.len() > 1 { entries } else { Vec::new() };
         let below = frame::height_below(&entries, width - 2.0 * EDGE);
 
         // Bars start at zero, or their lengths would lie; a log axis has no zero and they start at its end.
         let floor = (self.y.scale == Scale::Linear).then_some(0.0);
-        let values = self
-            .sets
-            .iter()
-            .flat_map(|s| s.1.iter().copied())
-            .chain(floor);
+        let values = self.sets.iter().flat_map(|s| s.1.iter().copied()).chain(floor);
         let (mut least, mut most) = (0.0f64, 0.0f64);
         for v in values.clone().filter(|v| v.is_finite()) {
             (least, most) = (least.min(v), most.max(v));
@@ -161,38 +125,21 @@ impl Figure for BarChart {
         let plot_width = (width - left - EDGE - 10.0).max(60.0);
         let (label, count, names) = match &self.x {
             Columns::Named { label, names } => (label.as_str(), names.len(), names.as_slice()),
-            Columns::Binned { axis, .. } => (
-                axis.label.as_str(),
-                self.sets.first().map_or(0, |s| s.1.len()),
-                &[][..],
-            ),
+            Columns::Binned { axis, .. } => (axis.label.as_str(), self.sets.first().map_or(0, |s| s.1.len()), &[][..]),
         };
         let pitch = plot_width / count.max(1) as f64;
         let fit = frame::fit_names(names, pitch);
         let names_height = if names.is_empty() { 20.0 } else { fit.height };
         let axis_height = names_height + if label.is_empty() { 0.0 } else { 24.0 };
         let plot_height = (height - top - axis_height - below - EDGE + 6.0).max(80.0);
-        let plot = Rect {
-            x: left,
-            y: top,
-            w: plot_width,
-            h: plot_height,
-        };
-        scene.height = scene
-            .height
-            .max((plot.bottom() + axis_height + below + EDGE - 6.0).ceil());
+        let plot = Rect { x: left, y: top, w: plot_width, h: plot_height };
+        scene.height = scene.height.max((plot.bottom() + axis_height + below + EDGE - 6.0).ceil());
         y.tick_upright(plot.h);
 
         frame::y_axis(&mut scene, plot, &y, &self.y.label, EDGE);
         match &self.x {
             Columns::Named { names, .. } => {
-                frame::draw_names(
-                    &mut scene,
-                    names,
-                    fit,
-                    |i| plot.x + (i as f64 + 0.5) * pitch,
-                    plot.bottom(),
-                );
+                frame::draw_names(&mut scene, names, fit, |i| plot.x + (i as f64 + 0.5) * pitch, plot.bottom());
                 let text = font::ellipsize(label, style::LABEL, false, plot.w);
                 let at = (plot.x + plot.w / 2.0, plot.bottom() + names_height + 13.0);
                 scene.label(at, &text, style::LABEL, Align::Middle, style::INK);
@@ -206,29 +153,12 @@ impl Figure for BarChart {
         let binned = names.is_empty();
         let filled = if binned { pitch } else { pitch * 0.78 };
         let bar = filled / self.sets.len().max(1) as f64;
-        let base = floor
-            .and_then(|v| y.place(v))
-            .unwrap_or(0.0)
-            .clamp(0.0, 1.0);
-        let text = |v: f64| {
-            self.digits
-                .map(|d| number::quantity(v, self.y.unit, d))
-                .unwrap_or_default()
-        };
-        let shown = self
-            .sets
-            .iter()
-            .flat_map(|s| &s.1)
-            .filter(|v| y.place(**v).is_some());
-        let widest = shown
-            .map(|v| font::width(&text(*v), 1.0, false))
-            .fold(0.0, f64::max);
+        let base = floor.and_then(|v| y.place(v)).unwrap_or(0.0).clamp(0.0, 1.0);
+        let text = |v: f64| self.digits.map(|d| number::quantity(v, self.y.unit, d)).unwrap_or_default();
+        let shown = self.sets.iter().flat_map(|s| &s.1).filter(|v| y.place(**v).is_some());
+        let widest = shown.map(|v| font::width(&text(*v), 1.0, false)).fold(0.0, f64::max);
         // One size for all numbers, so that none is left out beside its neighbours.
-        let size = if widest > 0.0 {
-            style::TICK.min((bar - 3.0) / widest)
-        } else {
-            0.0
-        };
+        let size = if widest > 0.0 { style::TICK.min((bar - 3.0) / widest) } else { 0.0 };
         scene.clipped(plot, |scene| {
             for (k, (_, values)) in self.sets.iter().enumerate() {
                 for (i, v) in values.iter().take(count).enumerate() {
@@ -237,42 +167,19 @@ impl Figure for BarChart {
                     };
                     let x = plot.x + i as f64 * pitch + (pitch - filled) / 2.0 + k as f64 * bar;
                     let (a, b) = (plot.bottom() - base * plot.h, plot.bottom() - end * plot.h);
-                    let rect = Rect {
-                        x,
-                        y: a.min(b),
-                        w: bar,
-                        h: (a - b).abs(),
-                    };
+                    let rect = Rect { x, y: a.min(b), w: bar, h: (a - b).abs() };
                     let rim = (bar > 3.0).then(|| stroke(style::WHITE, 0.8));
                     scene.rect(rect, Some((style::color(k), 1.0)), rim);
                     if size >= 6.0 {
-                        let above = if *v < 0.0 && floor.is_some() {
-                            b + 9.0
-                        } else {
-                            b - 8.0
-                        };
-                        scene.label(
-                            (x + bar / 2.0, above),
-                            &text(*v),
-                            size,
-                            Align::Middle,
-                            style::INK,
-                        );
+                        let above = if *v < 0.0 && floor.is_some() { b + 9.0 } else { b - 8.0 };
+                        scene.label((x + bar / 2.0, above), &text(*v), size, Align::Middle, style::INK);
                     }
                 }
             }
         });
         let zero = plot.bottom() - base * plot.h;
-        scene.line(
-            (plot.x, zero),
-            (plot.right(), zero),
-            stroke(style::AXIS, 1.0),
-        );
-        scene.line(
-            (plot.x, plot.y),
-            (plot.x, plot.bottom()),
-            stroke(style::AXIS, 1.0),
-        );
+        scene.line((plot.x, zero), (plot.right(), zero), stroke(style::AXIS, 1.0));
+        scene.line((plot.x, plot.y), (plot.x, plot.bottom()), stroke(style::AXIS, 1.0));
         let at = (left, plot.bottom() + axis_height + 8.0);
         if !entries.is_empty() {
             frame::draw_below(&mut scene, &entries, at, width - EDGE - left);
@@ -290,12 +197,6 @@ mod tests {
         let values = [0.0, 0.1, 0.5, 0.9, 1.0, f64::NAN, f64::INFINITY];
         let chart = BarChart::histogram("", Axis::new(""), values, 2);
         assert_eq!(chart.sets[0].1, [2.0, 3.0]);
-        assert_eq!(
-            BarChart::histogram("", Axis::new(""), [7.0; 4], 3).sets[0]
-                .1
-                .iter()
-                .sum::<f64>(),
-            4.0
-        );
+        assert_eq!(BarChart::histogram("", Axis::new(""), [7.0; 4], 3).sets[0].1.iter().sum::<f64>(), 4.0);
     }
 }

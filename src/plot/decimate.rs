@@ -13,10 +13,7 @@ const MAX_POINTS: usize = 20_000;
 
 /// Keeps coordinates inside what the writers' `f32` paths can hold.
 fn clamp(p: Pt) -> Pt {
-    (
-        p.0.clamp(-20_000.0, 20_000.0),
-        p.1.clamp(-20_000.0, 20_000.0),
-    )
+    (p.0.clamp(-20_000.0, 20_000.0), p.1.clamp(-20_000.0, 20_000.0))
 }
 
 /// The points of one polyline that share a column.
@@ -31,14 +28,7 @@ struct Column {
 
 impl Column {
     fn new(index: i64, p: Pt) -> Self {
-        Column {
-            index,
-            entry: p,
-            low: (0, p),
-            high: (0, p),
-            exit: p,
-            count: 1,
-        }
+        Column { index, entry: p, low: (0, p), high: (0, p), exit: p, count: 1 }
     }
 
     fn add(&mut self, p: Pt) {
@@ -53,11 +43,7 @@ impl Column {
     }
 
     fn write(&self, out: &mut Vec<Pt>) {
-        let (first, second) = if self.low.0 <= self.high.0 {
-            (self.low, self.high)
-        } else {
-            (self.high, self.low)
-        };
+        let (first, second) = if self.low.0 <= self.high.0 { (self.low, self.high) } else { (self.high, self.low) };
         for p in [self.entry, first.1, second.1, self.exit] {
             if out.last() != Some(&p) {
                 out.push(p);
@@ -101,12 +87,7 @@ pub(super) fn polylines(points: impl Iterator<Item = Option<Pt>>) -> Vec<Vec<Pt>
     if total > MAX_POINTS {
         let keep_every = total.div_ceil(MAX_POINTS);
         for part in &mut parts {
-            *part = part
-                .iter()
-                .copied()
-                .step_by(keep_every)
-                .chain(part.last().copied())
-                .collect();
+            *part = part.iter().copied().step_by(keep_every).chain(part.last().copied()).collect();
         }
     }
     parts
@@ -123,10 +104,7 @@ pub(super) fn bands(points: impl Iterator<Item = Option<(f64, f64, f64)>>) -> Ve
         };
         let ((x, top), (_, bottom)) = (clamp((x, a.min(b))), clamp((x, a.max(b))));
         let index = (x * COLUMNS_PER_PX).floor() as i64;
-        let same_column = parts
-            .last()
-            .and_then(|part| part.last())
-            .is_some_and(|last| last.0 == index);
+        let same_column = parts.last().and_then(|part| part.last()).is_some_and(|last| last.0 == index);
         if gap && !same_column {
             parts.push(Vec::new());
         }
@@ -160,42 +138,20 @@ mod tests {
     fn long_series_keep_their_extremes() {
         let n = 1_000_000;
         let y = |i: usize| {
-            if i == 777_777 {
-                -500.0
-            } else {
-                (i as f64 * 0.1).sin()
-            }
+            if i == 777_777 { -500.0 } else { (i as f64 * 0.1).sin() }
         };
         let parts = polylines((0..n).map(|i| Some((i as f64 * 600.0 / n as f64, y(i)))));
         assert_eq!(parts.len(), 1);
         assert!(parts[0].len() <= 4 * 1200, "{} points", parts[0].len());
         assert!(parts[0].iter().any(|p| p.1 == -500.0));
-        assert!(
-            parts[0].windows(2).all(|w| w[0].0 <= w[1].0),
-            "points are in their order"
-        );
+        assert!(parts[0].windows(2).all(|w| w[0].0 <= w[1].0), "points are in their order");
     }
 
     #[test]
     fn gaps_split_and_lone_points_remain() {
-        let points = [
-            Some((0.0, 1.0)),
-            Some((10.0, 1.0)),
-            None,
-            Some((20.0, 2.0)),
-            None,
-            None,
-            Some((30.0, 1.0)),
-        ];
+        let points = [Some((0.0, 1.0)), Some((10.0, 1.0)), None, Some((20.0, 2.0)), None, None, Some((30.0, 1.0))];
         let parts = polylines(points.into_iter());
-        assert_eq!(
-            parts,
-            [
-                vec![(0.0, 1.0), (10.0, 1.0)],
-                vec![(20.0, 2.0)],
-                vec![(30.0, 1.0)]
-            ]
-        );
+        assert_eq!(parts, [vec![(0.0, 1.0), (10.0, 1.0)], vec![(20.0, 2.0)], vec![(30.0, 1.0)]]);
         assert!(polylines([None, None].into_iter()).is_empty());
     }
 
@@ -207,20 +163,11 @@ mod tests {
 
     #[test]
     fn bands_cover_every_value_of_a_column() {
-        let points = (0..10_000).map(|i| {
-            Some((
-                f64::from(i) * 0.01,
-                f64::from(i % 7),
-                10.0 + f64::from(i % 5),
-            ))
-        });
+        let points = (0..10_000).map(|i| Some((f64::from(i) * 0.01, f64::from(i % 7), 10.0 + f64::from(i % 5))));
         let parts = bands(points);
         assert_eq!(parts.len(), 1);
         assert!(parts[0].len() <= 402);
         assert!(parts[0].iter().any(|p| p.1 == 0.0) && parts[0].iter().any(|p| p.1 == 14.0));
-        assert_eq!(
-            bands([Some((0.0, 0.0, 1.0)), None, Some((9.0, 0.0, 1.0))].into_iter()).len(),
-            0
-        );
+        assert_eq!(bands([Some((0.0, 0.0, 1.0)), None, Some((9.0, 0.0, 1.0))].into_iter()).len(), 0);
     }
 }

@@ -14,42 +14,30 @@ static SEMI_BOLD: &[u8] = include_bytes!("font/Inter-SemiBold.subset.ttf");
 pub(super) const CAP_HEIGHT: f64 = 1490.0 / 2048.0;
 
 /// The font stack named in SVG files. Widths are pinned by `textLength`, so a substitute cannot break the layout.
-pub(super) const SVG_FAMILY: &str =
-    "Inter,'Helvetica Neue',Helvetica,Arial,'DejaVu Sans',sans-serif";
+pub(super) const SVG_FAMILY: &str = "Inter,'Helvetica Neue',Helvetica,Arial,'DejaVu Sans',sans-serif";
 
 fn face(bold: bool) -> &'static Face<'static> {
     static FACES: OnceLock<[Face<'static>; 2]> = OnceLock::new();
     let faces = FACES.get_or_init(|| {
-        [REGULAR, SEMI_BOLD]
-            .map(|data| Face::parse(data, 0).expect("the embedded font is a valid TrueType file"))
+        [REGULAR, SEMI_BOLD].map(|data| Face::parse(data, 0).expect("the embedded font is a valid TrueType file"))
     });
     &faces[usize::from(bold)]
 }
 
 /// The glyph for a character; characters outside the subset become a question mark rather than an empty box.
 fn glyph(face: &Face<'_>, c: char) -> GlyphId {
-    face.glyph_index(c)
-        .or_else(|| face.glyph_index('?'))
-        .unwrap_or(GlyphId(0))
+    face.glyph_index(c).or_else(|| face.glyph_index('?')).unwrap_or(GlyphId(0))
 }
 
 /// Width in pixels of `text` set at `size` pixels per em.
 pub(super) fn width(text: &str, size: f64, bold: bool) -> f64 {
     let face = face(bold);
-    let units: u32 = text
-        .chars()
-        .map(|c| u32::from(face.glyph_hor_advance(glyph(face, c)).unwrap_or(0)))
-        .sum();
+    let units: u32 = text.chars().map(|c| u32::from(face.glyph_hor_advance(glyph(face, c)).unwrap_or(0))).sum();
     f64::from(units) * size / f64::from(face.units_per_em())
 }
 
 /// Feeds the outlines of `text` to `sink`, in font units with y up; `place` is told the pen position of each glyph.
-pub(super) fn outline<S: OutlineBuilder>(
-    text: &str,
-    bold: bool,
-    sink: &mut S,
-    place: impl Fn(&mut S, f32),
-) {
+pub(super) fn outline<S: OutlineBuilder>(text: &str, bold: bool, sink: &mut S, place: impl Fn(&mut S, f32)) {
     let face = face(bold);
     let mut pen = 0u32;
     for c in text.chars() {
@@ -95,9 +83,7 @@ pub(super) fn wrap(text: &str, size: f64, bold: bool, max: f64, lines: usize) ->
             _ => out.push(word.to_owned()),
         }
     }
-    out.iter()
-        .map(|line| ellipsize(line, size, bold, max))
-        .collect()
+    out.iter().map(|line| ellipsize(line, size, bold, max)).collect()
 }
 
 #[cfg(test)]
@@ -113,13 +99,9 @@ mod tests {
 
     #[test]
     fn every_sign_the_module_writes_is_in_the_subset() {
-        for c in "µ×−–…·⁰¹²³⁴⁵⁶⁷⁸⁹⁻ θκαβγτσΔ≤≥≈∞".chars()
-        {
+        for c in "µ×−–…·⁰¹²³⁴⁵⁶⁷⁸⁹⁻ θκαβγτσΔ≤≥≈∞".chars() {
             for bold in [false, true] {
-                assert!(
-                    face(bold).glyph_index(c).is_some(),
-                    "no glyph for {c:?}, bold {bold}"
-                );
+                assert!(face(bold).glyph_index(c).is_some(), "no glyph for {c:?}, bold {bold}");
             }
         }
     }

@@ -38,19 +38,12 @@ struct Side {
 
 impl Side {
     fn new(axis: Axis, count: usize) -> Self {
-        Side {
-            axis,
-            count,
-            names: Vec::new(),
-            span: (-0.5, count as f64 - 0.5),
-        }
+        Side { axis, count, names: Vec::new(), span: (-0.5, count as f64 - 0.5) }
     }
 
     fn axle(&self) -> Axle {
         let linear = self.axis.clone().scale(Scale::Linear);
-        linear
-            .range(self.span.0.min(self.span.1), self.span.0.max(self.span.1))
-            .resolve(std::iter::empty(), 0.0)
+        linear.range(self.span.0.min(self.span.1), self.span.0.max(self.span.1)).resolve(std::iter::empty(), 0.0)
     }
 }
 
@@ -91,53 +84,27 @@ impl HeatMap {
 
     /// With an x axis that runs from `low` at the left edge to `high` at the right edge.
     pub fn x(mut self, axis: Axis, low: f64, high: f64) -> Self {
-        self.x = Side {
-            axis,
-            span: bounded_span(low, high, self.x.count),
-            names: Vec::new(),
-            ..self.x
-        };
+        self.x = Side { axis, span: bounded_span(low, high, self.x.count), names: Vec::new(), ..self.x };
         self
     }
 
     /// With a y axis that runs from `low` at the outer edge of row 0 to `high` at that of the last row.
     pub fn y(mut self, axis: Axis, low: f64, high: f64) -> Self {
-        self.y = Side {
-            axis,
-            span: bounded_span(low, high, self.y.count),
-            names: Vec::new(),
-            ..self.y
-        };
+        self.y = Side { axis, span: bounded_span(low, high, self.y.count), names: Vec::new(), ..self.y };
         self
     }
 
     /// With a name for each column.
-    pub fn x_names<S: Into<String>>(
-        mut self,
-        label: &str,
-        names: impl IntoIterator<Item = S>,
-    ) -> Self {
+    pub fn x_names<S: Into<String>>(mut self, label: &str, names: impl IntoIterator<Item = S>) -> Self {
         self.x.axis = Axis::new(label);
-        self.x.names = names
-            .into_iter()
-            .map(Into::into)
-            .take(self.x.count)
-            .collect();
+        self.x.names = names.into_iter().map(Into::into).take(self.x.count).collect();
         self
     }
 
     /// With a name for each row.
-    pub fn y_names<S: Into<String>>(
-        mut self,
-        label: &str,
-        names: impl IntoIterator<Item = S>,
-    ) -> Self {
+    pub fn y_names<S: Into<String>>(mut self, label: &str, names: impl IntoIterator<Item = S>) -> Self {
         self.y.axis = Axis::new(label);
-        self.y.names = names
-            .into_iter()
-            .map(Into::into)
-            .take(self.y.count)
-            .collect();
+        self.y.names = names.into_iter().map(Into::into).take(self.y.count).collect();
         self
     }
 
@@ -182,10 +149,7 @@ impl HeatMap {
 
     /// The colours of the matrix as seen, averaged down to at most `most` columns and rows.
     fn cells(&self, axle: &Axle, most: (usize, usize)) -> (usize, usize, Vec<Rgb>) {
-        let (columns, rows) = (
-            self.columns.min(most.0.max(1)),
-            self.y.count.min(most.1.max(1)),
-        );
+        let (columns, rows) = (self.columns.min(most.0.max(1)), self.y.count.min(most.1.max(1)));
         let from = |i: usize, n: usize, of: usize| i * of / n;
         let mut cells = Vec::with_capacity(columns * rows);
         for i in 0..rows {
@@ -193,9 +157,7 @@ impl HeatMap {
             for column in 0..columns {
                 let (mut sum, mut count) = (0.0, 0u32);
                 for r in from(row, rows, self.y.count)..from(row + 1, rows, self.y.count) {
-                    for c in
-                        from(column, columns, self.columns)..from(column + 1, columns, self.columns)
-                    {
+                    for c in from(column, columns, self.columns)..from(column + 1, columns, self.columns) {
                         let v = self.values[r * self.columns + c];
                         if self.value.shows(v) {
                             sum += v;
@@ -203,11 +165,7 @@ impl HeatMap {
                         }
                     }
                 }
-                let place = if count > 0 {
-                    axle.place(sum / f64::from(count))
-                } else {
-                    None
-                };
+                let place = if count > 0 { axle.place(sum / f64::from(count)) } else { None };
                 cells.push(place.map_or(style::NO_DATA, |p| self.colors.at(p)));
             }
         }
@@ -217,40 +175,20 @@ impl HeatMap {
     fn draw_numbers(&self, scene: &mut Scene, plot: Rect, cells: &[Rgb], digits: usize) {
         let (w, h) = (plot.w / self.columns as f64, plot.h / self.y.count as f64);
         let text = |v: f64| {
-            if v.is_finite() {
-                number::quantity(v, self.value.unit, digits)
-            } else {
-                "–".to_owned()
-            }
+            if v.is_finite() { number::quantity(v, self.value.unit, digits) } else { "–".to_owned() }
         };
         let texts: Vec<String> = self.values.iter().map(|v| text(*v)).collect();
-        let widest = texts
-            .iter()
-            .map(|t| font::width(t, 1.0, false))
-            .fold(0.0, f64::max);
+        let widest = texts.iter().map(|t| font::width(t, 1.0, false)).fold(0.0, f64::max);
         let size = (h * 0.5).min(12.0).min((w - 5.0) / widest.max(0.1));
         if size < 6.0 {
             return;
         }
         for (i, text) in texts.iter().enumerate() {
             let (row, column) = (i / self.columns, i % self.columns);
-            let row = if self.upward {
-                self.y.count - 1 - row
-            } else {
-                row
-            };
-            let at = (
-                plot.x + (column as f64 + 0.5) * w,
-                plot.y + (row as f64 + 0.5) * h,
-            );
+            let row = if self.upward { self.y.count - 1 - row } else { row };
+            let at = (plot.x + (column as f64 + 0.5) * w, plot.y + (row as f64 + 0.5) * h);
             let dark = cells[row * self.columns + column].luminance() < 0.2;
-            scene.label(
-                at,
-                text,
-                size,
-                Align::Middle,
-                if dark { style::WHITE } else { style::INK },
-            );
+            scene.label(at, text, size, Align::Middle, if dark { style::WHITE } else { style::INK });
         }
     }
 
@@ -260,24 +198,12 @@ impl HeatMap {
             for tick in &x.ticks {
                 let p = plot.x + x.place(tick.value).unwrap_or(0.0) * plot.w;
                 scene.line((p, plot.bottom()), (p, plot.bottom() + 4.0), pen);
-                scene.label(
-                    (p, plot.bottom() + 13.0),
-                    &tick.label,
-                    style::TICK,
-                    Align::Middle,
-                    style::MUTED,
-                );
+                scene.label((p, plot.bottom() + 13.0), &tick.label, style::TICK, Align::Middle, style::MUTED);
             }
             20.0
         } else {
             let pitch = plot.w / self.columns as f64;
-            frame::draw_names(
-                scene,
-                &self.x.names,
-                names,
-                |i| plot.x + (i as f64 + 0.5) * pitch,
-                plot.bottom(),
-            );
+            frame::draw_names(scene, &self.x.names, names, |i| plot.x + (i as f64 + 0.5) * pitch, plot.bottom());
             names.height
         };
         let text = font::ellipsize(&self.x.axis.label, style::LABEL, false, plot.w);
@@ -285,23 +211,13 @@ impl HeatMap {
         scene.label(at, &text, style::LABEL, Align::Middle, style::INK);
 
         let turned = |p: f64| {
-            if self.upward {
-                plot.bottom() - p * plot.h
-            } else {
-                plot.y + p * plot.h
-            }
+            if self.upward { plot.bottom() - p * plot.h } else { plot.y + p * plot.h }
         };
         if self.y.names.is_empty() {
             for tick in &y.ticks {
                 let h = turned(y.place(tick.value).unwrap_or(0.0));
                 scene.line((plot.x - 4.0, h), (plot.x, h), pen);
-                scene.label(
-                    (plot.x - 7.0, h),
-                    &tick.label,
-                    style::TICK,
-                    Align::End,
-                    style::MUTED,
-                );
+                scene.label((plot.x - 7.0, h), &tick.label, style::TICK, Align::End, style::MUTED);
             }
         } else {
             let pitch = 1.0 / self.y.count as f64;
@@ -315,53 +231,20 @@ impl HeatMap {
     }
 
     fn draw_bar(&self, scene: &mut Scene, bar: Rect, axle: &Axle, tick_width: f64) {
-        let cells = (0..128)
-            .rev()
-            .map(|i| self.colors.at((f64::from(i) + 0.5) / 128.0))
-            .collect();
-        scene.marks.push(Mark::Image {
-            rect: bar,
-            columns: 1,
-            rows: 128,
-            cells,
-        });
+        let cells = (0..128).rev().map(|i| self.colors.at((f64::from(i) + 0.5) / 128.0)).collect();
+        scene.marks.push(Mark::Image { rect: bar, columns: 1, rows: 128, cells });
         scene.rect(bar, None, Some(stroke(style::AXIS, 0.8)));
         for tick in &axle.ticks {
             let y = bar.bottom() - axle.place(tick.value).unwrap_or(0.0) * bar.h;
-            scene.line(
-                (bar.right(), y),
-                (bar.right() + 4.0, y),
-                stroke(style::AXIS, 1.0),
-            );
-            scene.label(
-                (bar.right() + 7.0, y),
-                &tick.label,
-                style::TICK,
-                Align::Start,
-                style::MUTED,
-            );
+            scene.line((bar.right(), y), (bar.right() + 4.0, y), stroke(style::AXIS, 1.0));
+            scene.label((bar.right() + 7.0, y), &tick.label, style::TICK, Align::Start, style::MUTED);
         }
         let at = (bar.right() + 7.0 + tick_width + 12.0, bar.y + bar.h / 2.0);
         frame::upright_label(scene, &self.value.label, at, bar.h);
         if self.values.iter().any(|v| !self.value.shows(*v)) {
             let y = bar.bottom() + 15.0;
-            scene.rect(
-                Rect {
-                    x: bar.x,
-                    y: y - 6.0,
-                    w: 12.0,
-                    h: 12.0,
-                },
-                Some((style::NO_DATA, 1.0)),
-                None,
-            );
-            scene.label(
-                (bar.x + 17.0, y),
-                NO_DATA,
-                style::TICK,
-                Align::Start,
-                style::MUTED,
-            );
+            scene.rect(Rect { x: bar.x, y: y - 6.0, w: 12.0, h: 12.0 }, Some((style::NO_DATA, 1.0)), None);
+            scene.label((bar.x + 17.0, y), NO_DATA, style::TICK, Align::Start, style::MUTED);
         }
     }
 }
@@ -371,11 +254,7 @@ const NO_DATA: &str = "no data";
 const NAME: f64 = 120.0;
 
 fn bounded_span(low: f64, high: f64, count: usize) -> (f64, f64) {
-    if low.is_finite() && high.is_finite() && low < high {
-        (low, high)
-    } else {
-        (-0.5, count as f64 - 0.5)
-    }
+    if low.is_finite() && high.is_finite() && low < high { (low, high) } else { (-0.5, count as f64 - 0.5) }
 }
 
 impl Figure for HeatMap {
@@ -388,57 +267,27 @@ impl Figure for HeatMap {
         let mut value = self.value_axle();
         let (mut x, mut y) = (self.x.axle(), self.y.axle());
         let room = |bottom: f64| (height - top - bottom).max(60.0);
-        let label_height = if self.x.axis.label.is_empty() {
-            0.0
-        } else {
-            22.0
-        };
+        let label_height = if self.x.axis.label.is_empty() { 0.0 } else { 22.0 };
         let y_ticks = if self.y.names.is_empty() {
             y.tick_upright(room(44.0))
         } else {
-            self.y
-                .names
-                .iter()
-                .map(|n| font::width(n, style::TICK, false))
-                .fold(0.0, f64::max)
-                .min(NAME)
+            self.y.names.iter().map(|n| font::width(n, style::TICK, false)).fold(0.0, f64::max).min(NAME)
         };
         let value_ticks = value.tick_upright(room(44.0));
         let left = EDGE + frame::width_of_y_axis(&self.y.axis.label, y_ticks);
-        let value_label = if self.value.label.is_empty() {
-            0.0
-        } else {
-            20.0
-        };
-        let bar_width = BAR
-            + 7.0
-            + value_ticks.max(font::width(NO_DATA, style::TICK, false) - 4.0)
-            + value_label;
-        let mut plot = Rect {
-            x: left,
-            y: top,
-            w: (width - left - GAP - bar_width - EDGE).max(60.0),
-            h: 0.0,
-        };
+        let value_label = if self.value.label.is_empty() { 0.0 } else { 20.0 };
+        let bar_width = BAR + 7.0 + value_ticks.max(font::width(NO_DATA, style::TICK, false) - 4.0) + value_label;
+        let mut plot = Rect { x: left, y: top, w: (width - left - GAP - bar_width - EDGE).max(60.0), h: 0.0 };
         let names = frame::fit_names(&self.x.names, plot.w / self.columns.max(1) as f64);
-        let names_height = if self.x.names.is_empty() {
-            20.0
-        } else {
-            names.height
-        };
+        let names_height = if self.x.names.is_empty() { 20.0 } else { names.height };
         plot.h = room(names_height + label_height + EDGE - 4.0);
         if self.square && self.columns > 0 && self.y.count > 0 {
             let cell = (plot.w / self.columns as f64).min(plot.h / self.y.count as f64);
             (plot.w, plot.h) = (cell * self.columns as f64, cell * self.y.count as f64);
-            scene.width = (left + plot.w + GAP + bar_width + EDGE)
-                .ceil()
-                .max(width.min(320.0));
+            scene.width = (left + plot.w + GAP + bar_width + EDGE).ceil().max(width.min(320.0));
         }
         let names = frame::fit_names(&self.x.names, plot.w / self.columns.max(1) as f64);
-        scene.height = scene
-            .height
-            .min(plot.bottom() + names_height.max(names.height) + label_height + EDGE)
-            .ceil();
+        scene.height = scene.height.min(plot.bottom() + names_height.max(names.height) + label_height + EDGE).ceil();
         x.tick_level(plot.w);
         y.tick_upright(plot.h);
         for (axle, side) in [(&mut x, &self.x), (&mut y, &self.y)] {
@@ -451,31 +300,15 @@ impl Figure for HeatMap {
         if !self.values.is_empty() {
             let most = ((plot.w * 2.0) as usize, (plot.h * 2.0) as usize);
             let (columns, rows, cells) = self.cells(&value, most);
-            scene.marks.push(Mark::Image {
-                rect: plot,
-                columns,
-                rows,
-                cells: cells.clone(),
-            });
-            if let (Some(digits), true) =
-                (self.digits, (columns, rows) == (self.columns, self.y.count))
-            {
+            scene.marks.push(Mark::Image { rect: plot, columns, rows, cells: cells.clone() });
+            if let (Some(digits), true) = (self.digits, (columns, rows) == (self.columns, self.y.count)) {
                 self.draw_numbers(&mut scene, plot, &cells, digits);
             }
         }
         scene.rect(plot, None, Some(stroke(style::AXIS, 0.8)));
         self.draw_sides(&mut scene, plot, &x, &y, names);
-        frame::upright_label(
-            &mut scene,
-            &self.y.axis.label,
-            (EDGE + 6.0, plot.y + plot.h / 2.0),
-            plot.h + 12.0,
-        );
-        let bar = Rect {
-            x: plot.right() + GAP,
-            w: BAR,
-            ..plot
-        };
+        frame::upright_label(&mut scene, &self.y.axis.label, (EDGE + 6.0, plot.y + plot.h / 2.0), plot.h + 12.0);
+        let bar = Rect { x: plot.right() + GAP, w: BAR, ..plot };
         self.draw_bar(&mut scene, bar, &value, value_ticks);
         scene
     }
@@ -488,12 +321,7 @@ mod tests {
     #[test]
     fn large_matrices_are_averaged_not_sampled() {
         // Columns alternate 0 and 1; sampling would show one of them, averaging shows neither.
-        let map = HeatMap::new(
-            "",
-            [1, 1000],
-            (0..1000).map(|i| f64::from(i % 2)),
-            Axis::new(""),
-        );
+        let map = HeatMap::new("", [1, 1000], (0..1000).map(|i| f64::from(i % 2)), Axis::new(""));
         let axle = map.value_axle();
         let (columns, rows, cells) = map.cells(&axle, (500, 10));
         assert_eq!((columns, rows), (500, 1));

@@ -22,11 +22,7 @@ pub struct Series {
 impl Series {
     /// A series through `points`; a point that is not finite makes a gap.
     pub fn new(name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
-        Series {
-            name: name.into(),
-            points: points.into_iter().collect(),
-            ..Series::default()
-        }
+        Series { name: name.into(), points: points.into_iter().collect(), ..Series::default() }
     }
 
     /// With a shaded band given by `(x, least, greatest)`.
@@ -70,30 +66,20 @@ impl Series {
 
     /// The corners of the line.
     fn drawn(&self) -> impl Iterator<Item = (f64, f64)> {
-        let corner =
-            |i: usize| (self.steps && i > 0).then(|| (self.points[i].0, self.points[i - 1].1));
-        self.points
-            .iter()
-            .enumerate()
-            .flat_map(move |(i, p)| corner(i).into_iter().chain([*p]))
+        let corner = |i: usize| (self.steps && i > 0).then(|| (self.points[i].0, self.points[i - 1].1));
+        self.points.iter().enumerate().flat_map(move |(i, p)| corner(i).into_iter().chain([*p]))
     }
 
     /// Every number on either axis that has to be in view, as `(x, y)`.
     pub(super) fn extent(&self) -> impl Iterator<Item = (f64, f64)> {
-        self.points
-            .iter()
-            .copied()
-            .chain(self.band.iter().flat_map(|&(x, a, b)| [(x, a), (x, b)]))
+        self.points.iter().copied().chain(self.band.iter().flat_map(|&(x, a, b)| [(x, a), (x, b)]))
     }
 
     /// The same series with its values moved by `by`.
     pub(super) fn moved(&self, by: f64) -> Series {
         let mut moved = self.clone();
         moved.points.iter_mut().for_each(|p| p.1 += by);
-        moved
-            .band
-            .iter_mut()
-            .for_each(|b| *b = (b.0, b.1 + by, b.2 + by));
+        moved.band.iter_mut().for_each(|b| *b = (b.0, b.1 + by, b.2 + by));
         moved
     }
 
@@ -111,15 +97,7 @@ impl Series {
         let look = self.look(i);
         let marker = self.shows_markers(short).then_some(look);
         let (color, dash, band) = (style::color(look), style::dash(look), !self.band.is_empty());
-        Entry {
-            name: self.name.clone(),
-            key: Key::Line {
-                color,
-                dash,
-                marker,
-                band,
-            },
-        }
+        Entry { name: self.name.clone(), key: Key::Line { color, dash, marker, band } }
     }
 }
 
@@ -208,48 +186,22 @@ impl LineChart {
 
     fn entries(&self) -> Vec<Entry> {
         let mut entries = Vec::new();
-        for (i, series) in self
-            .series
-            .iter()
-            .enumerate()
-            .filter(|(_, s)| !s.name.is_empty())
-        {
+        for (i, series) in self.series.iter().enumerate().filter(|(_, s)| !s.name.is_empty()) {
             entries.push(series.entry(i, self.short()));
         }
-        for (k, (_, name)) in self
-            .levels
-            .iter()
-            .enumerate()
-            .filter(|(_, l)| !l.1.is_empty())
-        {
-            let key = Key::Line {
-                color: style::MUTED,
-                dash: level_dash(k),
-                marker: None,
-                band: false,
-            };
-            entries.push(Entry {
-                name: name.clone(),
-                key,
-            });
+        for (k, (_, name)) in self.levels.iter().enumerate().filter(|(_, l)| !l.1.is_empty()) {
+            let key = Key::Line { color: style::MUTED, dash: level_dash(k), marker: None, band: false };
+            entries.push(Entry { name: name.clone(), key });
         }
         for (i, reason) in self.reasons().into_iter().enumerate() {
-            entries.push(Entry {
-                name: reason.to_owned(),
-                key: Key::Missing(i),
-            });
+            entries.push(Entry { name: reason.to_owned(), key: Key::Missing(i) });
         }
         entries
     }
 
     fn axles(&self) -> (Axle, Axle) {
         let shown = |x: &f64, y: &f64| self.x.shows(*x) && self.y.shows(*y);
-        let points = || {
-            self.series
-                .iter()
-                .flat_map(Series::extent)
-                .filter(|(x, y)| shown(x, y))
-        };
+        let points = || self.series.iter().flat_map(Series::extent).filter(|(x, y)| shown(x, y));
         let missing = self.series.iter().flat_map(|s| &s.missing).map(|m| m.0);
         let xs = points().map(|p| p.0).chain(missing);
         let ys = points().map(|p| p.1).chain(self.levels.iter().map(|l| l.0));
@@ -260,10 +212,7 @@ impl LineChart {
         for (k, (value, _)) in self.levels.iter().enumerate() {
             if let Some(place) = y.place(*value) {
                 let h = plot.bottom() - place * plot.h;
-                let pen = Stroke {
-                    dash: level_dash(k),
-                    ..stroke(style::MUTED, 1.3)
-                };
+                let pen = Stroke { dash: level_dash(k), ..stroke(style::MUTED, 1.3) };
                 scene.line((plot.x, h), (plot.right(), h), pen);
             }
         }
@@ -273,24 +222,14 @@ impl LineChart {
     fn draw_missing(&self, scene: &mut Scene, strip: Rect, x: &Axle) {
         scene.rect(strip, Some((style::STRIP, 1.0)), None);
         let reasons = self.reasons();
-        let lacking: Vec<_> = self
-            .series
-            .iter()
-            .enumerate()
-            .filter(|(_, s)| !s.missing.is_empty())
-            .collect();
+        let lacking: Vec<_> = self.series.iter().enumerate().filter(|(_, s)| !s.missing.is_empty()).collect();
         let row_height = strip.h / lacking.len().max(1) as f64;
         for (row, (i, series)) in lacking.into_iter().enumerate() {
             let y = strip.y + (row as f64 + 0.5) * row_height;
             for (value, reason) in &series.missing {
                 let sign = reasons.iter().position(|r| r == reason).unwrap_or(0);
                 if let Some(place) = x.place(*value).filter(|p| (0.0..=1.0).contains(p)) {
-                    style::missing(
-                        scene,
-                        sign,
-                        (strip.x + place * strip.w, y),
-                        style::color(series.look(i)),
-                    );
+                    style::missing(scene, sign, (strip.x + place * strip.w, y), style::color(series.look(i)));
                 }
             }
         }
@@ -298,42 +237,23 @@ impl LineChart {
 }
 
 /// Draws bands, then lines, then markers of `series` into `plot`.
-pub(super) fn draw_series(
-    scene: &mut Scene,
-    plot: Rect,
-    x: &Axle,
-    y: &Axle,
-    series: &[Series],
-    short: usize,
-) {
+pub(super) fn draw_series(scene: &mut Scene, plot: Rect, x: &Axle, y: &Axle, series: &[Series], short: usize) {
     let at = |p: &(f64, f64)| -> Option<Pt> {
-        Some((
-            plot.x + x.place(p.0)? * plot.w,
-            plot.bottom() - y.place(p.1)? * plot.h,
-        ))
+        Some((plot.x + x.place(p.0)? * plot.w, plot.bottom() - y.place(p.1)? * plot.h))
     };
     for (i, one) in series.iter().enumerate() {
         let band = one.band.iter().map(|b| {
             let ((px, low), (_, high)) = (at(&(b.0, b.1))?, at(&(b.0, b.2))?);
             Some((px, low, high))
         });
-        scene.polygons(
-            decimate::bands(band),
-            (style::color(one.look(i)), 0.18),
-            None,
-        );
+        scene.polygons(decimate::bands(band), (style::color(one.look(i)), 0.18), None);
     }
     for (i, one) in series.iter().enumerate() {
         let look = one.look(i);
         let color = style::color(look);
         let mut parts = decimate::polylines(one.drawn().map(|p| at(&p)));
         // A point with gaps on both sides has no line and would vanish without a marker.
-        let lone: Vec<Pt> = parts
-            .iter()
-            .filter(|p| p.len() == 1)
-            .map(|p| p[0])
-            .take(LONE_POINTS)
-            .collect();
+        let lone: Vec<Pt> = parts.iter().filter(|p| p.len() == 1).map(|p| p[0]).take(LONE_POINTS).collect();
         parts.retain(|part| part.len() > 1);
         let markers: Vec<Pt> = if one.shows_markers(short) {
             let step = one.points.len().div_ceil(200).max(1);
@@ -342,13 +262,7 @@ pub(super) fn draw_series(
             lone
         };
         let width = if one.points.len() > DENSE { 1.3 } else { 1.8 };
-        scene.lines(
-            parts,
-            Stroke {
-                dash: style::dash(look),
-                ..stroke(color, width)
-            },
-        );
+        scene.lines(parts, Stroke { dash: style::dash(look), ..stroke(color, width) });
         for centre in markers {
             style::marker(scene, look, centre, MARKER, color);
         }
@@ -364,35 +278,21 @@ impl Figure for LineChart {
         let (width, mut height) = self.size;
         let mut scene = Scene::new(width, height, &self.title);
         let top = frame::heading(&mut scene, &self.title, &self.subtitle);
-        let entries = if self.legend == Legend::None {
+        let entries = if self.legend == Legend::None { Vec::new() } else { self.entries() };
+        // One series needs no legend: the axes and the title say what it is.
+        let entries = if entries.len() < 2 && self.legend == Legend::Auto && self.reasons().is_empty() {
             Vec::new()
         } else {
-            self.entries()
+            entries
         };
-        // One series needs no legend: the axes and the title say what it is.
-        let entries =
-            if entries.len() < 2 && self.legend == Legend::Auto && self.reasons().is_empty() {
-                Vec::new()
-            } else {
-                entries
-            };
         let axis_height = frame::height_of_x_axis(&self.x.label);
         let (legend_width, legend_height) = frame::size_at_right(&entries);
         let fits = legend_width < 0.32 * width && legend_height < height - top - axis_height - EDGE;
-        let right = !entries.is_empty()
-            && (self.legend == Legend::Right || (self.legend == Legend::Auto && fits));
-        let below = if right {
-            0.0
-        } else {
-            frame::height_below(&entries, width - 2.0 * EDGE)
-        };
+        let right = !entries.is_empty() && (self.legend == Legend::Right || (self.legend == Legend::Auto && fits));
+        let below = if right { 0.0 } else { frame::height_below(&entries, width - 2.0 * EDGE) };
 
         let bottom = axis_height + below + EDGE - 6.0;
-        let wanted = if right {
-            legend_height.max(140.0)
-        } else {
-            140.0
-        };
+        let wanted = if right { legend_height.max(140.0) } else { 140.0 };
         height = height.max(top + wanted + bottom);
         scene.height = height.ceil();
         let (mut x, mut y) = self.axles();
@@ -402,25 +302,12 @@ impl Figure for LineChart {
         let strip = strip.min(plot_height / 2.0);
         let ticks = y.tick_upright(plot_height - strip);
         let left = EDGE + frame::width_of_y_axis(&self.y.label, ticks);
-        let margin = if right {
-            legend_width + 20.0 + EDGE
-        } else {
-            EDGE + 10.0
-        };
+        let margin = if right { legend_width + 20.0 + EDGE } else { EDGE + 10.0 };
         let plot_width = (width - left - margin).max(60.0);
         x.tick_level(plot_width);
 
-        let whole = Rect {
-            x: left,
-            y: top,
-            w: plot_width,
-            h: plot_height,
-        };
-        let plot = Rect {
-            y: top + strip,
-            h: plot_height - strip,
-            ..whole
-        };
+        let whole = Rect { x: left, y: top, w: plot_width, h: plot_height };
+        let plot = Rect { y: top + strip, h: plot_height - strip, ..whole };
         if lacking > 0 {
             self.draw_missing(&mut scene, Rect { h: strip, ..whole }, &x);
         }

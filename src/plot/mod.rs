@@ -91,21 +91,10 @@ pub trait Figure {
     {
         let scene = self.scene();
         let stem = stem.as_ref();
-        let is_folder = stem.is_dir()
-            || stem
-                .as_os_str()
-                .to_string_lossy()
-                .ends_with(['/', std::path::MAIN_SEPARATOR]);
-        let stem = if is_folder {
-            stem.join(slug(&scene.title))
-        } else {
-            stem.to_owned()
-        };
+        let is_folder = stem.is_dir() || stem.as_os_str().to_string_lossy().ends_with(['/', std::path::MAIN_SEPARATOR]);
+        let stem = if is_folder { stem.join(slug(&scene.title)) } else { stem.to_owned() };
         if let Some(folder) = stem.parent().filter(|p| !p.as_os_str().is_empty()) {
-            fs::create_dir_all(folder).map_err(|source| PlotError::Io {
-                path: folder.to_owned(),
-                source,
-            })?;
+            fs::create_dir_all(folder).map_err(|source| PlotError::Io { path: folder.to_owned(), source })?;
         }
         let [svg_path, png_path] = ["svg", "png"].map(|extension| {
             // Not `with_extension`, which would cut a stem such as `loss-0.5`.
@@ -114,10 +103,7 @@ pub trait Figure {
             name.push(extension);
             PathBuf::from(name)
         });
-        let png = raster::write(&scene).map_err(|reason| PlotError::Encode {
-            path: png_path.clone(),
-            reason,
-        })?;
+        let png = raster::write(&scene).map_err(|reason| PlotError::Encode { path: png_path.clone(), reason })?;
         write_whole(&svg_path, svg::write(&scene).as_bytes())?;
         write_whole(&png_path, &png)?;
         Ok([svg_path, png_path])
@@ -134,37 +120,19 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), PlotError> {
         .and_then(|()| fs::rename(&temporary, path));
     written.map_err(|source| {
         let _ = fs::remove_file(&temporary);
-        PlotError::Io {
-            path: path.to_owned(),
-            source,
-        }
+        PlotError::Io { path: path.to_owned(), source }
     })
 }
 
 /// A file name made from a title: lower-case letters and digits, words joined by hyphens.
 fn slug(title: &str) -> String {
-    let spaced: String = title
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_lowercase()
-            } else {
-                ' '
-            }
-        })
-        .collect();
+    let spaced: String =
+        title.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { ' ' }).collect();
     let words: Vec<&str> = spaced.split_whitespace().take(10).collect();
-    if words.is_empty() {
-        "figure".to_owned()
-    } else {
-        words.join("-")
-    }
+    if words.is_empty() { "figure".to_owned() } else { words.join("-") }
 }
 
 /// A size in pixels that can be laid out and held in memory.
 fn bounded_size(width: u32, height: u32) -> (f64, f64) {
-    (
-        f64::from(width.clamp(240, 4000)),
-        f64::from(height.clamp(180, 4000)),
-    )
+    (f64::from(width.clamp(240, 4000)), f64::from(height.clamp(180, 4000)))
 }

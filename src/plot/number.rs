@@ -36,11 +36,7 @@ pub fn quantity(value: f64, unit: Unit, digits: usize) -> String {
         };
     }
     let (scaled, suffix) = in_unit(value, unit);
-    let suffix = if suffix.is_empty() {
-        String::new()
-    } else {
-        format!(" {suffix}")
-    };
+    let suffix = if suffix.is_empty() { String::new() } else { format!(" {suffix}") };
     format!("{}{suffix}", plain(scaled, digits))
 }
 
@@ -49,11 +45,7 @@ fn in_unit(value: f64, unit: Unit) -> (f64, &'static str) {
     let size = value.abs();
     let prefixed = |base: f64, names: &[&'static str; 7]| {
         // The tolerance sends 999.9999999 to the next prefix rather than printing 1000.
-        let steps = if size > 0.0 {
-            ((size * (1.0 + 1e-9)).ln() / base.ln()).floor()
-        } else {
-            0.0
-        };
+        let steps = if size > 0.0 { ((size * (1.0 + 1e-9)).ln() / base.ln()).floor() } else { 0.0 };
         let step = steps.clamp(0.0, (names.len() - 1) as f64);
         (value / base.powf(step), names[step as usize])
     };
@@ -85,11 +77,7 @@ pub(super) fn axis_unit(reach: f64, unit: Unit) -> (f64, &'static str) {
         return (1.0, "");
     }
     let (scaled, suffix) = in_unit(reach, unit);
-    if reach == 0.0 || scaled == 0.0 {
-        (1.0, suffix)
-    } else {
-        (scaled / reach, suffix)
-    }
+    if reach == 0.0 || scaled == 0.0 { (1.0, suffix) } else { (scaled / reach, suffix) }
 }
 
 /// A pure number to about `digits` significant digits: grouped in thousands, or with a power of ten if far from one.
@@ -147,9 +135,7 @@ pub(super) fn power(base: u32, exponent: i32) -> String {
     let digits = exponent.to_string();
     let raised = digits.chars().map(|c| match c {
         '-' => '⁻',
-        c => {
-            ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'][c.to_digit(10).unwrap_or(0) as usize]
-        }
+        c => ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'][c.to_digit(10).unwrap_or(0) as usize],
     });
     base.to_string().chars().chain(raised).collect()
 }

@@ -21,46 +21,20 @@ pub struct Panel {
 
 #[derive(Clone, Debug)]
 enum Content {
-    Raster {
-        rows: usize,
-        events: Vec<(f64, usize)>,
-        groups: Vec<(usize, String)>,
-    },
-    Traces {
-        series: Vec<Series>,
-        stacked: bool,
-    },
+    Raster { rows: usize, events: Vec<(f64, usize)>, groups: Vec<(usize, String)> },
+    Traces { series: Vec<Series>, stacked: bool },
 }
 
 impl Panel {
     /// Spikes `(time, row)` of `rows` neurons, row 0 at the bottom; events of other rows are left out.
-    pub fn raster(
-        label: impl Into<String>,
-        rows: usize,
-        events: impl IntoIterator<Item = (f64, usize)>,
-    ) -> Self {
+    pub fn raster(label: impl Into<String>, rows: usize, events: impl IntoIterator<Item = (f64, usize)>) -> Self {
         let events = events.into_iter().collect();
-        Panel {
-            y: Axis::new(label),
-            height: 130.0,
-            content: Content::Raster {
-                rows,
-                events,
-                groups: Vec::new(),
-            },
-        }
+        Panel { y: Axis::new(label), height: 130.0, content: Content::Raster { rows, events, groups: Vec::new() } }
     }
 
     /// Several lines over one axis.
     pub fn traces(y: Axis, series: impl IntoIterator<Item = Series>) -> Self {
-        Panel {
-            y,
-            height: 110.0,
-            content: Content::Traces {
-                series: series.into_iter().collect(),
-                stacked: false,
-            },
-        }
+        Panel { y, height: 110.0, content: Content::Traces { series: series.into_iter().collect(), stacked: false } }
     }
 
     /// Traces only: each above the next and named at the left, with a bar at the right for the common scale.
@@ -129,8 +103,7 @@ impl Panels {
     /// Phases of the same name have the same tint.
     pub fn phase(mut self, name: impl Into<String>, start: f64, end: f64) -> Self {
         if start.is_finite() && end.is_finite() {
-            self.phases
-                .push((name.into(), start.min(end), start.max(end)));
+            self.phases.push((name.into(), start.min(end), start.max(end)));
         }
         self
     }
@@ -148,47 +121,28 @@ impl Panels {
     }
 
     fn x_axle(&self) -> Axle {
-        let of_panels =
-            self.panels
-                .iter()
-                .flat_map(|panel| -> Box<dyn Iterator<Item = f64> + '_> {
-                    match &panel.content {
-                        Content::Raster { events, .. } => Box::new(events.iter().map(|e| e.0)),
-                        Content::Traces { series, .. } => {
-                            Box::new(series.iter().flat_map(Series::extent).map(|p| p.0))
-                        }
-                    }
-                });
+        let of_panels = self.panels.iter().flat_map(|panel| -> Box<dyn Iterator<Item = f64> + '_> {
+            match &panel.content {
+                Content::Raster { events, .. } => Box::new(events.iter().map(|e| e.0)),
+                Content::Traces { series, .. } => Box::new(series.iter().flat_map(Series::extent).map(|p| p.0)),
+            }
+        });
         let of_phases = self.phases.iter().flat_map(|p| [p.1, p.2]);
-        self.x.resolve(
-            of_panels
-                .chain(of_phases)
-                .chain(self.events.iter().map(|e| e.0)),
-            0.0,
-        )
+        self.x.resolve(of_panels.chain(of_phases).chain(self.events.iter().map(|e| e.0)), 0.0)
     }
 
     /// The tint of each phase: one for each name, in order of first use.
     fn tints(&self) -> Vec<Rgb> {
         let first = |name: &str| self.phases.iter().position(|p| p.0 == name).unwrap_or(0);
         let firsts: BTreeSet<usize> = self.phases.iter().map(|p| first(&p.0)).collect();
-        self.phases
-            .iter()
-            .map(|p| style::phase_tint(firsts.range(..first(&p.0)).count()))
-            .collect()
+        self.phases.iter().map(|p| style::phase_tint(firsts.range(..first(&p.0)).count())).collect()
     }
 
     /// Names of phases and events above the panels, each with its middle and its row, rows counted from the bottom.
     fn captions(&self, x: &Axle, left: f64, width: f64) -> Vec<(f64, usize, String, bool)> {
         let at = |v: f64| x.place(v).map(|p| left + p.clamp(0.0, 1.0) * width);
-        let phases = self
-            .phases
-            .iter()
-            .filter_map(|(name, a, b)| Some(((at(*a)? + at(*b)?) / 2.0, name, false)));
-        let events = self
-            .events
-            .iter()
-            .filter_map(|(v, name)| Some((at(*v)?, name, true)));
+        let phases = self.phases.iter().filter_map(|(name, a, b)| Some(((at(*a)? + at(*b)?) / 2.0, name, false)));
+        let events = self.events.iter().filter_map(|(v, name)| Some((at(*v)?, name, true)));
         let mut rows: Vec<Vec<(f64, f64)>> = Vec::new();
         let mut captions = Vec::new();
         for (middle, name, is_event) in phases.chain(events) {
@@ -196,9 +150,7 @@ impl Panels {
             let half = font::width(&text, style::LEGEND, false) / 2.0;
             let middle = middle.clamp(left + half, (left + width - half).max(left + half));
             let (from, to) = (middle - half - 5.0, middle + half + 5.0);
-            let free = rows
-                .iter()
-                .position(|row| row.iter().all(|(a, b)| to <= *a || from >= *b));
+            let free = rows.iter().position(|row| row.iter().all(|(a, b)| to <= *a || from >= *b));
             let row = free.unwrap_or_else(|| {
                 rows.push(Vec::new());
                 rows.len() - 1
@@ -227,9 +179,7 @@ impl Fitted {
         if !self.entries.is_empty() {
             return frame::size_at_right(&self.entries).0;
         }
-        self.bar.map_or(0.0, |bar| {
-            font::width(&bar_text(bar, Unit::Plain), style::TICK, false) + 16.0
-        })
+        self.bar.map_or(0.0, |bar| font::width(&bar_text(bar, Unit::Plain), style::TICK, false) + 16.0)
     }
 }
 
@@ -240,69 +190,28 @@ fn bar_text(length: f64, unit: Unit) -> String {
 fn fit(panel: &Panel) -> Fitted {
     match &panel.content {
         Content::Raster { rows, groups, .. } => {
-            let named = groups
-                .iter()
-                .enumerate()
-                .rev()
-                .filter(|(_, g)| !g.1.is_empty());
-            let entries: Vec<Entry> = named
-                .map(|(i, g)| Entry {
-                    name: g.1.clone(),
-                    key: Key::Fill(style::color(i)),
-                })
-                .collect();
+            let named = groups.iter().enumerate().rev().filter(|(_, g)| !g.1.is_empty());
+            let entries: Vec<Entry> =
+                named.map(|(i, g)| Entry { name: g.1.clone(), key: Key::Fill(style::color(i)) }).collect();
             let height = panel.height.max(frame::size_at_right(&entries).1);
             let top = (*rows).max(1) as f64;
-            let mut y = Axis::new("")
-                .range(-0.5, top - 0.5)
-                .resolve(std::iter::empty(), 0.0);
+            let mut y = Axis::new("").range(-0.5, top - 0.5).resolve(std::iter::empty(), 0.0);
             let mut ticks = y.tick_upright(height);
             if y.ticks.iter().any(|t| t.value.fract() != 0.0) {
-                y.ticks = (0..*rows)
-                    .map(|r| Tick {
-                        value: r as f64,
-                        label: r.to_string(),
-                    })
-                    .collect();
+                y.ticks = (0..*rows).map(|r| Tick { value: r as f64, label: r.to_string() }).collect();
                 ticks = font::width("0", style::TICK, false);
             }
-            Fitted {
-                y,
-                height,
-                ticks,
-                entries,
-                series: Vec::new(),
-                bar: None,
-            }
+            Fitted { y, height, ticks, entries, series: Vec::new(), bar: None }
         }
-        Content::Traces {
-            series,
-            stacked: true,
-        } => fit_stacked(panel, series),
+        Content::Traces { series, stacked: true } => fit_stacked(panel, series),
         Content::Traces { series, .. } => {
-            let mut y = panel
-                .y
-                .resolve(series.iter().flat_map(Series::extent).map(|p| p.1), 0.06);
-            let named: Vec<_> = series
-                .iter()
-                .enumerate()
-                .filter(|(_, s)| !s.name().is_empty())
-                .collect();
-            let entries: Vec<Entry> = if named.len() > 1 {
-                named.into_iter().map(|(i, s)| s.entry(i, 0)).collect()
-            } else {
-                Vec::new()
-            };
+            let mut y = panel.y.resolve(series.iter().flat_map(Series::extent).map(|p| p.1), 0.06);
+            let named: Vec<_> = series.iter().enumerate().filter(|(_, s)| !s.name().is_empty()).collect();
+            let entries: Vec<Entry> =
+                if named.len() > 1 { named.into_iter().map(|(i, s)| s.entry(i, 0)).collect() } else { Vec::new() };
             let height = panel.height.max(frame::size_at_right(&entries).1);
             let ticks = y.tick_upright(height);
-            Fitted {
-                y,
-                height,
-                ticks,
-                entries,
-                series: series.clone(),
-                bar: None,
-            }
+            Fitted { y, height, ticks, entries, series: series.clone(), bar: None }
         }
     }
 }
@@ -311,61 +220,29 @@ fn fit_stacked(panel: &Panel, series: &[Series]) -> Fitted {
     let ranges: Vec<(f64, f64)> = series
         .iter()
         .map(|one| {
-            let shown = one
-                .extent()
-                .map(|p| p.1)
-                .filter(|y| panel.y.shows(*y) && y.is_finite());
-            let (low, high) = shown.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), y| {
-                (a.min(y), b.max(y))
-            });
+            let shown = one.extent().map(|p| p.1).filter(|y| panel.y.shows(*y) && y.is_finite());
+            let (low, high) = shown.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), y| (a.min(y), b.max(y)));
             if low <= high { (low, high) } else { (0.0, 0.0) }
         })
         .collect();
     let span = ranges.iter().map(|(a, b)| b - a).fold(0.0, f64::max);
-    let span = if span > 0.0 && span < 1e200 {
-        span
-    } else {
-        1.0
-    };
+    let span = if span > 0.0 && span < 1e200 { span } else { 1.0 };
     let pitch = span * 1.15;
     // Each trace is centred on its place, the first at the top.
     let place = |i: usize| (series.len() - 1 - i) as f64 * pitch;
     let middle = |i: usize| (ranges[i].0 + ranges[i].1) / 2.0;
-    let moved: Vec<Series> = series
-        .iter()
-        .enumerate()
-        .map(|(i, s)| s.looking(i).moved(place(i) - middle(i)))
-        .collect();
+    let moved: Vec<Series> = series.iter().enumerate().map(|(i, s)| s.looking(i).moved(place(i) - middle(i))).collect();
     let top = series.len().saturating_sub(1) as f64 * pitch;
-    let mut y = Axis::new("")
-        .range(-0.6 * pitch, top + 0.6 * pitch)
-        .resolve(std::iter::empty(), 0.0);
+    let mut y = Axis::new("").range(-0.6 * pitch, top + 0.6 * pitch).resolve(std::iter::empty(), 0.0);
     let height = panel.height;
     let step = (13.0 * series.len() as f64 / height).ceil().max(1.0) as usize;
     let name = |i: usize| font::ellipsize(series[i].name(), style::TICK, false, 90.0);
-    y.ticks = (0..series.len())
-        .step_by(step)
-        .map(|i| Tick {
-            value: place(i),
-            label: name(i),
-        })
-        .collect();
-    let ticks = y
-        .ticks
-        .iter()
-        .map(|t| font::width(&t.label, style::TICK, false))
-        .fold(0.0, f64::max);
+    y.ticks = (0..series.len()).step_by(step).map(|i| Tick { value: place(i), label: name(i) }).collect();
+    let ticks = y.ticks.iter().map(|t| font::width(&t.label, style::TICK, false)).fold(0.0, f64::max);
     // A round length of about half a trace, rounded down to one significant digit.
     let decade = 10f64.powf((span / 2.0).log10().floor());
     let bar = (span / 2.0 / decade).floor().max(1.0) * decade;
-    Fitted {
-        y,
-        height,
-        ticks,
-        entries: Vec::new(),
-        series: moved,
-        bar: (!series.is_empty()).then_some(bar),
-    }
+    Fitted { y, height, ticks, entries: Vec::new(), series: moved, bar: (!series.is_empty()).then_some(bar) }
 }
 
 /// Most marks drawn in one raster; beyond it, spikes closer in time share a mark.
@@ -376,12 +253,7 @@ const SPIKES: usize = 30_000;
 /// Spikes that fall on the same half pixel cannot be told apart and share a line, so the marks are bounded by the
 /// area of the panel; if they still are too many the half pixel is widened.
 fn spikes(panel: &Panel, plot: Rect, x: &Axle, y: &Axle) -> Vec<Vec<Vec<Pt>>> {
-    let Content::Raster {
-        rows,
-        events,
-        groups,
-    } = &panel.content
-    else {
+    let Content::Raster { rows, events, groups } = &panel.content else {
         return Vec::new();
     };
     let ends: Vec<usize> = groups
@@ -391,11 +263,7 @@ fn spikes(panel: &Panel, plot: Rect, x: &Axle, y: &Axle) -> Vec<Vec<Vec<Pt>>> {
             Some(*end)
         })
         .collect();
-    let group = |row: usize| {
-        ends.iter()
-            .position(|end| row < *end)
-            .unwrap_or(groups.len())
-    };
+    let group = |row: usize| ends.iter().position(|end| row < *end).unwrap_or(groups.len());
     let pitch = plot.h / (*rows).max(1) as f64;
     let half = (pitch * 0.4).clamp(0.9, 6.0);
     let rows_per_bin = (0.5 / pitch).ceil().max(1.0) as usize;
@@ -404,11 +272,7 @@ fn spikes(panel: &Panel, plot: Rect, x: &Axle, y: &Axle) -> Vec<Vec<Vec<Pt>>> {
         let mut marks: BTreeSet<(usize, usize, i64)> = BTreeSet::new();
         for (t, row) in events.iter().filter(|e| e.1 < *rows) {
             if let Some(p) = x.place(*t).filter(|p| (0.0..=1.0).contains(p)) {
-                marks.insert((
-                    group(*row),
-                    row - row % rows_per_bin,
-                    (p * plot.w / bin) as i64,
-                ));
+                marks.insert((group(*row), row - row % rows_per_bin, (p * plot.w / bin) as i64));
             }
         }
         if marks.len() > SPIKES && bin < 64.0 {
@@ -429,11 +293,7 @@ fn draw_content(scene: &mut Scene, panel: &Panel, fitted: &Fitted, plot: Rect, x
     match &panel.content {
         Content::Raster { groups, .. } => {
             for (i, marks) in spikes(panel, plot, x, &fitted.y).into_iter().enumerate() {
-                let color = if i < groups.len() {
-                    style::color(i)
-                } else {
-                    style::INK
-                };
+                let color = if i < groups.len() { style::color(i) } else { style::INK };
                 scene.lines(marks, stroke(color, 1.1));
             }
         }
@@ -447,18 +307,8 @@ fn draw_bar(scene: &mut Scene, fitted: &Fitted, length: f64, unit: Unit, plot: R
     };
     let (x, pixels) = (plot.right() + 9.0, (to - from) * plot.h);
     let middle = plot.bottom() - plot.h / 2.0;
-    scene.line(
-        (x, middle - pixels / 2.0),
-        (x, middle + pixels / 2.0),
-        stroke(style::INK, 1.5),
-    );
-    scene.label(
-        (x + 6.0, middle),
-        &bar_text(length, unit),
-        style::TICK,
-        Align::Start,
-        style::MUTED,
-    );
+    scene.line((x, middle - pixels / 2.0), (x, middle + pixels / 2.0), stroke(style::INK, 1.5));
+    scene.label((x + 6.0, middle), &bar_text(length, unit), style::TICK, Align::Start, style::MUTED);
 }
 
 impl Figure for Panels {
@@ -470,18 +320,10 @@ impl Figure for Panels {
         let mut x = self.x_axle();
         let fitted: Vec<Fitted> = self.panels.iter().map(fit).collect();
         let most = |f: &dyn Fn(&Fitted) -> f64| fitted.iter().map(f).fold(0.0, f64::max);
-        let labelled = if self.panels.iter().any(|p| !p.y.label.is_empty()) {
-            "labelled"
-        } else {
-            ""
-        };
+        let labelled = if self.panels.iter().any(|p| !p.y.label.is_empty()) { "labelled" } else { "" };
         let left = EDGE + frame::width_of_y_axis(labelled, most(&|f| f.ticks));
         let margin = most(&|f| f.margin());
-        let right = if margin > 0.0 {
-            margin + 18.0 + EDGE
-        } else {
-            EDGE + 14.0
-        };
+        let right = if margin > 0.0 { margin + 18.0 + EDGE } else { EDGE + 14.0 };
         let width = (self.width - left - right).max(60.0);
         x.tick_level(width);
 
@@ -495,16 +337,7 @@ impl Figure for Panels {
         let at = |v: f64| x.place(v).map(|p| left + p.clamp(0.0, 1.0) * width);
         for ((_, start, end), tint) in self.phases.iter().zip(self.tints()) {
             if let (Some(a), Some(b)) = (at(*start), at(*end)) {
-                scene.rect(
-                    Rect {
-                        x: a,
-                        y: first,
-                        w: b - a,
-                        h: last - first,
-                    },
-                    Some((tint, 1.0)),
-                    None,
-                );
+                scene.rect(Rect { x: a, y: first, w: b - a, h: last - first }, Some((tint, 1.0)), None);
             }
         }
         for (middle, row, text, is_event) in captions {
@@ -514,19 +347,9 @@ impl Figure for Panels {
         }
         let mut y = first;
         for (i, (panel, fit)) in self.panels.iter().zip(&fitted).enumerate() {
-            let plot = Rect {
-                x: left,
-                y,
-                w: width,
-                h: fit.height,
-            };
+            let plot = Rect { x: left, y, w: width, h: fit.height };
             let is_last = i + 1 == self.panels.len();
-            frame::x_axis(
-                &mut scene,
-                plot,
-                &x,
-                is_last.then_some(self.x.label.as_str()),
-            );
+            frame::x_axis(&mut scene, plot, &x, is_last.then_some(self.x.label.as_str()));
             frame::y_axis(&mut scene, plot, &fit.y, &panel.y.label, EDGE);
             scene.clipped(plot, |scene| draw_content(scene, panel, fit, plot, &x));
             frame::spines(&mut scene, plot);
@@ -537,10 +360,7 @@ impl Figure for Panels {
             y += fit.height + GAP;
         }
         for v in self.events.iter().filter_map(|e| at(e.0)) {
-            let pen = Stroke {
-                dash: &[4.0, 3.0],
-                ..stroke(style::INK, 1.1)
-            };
+            let pen = Stroke { dash: &[4.0, 3.0], ..stroke(style::INK, 1.1) };
             scene.line((v, first - 2.0), (v, last), pen);
         }
         scene
@@ -556,12 +376,7 @@ mod tests {
         let events = (0..2_000_000).map(|i| (f64::from(i / 200), (i % 200) as usize));
         let panel = Panel::raster("", 200, events);
         let fitted = fit(&panel);
-        let plot = Rect {
-            x: 0.0,
-            y: 0.0,
-            w: 640.0,
-            h: 130.0,
-        };
+        let plot = Rect { x: 0.0, y: 0.0, w: 640.0, h: 130.0 };
         let x = Axis::new("").resolve([0.0, 10_000.0].into_iter(), 0.0);
         let marks = spikes(&panel, plot, &x, &fitted.y).concat();
         assert!(marks.len() <= SPIKES, "{} marks", marks.len());
@@ -584,10 +399,7 @@ mod tests {
         for (i, a) in captions.iter().enumerate() {
             assert!(extent(a).0 >= 49.9 && extent(a).1 <= 650.1);
             for b in captions[..i].iter().filter(|b| b.1 == a.1) {
-                assert!(
-                    extent(a).1 <= extent(b).0 || extent(b).1 <= extent(a).0,
-                    "{a:?} over {b:?}"
-                );
+                assert!(extent(a).1 <= extent(b).0 || extent(b).1 <= extent(a).0, "{a:?} over {b:?}");
             }
         }
     }

@@ -4,8 +4,8 @@
 //! not depend on the machine's processor.
 
 use tiny_skia::{
-    Color, FillRule, LineCap, LineJoin, Mask, Paint, Path, PathBuilder, Pixmap,
-    PremultipliedColorU8, StrokeDash, Transform,
+    Color, FillRule, LineCap, LineJoin, Mask, Paint, Path, PathBuilder, Pixmap, PremultipliedColorU8, StrokeDash,
+    Transform,
 };
 use ttf_parser::OutlineBuilder;
 
@@ -21,20 +21,12 @@ const PIXELS_PER_METRE: u32 = 7559;
 /// # Errors
 /// Only if the image is too large to hold in memory or to encode.
 pub(super) fn write(scene: &Scene) -> Result<Vec<u8>, String> {
-    let (w, h) = (
-        (scene.width as f32 * SCALE) as u32,
-        (scene.height as f32 * SCALE) as u32,
-    );
-    let mut pixmap =
-        Pixmap::new(w, h).ok_or_else(|| format!("cannot hold an image of {w} by {h} pixels"))?;
+    let (w, h) = ((scene.width as f32 * SCALE) as u32, (scene.height as f32 * SCALE) as u32);
+    let mut pixmap = Pixmap::new(w, h).ok_or_else(|| format!("cannot hold an image of {w} by {h} pixels"))?;
     pixmap.fill(Color::WHITE);
     draw(&mut pixmap, &scene.marks, None);
 
-    let rgb: Vec<u8> = pixmap
-        .pixels()
-        .iter()
-        .flat_map(|p| [p.red(), p.green(), p.blue()])
-        .collect();
+    let rgb: Vec<u8> = pixmap.pixels().iter().flat_map(|p| [p.red(), p.green(), p.blue()]).collect();
     encode(w, h, &rgb)
 }
 
@@ -61,12 +53,7 @@ fn draw(pixmap: &mut Pixmap, marks: &[Mark], mask: Option<&Mask>) {
     let view = Transform::from_scale(SCALE, SCALE);
     for mark in marks {
         match mark {
-            Mark::Path {
-                parts,
-                closed,
-                fill,
-                stroke,
-            } => {
+            Mark::Path { parts, closed, fill, stroke } => {
                 let mut builder = PathBuilder::new();
                 for part in parts {
                     for (i, &(x, y)) in part.iter().enumerate() {
@@ -82,30 +69,12 @@ fn draw(pixmap: &mut Pixmap, marks: &[Mark], mask: Option<&Mask>) {
                 }
                 paint(pixmap, builder.finish(), *fill, stroke.as_ref(), view, mask);
             }
-            Mark::Circle {
-                centre,
-                radius,
-                fill,
-                stroke,
-            } => {
-                let path =
-                    PathBuilder::from_circle(centre.0 as f32, centre.1 as f32, *radius as f32);
-                paint(
-                    pixmap,
-                    path,
-                    fill.map(|c| (c, 1.0)),
-                    stroke.as_ref(),
-                    view,
-                    mask,
-                );
+            Mark::Circle { centre, radius, fill, stroke } => {
+                let path = PathBuilder::from_circle(centre.0 as f32, centre.1 as f32, *radius as f32);
+                paint(pixmap, path, fill.map(|c| (c, 1.0)), stroke.as_ref(), view, mask);
             }
             Mark::Text(text) => draw_text(pixmap, text, view, mask),
-            Mark::Image {
-                rect,
-                columns,
-                rows,
-                cells,
-            } => draw_cells(pixmap, rect, *columns, *rows, cells),
+            Mark::Image { rect, columns, rows, cells } => draw_cells(pixmap, rect, *columns, *rows, cells),
             Mark::Clip { rect, marks } => {
                 // Nested clips are not needed by any chart; the inner one would replace the outer.
                 if let Some(mask) = clip(pixmap, rect, view) {
@@ -118,20 +87,14 @@ fn draw(pixmap: &mut Pixmap, marks: &[Mark], mask: Option<&Mask>) {
 
 fn clip(pixmap: &Pixmap, rect: &Rect, view: Transform) -> Option<Mask> {
     let mut mask = Mask::new(pixmap.width(), pixmap.height())?;
-    let area =
-        tiny_skia::Rect::from_xywh(rect.x as f32, rect.y as f32, rect.w as f32, rect.h as f32)?;
+    let area = tiny_skia::Rect::from_xywh(rect.x as f32, rect.y as f32, rect.w as f32, rect.h as f32)?;
     mask.fill_path(&PathBuilder::from_rect(area), FillRule::Winding, true, view);
     Some(mask)
 }
 
 fn solid(color: Rgb, opacity: f64) -> Paint<'static> {
     let mut paint = Paint::default();
-    paint.set_color_rgba8(
-        color.0,
-        color.1,
-        color.2,
-        (opacity.clamp(0.0, 1.0) * 255.0).round() as u8,
-    );
+    paint.set_color_rgba8(color.0, color.1, color.2, (opacity.clamp(0.0, 1.0) * 255.0).round() as u8);
     paint.anti_alias = true;
     paint
 }
@@ -157,13 +120,7 @@ fn paint(
             dash: StrokeDash::new(dash, 0.0),
             ..Default::default()
         };
-        pixmap.stroke_path(
-            &path,
-            &solid(stroke.color, stroke.opacity),
-            &shape,
-            view,
-            mask,
-        );
+        pixmap.stroke_path(&path, &solid(stroke.color, stroke.opacity), &shape, view, mask);
     }
 }
 
@@ -187,8 +144,7 @@ impl OutlineBuilder for Glyphs {
     }
 
     fn curve_to(&mut self, x1: f32, y1: f32, x2: f32, y2: f32, x: f32, y: f32) {
-        self.builder
-            .cubic_to(self.pen + x1, y1, self.pen + x2, y2, self.pen + x, y);
+        self.builder.cubic_to(self.pen + x1, y1, self.pen + x2, y2, self.pen + x, y);
     }
 
     fn close(&mut self) {
@@ -197,10 +153,7 @@ impl OutlineBuilder for Glyphs {
 }
 
 fn draw_text(pixmap: &mut Pixmap, text: &Text, view: Transform, mask: Option<&Mask>) {
-    let mut glyphs = Glyphs {
-        builder: PathBuilder::new(),
-        pen: 0.0,
-    };
+    let mut glyphs = Glyphs { builder: PathBuilder::new(), pen: 0.0 };
     font::outline(&text.text, text.bold, &mut glyphs, |g, pen| g.pen = pen);
     let width = font::width(&text.text, text.size, text.bold);
     let back = match text.align {
@@ -213,17 +166,8 @@ fn draw_text(pixmap: &mut Pixmap, text: &Text, view: Transform, mask: Option<&Ma
     if text.upright {
         place = place.pre_rotate(-90.0);
     }
-    place = place
-        .pre_translate(-back as f32, 0.0)
-        .pre_scale(per_unit, -per_unit);
-    paint(
-        pixmap,
-        glyphs.builder.finish(),
-        Some((text.color, 1.0)),
-        None,
-        place,
-        mask,
-    );
+    place = place.pre_translate(-back as f32, 0.0).pre_scale(per_unit, -per_unit);
+    paint(pixmap, glyphs.builder.finish(), Some((text.color, 1.0)), None, place, mask);
 }
 
 /// Copies each cell's colour to the pixels whose centres it covers; edges stay sharp whatever the cell size.
@@ -231,16 +175,13 @@ fn draw_cells(pixmap: &mut Pixmap, rect: &Rect, columns: usize, rows: usize, cel
     let scale = f64::from(SCALE);
     let span = |from: f64, length: f64, limit: u32| {
         let low = (from * scale).round().max(0.0);
-        let high = ((from + length) * scale)
-            .round()
-            .clamp(low, f64::from(limit));
+        let high = ((from + length) * scale).round().clamp(low, f64::from(limit));
         (low as usize, high as usize)
     };
     let (x0, x1) = span(rect.x, rect.w, pixmap.width());
     let (y0, y1) = span(rect.y, rect.h, pixmap.height());
     let stride = pixmap.width() as usize;
-    let cell =
-        |i: usize, n: usize, count: usize| ((i as f64 + 0.5) / n as f64 * count as f64) as usize;
+    let cell = |i: usize, n: usize, count: usize| ((i as f64 + 0.5) / n as f64 * count as f64) as usize;
     for y in y0..y1 {
         let row = cell(y - y0, y1 - y0, rows).min(rows - 1);
         for x in x0..x1 {

@@ -12,14 +12,8 @@ pub(super) struct Rgb(pub u8, pub u8, pub u8);
 impl Rgb {
     /// The colour a share `t` in [0, 1] of the way to `other`.
     pub(super) fn mix(self, other: Rgb, t: f64) -> Rgb {
-        let lerp = |a: u8, b: u8| {
-            (f64::from(a) + (f64::from(b) - f64::from(a)) * t.clamp(0.0, 1.0)).round() as u8
-        };
-        Rgb(
-            lerp(self.0, other.0),
-            lerp(self.1, other.1),
-            lerp(self.2, other.2),
-        )
+        let lerp = |a: u8, b: u8| (f64::from(a) + (f64::from(b) - f64::from(a)) * t.clamp(0.0, 1.0)).round() as u8;
+        Rgb(lerp(self.0, other.0), lerp(self.1, other.1), lerp(self.2, other.2))
     }
 
     /// Relative luminance in [0, 1], to choose black or white text on this colour.
@@ -51,12 +45,7 @@ impl Rect {
     }
 
     fn corners(&self) -> Vec<Pt> {
-        vec![
-            (self.x, self.y),
-            (self.right(), self.y),
-            (self.right(), self.bottom()),
-            (self.x, self.bottom()),
-        ]
+        vec![(self.x, self.y), (self.right(), self.y), (self.right(), self.bottom()), (self.x, self.bottom())]
     }
 }
 
@@ -71,12 +60,7 @@ pub(super) struct Stroke {
 
 /// A solid, opaque stroke.
 pub(super) fn stroke(color: Rgb, width: f64) -> Stroke {
-    Stroke {
-        color,
-        width,
-        opacity: 1.0,
-        dash: &[],
-    }
+    Stroke { color, width, opacity: 1.0, dash: &[] }
 }
 
 /// Which point of a text its position names.
@@ -104,28 +88,13 @@ pub(super) struct Text {
 #[derive(Clone, Debug)]
 pub(super) enum Mark {
     /// Polylines or polygons that share one fill (colour, opacity) and one stroke.
-    Path {
-        parts: Vec<Vec<Pt>>,
-        closed: bool,
-        fill: Option<(Rgb, f64)>,
-        stroke: Option<Stroke>,
-    },
+    Path { parts: Vec<Vec<Pt>>, closed: bool, fill: Option<(Rgb, f64)>, stroke: Option<Stroke> },
     /// A disc with an optional outline.
-    Circle {
-        centre: Pt,
-        radius: f64,
-        fill: Option<Rgb>,
-        stroke: Option<Stroke>,
-    },
+    Circle { centre: Pt, radius: f64, fill: Option<Rgb>, stroke: Option<Stroke> },
     /// A line of text.
     Text(Text),
     /// `columns` by `rows` cells of colour, row-major from the top left, each cell a flat rectangle.
-    Image {
-        rect: Rect,
-        columns: usize,
-        rows: usize,
-        cells: Vec<Rgb>,
-    },
+    Image { rect: Rect, columns: usize, rows: usize, cells: Vec<Rgb> },
     /// Marks of which only the part inside `rect` shows.
     Clip { rect: Rect, marks: Vec<Mark> },
 }
@@ -141,12 +110,7 @@ pub struct Scene {
 
 impl Scene {
     pub(super) fn new(width: f64, height: f64, title: &str) -> Self {
-        Scene {
-            width: width.ceil(),
-            height: height.ceil(),
-            title: title.to_owned(),
-            marks: Vec::new(),
-        }
+        Scene { width: width.ceil(), height: height.ceil(), title: title.to_owned(), marks: Vec::new() }
     }
 
     /// Draws what `draw` adds, clipped to `rect`.
@@ -165,62 +129,28 @@ impl Scene {
 
     pub(super) fn lines(&mut self, parts: Vec<Vec<Pt>>, stroke: Stroke) {
         if !parts.is_empty() {
-            self.marks.push(Mark::Path {
-                parts,
-                closed: false,
-                fill: None,
-                stroke: Some(stroke),
-            });
+            self.marks.push(Mark::Path { parts, closed: false, fill: None, stroke: Some(stroke) });
         }
     }
 
-    pub(super) fn polygons(
-        &mut self,
-        parts: Vec<Vec<Pt>>,
-        fill: (Rgb, f64),
-        stroke: Option<Stroke>,
-    ) {
+    pub(super) fn polygons(&mut self, parts: Vec<Vec<Pt>>, fill: (Rgb, f64), stroke: Option<Stroke>) {
         if !parts.is_empty() {
-            self.marks.push(Mark::Path {
-                parts,
-                closed: true,
-                fill: Some(fill),
-                stroke,
-            });
+            self.marks.push(Mark::Path { parts, closed: true, fill: Some(fill), stroke });
         }
     }
 
     pub(super) fn rect(&mut self, rect: Rect, fill: Option<(Rgb, f64)>, stroke: Option<Stroke>) {
-        self.marks.push(Mark::Path {
-            parts: vec![rect.corners()],
-            closed: true,
-            fill,
-            stroke,
-        });
+        self.marks.push(Mark::Path { parts: vec![rect.corners()], closed: true, fill, stroke });
     }
 
     /// Text on the baseline at `at`; use [`Scene::label`] to centre it on a height.
     pub(super) fn text(&mut self, at: Pt, text: &str, size: f64, align: Align, color: Rgb) {
-        self.push_text(Text {
-            at,
-            text: text.to_owned(),
-            size,
-            bold: false,
-            align,
-            upright: false,
-            color,
-        });
+        self.push_text(Text { at, text: text.to_owned(), size, bold: false, align, upright: false, color });
     }
 
     /// Text whose capitals are centred on the height `at.1`.
     pub(super) fn label(&mut self, at: Pt, text: &str, size: f64, align: Align, color: Rgb) {
-        self.text(
-            (at.0, at.1 + 0.5 * font::CAP_HEIGHT * size),
-            text,
-            size,
-            align,
-            color,
-        );
+        self.text((at.0, at.1 + 0.5 * font::CAP_HEIGHT * size), text, size, align, color);
     }
 
     pub(super) fn push_text(&mut self, text: Text) {

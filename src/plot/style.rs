@@ -65,13 +65,7 @@ pub(super) fn marker(scene: &mut Scene, i: usize, at: Pt, radius: f64, color: Rg
         (0..steps)
             .map(|k| {
                 let angle = turn + k as f64 * std::f64::consts::TAU / steps as f64;
-                let r = radius
-                    * scale
-                    * if inner < 1.0 && k % 2 == 1 {
-                        inner
-                    } else {
-                        1.0
-                    };
+                let r = radius * scale * if inner < 1.0 && k % 2 == 1 { inner } else { 1.0 };
                 (at.0 + r * angle.sin(), at.1 - r * angle.cos())
             })
             .collect()
@@ -79,12 +73,7 @@ pub(super) fn marker(scene: &mut Scene, i: usize, at: Pt, radius: f64, color: Rg
     let eighth = std::f64::consts::FRAC_PI_4;
     let outline = match i % 8 {
         0 => {
-            return scene.marks.push(Mark::Circle {
-                centre: at,
-                radius,
-                fill: Some(color),
-                stroke: rim,
-            });
+            return scene.marks.push(Mark::Circle { centre: at, radius, fill: Some(color), stroke: rim });
         }
         1 => star(4, eighth, 1.0, 1.3),
         2 => star(3, 0.0, 1.0, 1.4),
@@ -105,18 +94,10 @@ pub(super) fn missing(scene: &mut Scene, i: usize, at: Pt, color: Rgb) {
     match i % 3 {
         0 => scene.lines(vec![arm(r, r), arm(r, -r)], pen),
         1 => {
-            scene.marks.push(Mark::Circle {
-                centre: at,
-                radius: r,
-                fill: None,
-                stroke: Some(stroke(color, 1.4)),
-            });
+            scene.marks.push(Mark::Circle { centre: at, radius: r, fill: None, stroke: Some(stroke(color, 1.4)) });
             scene.lines(vec![arm(r * 0.7, -r * 0.7)], stroke(color, 1.4));
         }
-        _ => scene.lines(
-            vec![arm(r, 0.0), arm(r * 0.5, r * 0.87), arm(r * 0.5, -r * 0.87)],
-            pen,
-        ),
+        _ => scene.lines(vec![arm(r, 0.0), arm(r * 0.5, r * 0.87), arm(r * 0.5, -r * 0.87)], pen),
     }
 }
 
@@ -141,17 +122,13 @@ impl ColorMap {
     /// The colour at `t` in [0, 1].
     pub(super) fn at(self, t: f64) -> Rgb {
         const VIRIDIS: [u32; 11] = [
-            0x440154, 0x482475, 0x414487, 0x355f8d, 0x2a788e, 0x21918c, 0x22a884, 0x44bf70,
-            0x7ad151, 0xbddf26, 0xfde725,
+            0x440154, 0x482475, 0x414487, 0x355f8d, 0x2a788e, 0x21918c, 0x22a884, 0x44bf70, 0x7ad151, 0xbddf26,
+            0xfde725,
         ];
-        const BLUES: [u32; 9] = [
-            0xf7fbff, 0xdeebf7, 0xc6dbef, 0x9ecae1, 0x6baed6, 0x4292c6, 0x2171b5, 0x08519c,
-            0x08306b,
-        ];
-        const DIVERGING: [u32; 9] = [
-            0x2166ac, 0x4393c3, 0x92c5de, 0xd1e5f0, 0xf7f7f7, 0xfddbc7, 0xf4a582, 0xd6604d,
-            0xb2182b,
-        ];
+        const BLUES: [u32; 9] =
+            [0xf7fbff, 0xdeebf7, 0xc6dbef, 0x9ecae1, 0x6baed6, 0x4292c6, 0x2171b5, 0x08519c, 0x08306b];
+        const DIVERGING: [u32; 9] =
+            [0x2166ac, 0x4393c3, 0x92c5de, 0xd1e5f0, 0xf7f7f7, 0xfddbc7, 0xf4a582, 0xd6604d, 0xb2182b];
         let stops: &[u32] = match self {
             ColorMap::Viridis => &VIRIDIS,
             ColorMap::Blues => &BLUES,
@@ -172,10 +149,7 @@ mod tests {
     fn series_differ_in_colour_or_dash_and_neighbours_in_marker() {
         let looks: Vec<_> = (0..28).map(|i| (color(i), dash(i))).collect();
         for i in 0..looks.len() {
-            assert!(
-                !looks[..i].contains(&looks[i]),
-                "series {i} repeats an earlier one"
-            );
+            assert!(!looks[..i].contains(&looks[i]), "series {i} repeats an earlier one");
         }
     }
 

@@ -32,12 +32,7 @@ pub(super) fn write(scene: &Scene) -> String {
 
 fn write_mark(out: &mut String, mark: &Mark) {
     match mark {
-        Mark::Path {
-            parts,
-            closed,
-            fill,
-            stroke,
-        } => {
+        Mark::Path { parts, closed, fill, stroke } => {
             out.push_str("<path d=\"");
             for part in parts {
                 path_data(out, part, *closed);
@@ -55,37 +50,18 @@ fn write_mark(out: &mut String, mark: &Mark) {
             write_stroke(out, stroke.as_ref());
             out.push_str("/>\n");
         }
-        Mark::Circle {
-            centre,
-            radius,
-            fill,
-            stroke,
-        } => {
+        Mark::Circle { centre, radius, fill, stroke } => {
             let fill = fill.map_or("none".to_owned(), hex);
             let (x, y) = (num(centre.0), num(centre.1));
-            let _ = write!(
-                out,
-                "<circle cx=\"{x}\" cy=\"{y}\" r=\"{}\" fill=\"{fill}\"",
-                num(*radius)
-            );
+            let _ = write!(out, "<circle cx=\"{x}\" cy=\"{y}\" r=\"{}\" fill=\"{fill}\"", num(*radius));
             write_stroke(out, stroke.as_ref());
             out.push_str("/>\n");
         }
         Mark::Text(text) => write_text(out, text),
-        Mark::Image {
-            rect,
-            columns,
-            rows,
-            cells,
-        } if cells.len() <= CELLS => {
+        Mark::Image { rect, columns, rows, cells } if cells.len() <= CELLS => {
             write_cells(out, rect, *columns, *rows, cells);
         }
-        Mark::Image {
-            rect,
-            columns,
-            rows,
-            cells,
-        } => {
+        Mark::Image { rect, columns, rows, cells } => {
             let [x, y, w, h] = [rect.x, rect.y, rect.w, rect.h].map(num);
             let rgb: Vec<u8> = cells.iter().flat_map(|c| [c.0, c.1, c.2]).collect();
             // An image that cannot be encoded is one too large to be looked at; the axes are still worth having.
@@ -99,10 +75,7 @@ fn write_mark(out: &mut String, mark: &Mark) {
         }
         Mark::Clip { rect, marks } => {
             let [x, y, w, h] = [rect.x, rect.y, rect.w, rect.h].map(num);
-            let _ = writeln!(
-                out,
-                "<svg x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\" viewBox=\"{x} {y} {w} {h}\">"
-            );
+            let _ = writeln!(out, "<svg x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\" viewBox=\"{x} {y} {w} {h}\">");
             for mark in marks {
                 write_mark(out, mark);
             }
@@ -118,10 +91,7 @@ fn write_cells(out: &mut String, rect: &Rect, columns: usize, rows: usize, cells
     for (row, line) in cells.chunks(columns).enumerate() {
         let mut column = 0;
         for run in line.chunk_by(|a, b| a == b) {
-            let (x, y) = (
-                num(rect.x + column as f64 * cw),
-                num(rect.y + row as f64 * ch),
-            );
+            let (x, y) = (num(rect.x + column as f64 * cw), num(rect.y + row as f64 * ch));
             let (w, h, fill) = (num(run.len() as f64 * cw), num(ch), hex(run[0]));
             let _ = writeln!(out, "<path d=\"M{x} {y}h{w}v{h}h-{w}z\" fill=\"{fill}\"/>");
             column += run.len();
@@ -135,15 +105,10 @@ fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let group =
-            chunk.iter().fold(0u32, |g, b| g << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
+        let group = chunk.iter().fold(0u32, |g, b| g << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
         for i in 0..4 {
             let digit = DIGITS[(group >> (18 - 6 * i) & 63) as usize];
-            out.push(if i <= chunk.len() {
-                char::from(digit)
-            } else {
-                '='
-            });
+            out.push(if i <= chunk.len() { char::from(digit) } else { '=' });
         }
     }
     out
@@ -169,10 +134,7 @@ fn path_data(out: &mut String, points: &[Pt], closed: bool) {
 fn write_stroke(out: &mut String, stroke: Option<&Stroke>) {
     let Some(stroke) = stroke else { return };
     let (color, width) = (hex(stroke.color), num(stroke.width));
-    let _ = write!(
-        out,
-        " stroke=\"{color}\" stroke-width=\"{width}\" stroke-linejoin=\"round\""
-    );
+    let _ = write!(out, " stroke=\"{color}\" stroke-width=\"{width}\" stroke-linejoin=\"round\"");
     if stroke.opacity < 1.0 {
         let _ = write!(out, " stroke-opacity=\"{}\"", num(stroke.opacity));
     }
@@ -184,12 +146,7 @@ fn write_stroke(out: &mut String, stroke: Option<&Stroke>) {
 
 fn write_text(out: &mut String, text: &Text) {
     let (x, y) = (num(text.at.0), num(text.at.1));
-    let _ = write!(
-        out,
-        "<text x=\"{x}\" y=\"{y}\" font-size=\"{}\" fill=\"{}\"",
-        num(text.size),
-        hex(text.color)
-    );
+    let _ = write!(out, "<text x=\"{x}\" y=\"{y}\" font-size=\"{}\" fill=\"{}\"", num(text.size), hex(text.color));
     match text.align {
         Align::Start => {}
         Align::Middle => out.push_str(" text-anchor=\"middle\""),
@@ -202,11 +159,7 @@ fn write_text(out: &mut String, text: &Text) {
         let _ = write!(out, " transform=\"rotate(-90 {x} {y})\"");
     }
     let length = num(font::width(&text.text, text.size, text.bold));
-    let _ = writeln!(
-        out,
-        " textLength=\"{length}\" lengthAdjust=\"spacingAndGlyphs\">{}</text>",
-        escape(&text.text)
-    );
+    let _ = writeln!(out, " textLength=\"{length}\" lengthAdjust=\"spacingAndGlyphs\">{}</text>", escape(&text.text));
 }
 
 /// A coordinate to two decimals without trailing zeros; never `NaN` or `inf`, which are not SVG numbers.
@@ -254,21 +207,12 @@ mod tests {
 
     #[test]
     fn markup_and_forbidden_characters_are_escaped() {
-        assert_eq!(
-            escape("a<b & \"c\"\u{0}"),
-            "a&lt;b &amp; &quot;c&quot;\u{fffd}"
-        );
+        assert_eq!(escape("a<b & \"c\"\u{0}"), "a&lt;b &amp; &quot;c&quot;\u{fffd}");
     }
 
     #[test]
     fn base64_follows_the_vectors_of_rfc_4648() {
-        for (plain, coded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
+        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
     }
@@ -276,11 +220,7 @@ mod tests {
     #[test]
     fn straight_segments_use_one_coordinate() {
         let mut out = String::new();
-        path_data(
-            &mut out,
-            &[(1.0, 2.0), (1.0, 5.0), (4.0, 5.0), (6.0, 7.5)],
-            true,
-        );
+        path_data(&mut out, &[(1.0, 2.0), (1.0, 5.0), (4.0, 5.0), (6.0, 7.5)], true);
         assert_eq!(out, "M1 2V5H4L6 7.5z");
     }
 }

@@ -2,17 +2,7 @@
 
 use super::*;
 
-const ODD: [f64; 9] = [
-    f64::NAN,
-    f64::INFINITY,
-    f64::NEG_INFINITY,
-    0.0,
-    -1.0,
-    1e308,
-    -1e308,
-    1e-308,
-    3.0,
-];
+const ODD: [f64; 9] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -1.0, 1e308, -1e308, 1e-308, 3.0];
 
 fn axes() -> Vec<Axis> {
     let mut axes = Vec::new();
@@ -27,19 +17,14 @@ fn axes() -> Vec<Axis> {
 fn sample() -> LineChart {
     let curve = |k: f64| (0..50).map(move |i| (f64::from(i), (f64::from(i) * 0.1).sin() + k));
     LineChart::new("Loss <& \"rest\">", Axis::new("step"), Axis::new("loss"))
-        .series(
-            Series::new("a & b", curve(0.0)).band(curve(0.0).map(|(x, y)| (x, y - 0.1, y + 0.1))),
-        )
+        .series(Series::new("a & b", curve(0.0)).band(curve(0.0).map(|(x, y)| (x, y - 0.1, y + 0.1))))
         .series(Series::new("<c>", curve(1.0)).missing(60.0, "out of memory"))
         .level(0.5, "chance")
 }
 
 /// All kinds of figure over the same numbers.
 fn figures(values: &[f64], x: &Axis, y: &Axis) -> Vec<Scene> {
-    let points: Vec<(f64, f64)> = values
-        .iter()
-        .flat_map(|a| values.iter().map(move |b| (*a, *b)))
-        .collect();
+    let points: Vec<(f64, f64)> = values.iter().flat_map(|a| values.iter().map(move |b| (*a, *b))).collect();
     let series = || {
         Series::new("s", points.clone())
             .band(points.iter().map(|p| (p.0, p.1, p.0)))
@@ -47,10 +32,7 @@ fn figures(values: &[f64], x: &Axis, y: &Axis) -> Vec<Scene> {
     };
     let n = values.len();
     let mut panels = Panels::new("t", x.clone())
-        .panel(
-            Panel::raster("r", n, points.iter().enumerate().map(|(i, p)| (p.0, i)))
-                .group(n / 2, "g"),
-        )
+        .panel(Panel::raster("r", n, points.iter().enumerate().map(|(i, p)| (p.0, i))).group(n / 2, "g"))
         .panel(Panel::traces(y.clone(), [series(), series().steps()]))
         .panel(Panel::traces(y.clone(), [series(), series()]).stacked());
     for v in values {
@@ -58,24 +40,11 @@ fn figures(values: &[f64], x: &Axis, y: &Axis) -> Vec<Scene> {
     }
     let names = (0..n).map(|i| format!("name {i}"));
     vec![
-        LineChart::new("t", x.clone(), y.clone())
-            .series(series())
-            .series(series().steps().markers(true))
-            .scene(),
+        LineChart::new("t", x.clone(), y.clone()).series(series()).series(series().steps().markers(true)).scene(),
         panels.scene(),
-        HeatMap::new("t", [n, 2], values.iter().copied(), y.clone())
-            .numbers(3)
-            .x_names("n", ["a", "b"])
-            .scene(),
-        HeatMap::new("t", [1, n], values.iter().copied(), y.clone())
-            .colors(ColorMap::Diverging)
-            .square()
-            .scene(),
-        BarChart::new("t", "x", names, y.clone())
-            .bars("a", values.to_vec())
-            .bars("b", [])
-            .numbers(2)
-            .scene(),
+        HeatMap::new("t", [n, 2], values.iter().copied(), y.clone()).numbers(3).x_names("n", ["a", "b"]).scene(),
+        HeatMap::new("t", [1, n], values.iter().copied(), y.clone()).colors(ColorMap::Diverging).square().scene(),
+        BarChart::new("t", "x", names, y.clone()).bars("a", values.to_vec()).bars("b", []).numbers(2).scene(),
         BarChart::histogram("t", x.clone(), values.iter().copied(), n).scene(),
     ]
 }
@@ -87,35 +56,22 @@ fn are_finite(marks: &[scene::Mark]) -> bool {
         Mark::Path { parts, .. } => parts.iter().flatten().all(finite),
         Mark::Circle { centre, .. } => finite(centre),
         Mark::Text(text) => finite(&text.at) && text.size.is_finite(),
-        Mark::Image { rect, .. } => [rect.x, rect.y, rect.w, rect.h]
-            .iter()
-            .all(|v| v.is_finite()),
+        Mark::Image { rect, .. } => [rect.x, rect.y, rect.w, rect.h].iter().all(|v| v.is_finite()),
         Mark::Clip { marks, .. } => are_finite(marks),
     })
 }
 
 #[test]
 fn odd_data_never_panic_and_give_sound_svg() {
-    let cases: [&[f64]; 6] = [
-        &[],
-        &ODD[..1],
-        &[2.0],
-        &[5.0, 5.0, 5.0],
-        &ODD,
-        &[-3.0, -2.0],
-    ];
+    let cases: [&[f64]; 6] = [&[], &ODD[..1], &[2.0], &[5.0, 5.0, 5.0], &ODD, &[-3.0, -2.0]];
     for (i, axis) in axes().iter().enumerate() {
         for values in cases {
-            for scene in figures(values, &Axis::new("x"), axis)
-                .into_iter()
-                .chain(figures(values, axis, &Axis::new("y")))
+            for scene in
+                figures(values, &Axis::new("x"), axis).into_iter().chain(figures(values, axis, &Axis::new("y")))
             {
                 let svg = svg::write(&scene);
                 check_xml(&svg);
-                assert!(
-                    are_finite(&scene.marks),
-                    "a coordinate is not a number: {axis:?} {values:?}"
-                );
+                assert!(are_finite(&scene.marks), "a coordinate is not a number: {axis:?} {values:?}");
                 // Rasterising is slow without optimisation, so one axis stands for the others.
                 if i == 0 && (values.is_empty() || values == ODD) {
                     raster::write(&scene).expect("figures of ordinary size can be encoded");
@@ -127,7 +83,8 @@ fn odd_data_never_panic_and_give_sound_svg() {
 
 #[test]
 fn text_stays_inside_the_figure() {
-    let long = "a very long label that cannot possibly be set on one line of a small figure without being cut ".repeat(4);
+    let long =
+        "a very long label that cannot possibly be set on one line of a small figure without being cut ".repeat(4);
     let chart = LineChart::new(&long, Axis::new(&long), Axis::new(&long))
         .subtitle(&long)
         .size(300, 200)
@@ -136,9 +93,7 @@ fn text_stays_inside_the_figure() {
     let map = HeatMap::new(&long, [3, 3], (0..9).map(f64::from), Axis::new(&long))
         .x_names(&long, [&long, &long, "c"])
         .y_names(&long, [&long, &long, "c"]);
-    let bars = BarChart::new(&long, &long, [&long, &long], Axis::new(&long))
-        .bars(&long, [1.0])
-        .bars("b", [2.0]);
+    let bars = BarChart::new(&long, &long, [&long, &long], Axis::new(&long)).bars(&long, [1.0]).bars("b", [2.0]);
     let panels = Panels::new(&long, Axis::new(&long))
         .phase(&long, 0.0, 1.0)
         .event(0.5, &long)
@@ -160,11 +115,7 @@ fn text_stays_inside_the_figure() {
             } else {
                 (text.at.0 - before, text.at.0 - before + long, scene.width)
             };
-            assert!(
-                low >= -1.0 && high <= limit + 1.0,
-                "{:?} runs from {low} to {high} of {limit}",
-                text.text
-            );
+            assert!(low >= -1.0 && high <= limit + 1.0, "{:?} runs from {low} to {high} of {limit}", text.text);
         }
     }
 }
@@ -172,33 +123,19 @@ fn text_stays_inside_the_figure() {
 #[test]
 fn png_has_the_size_asked_for_and_shows_something() {
     let bytes = raster::write(&sample().size(400, 300).scene()).unwrap();
-    let mut reader = png::Decoder::new(std::io::Cursor::new(bytes))
-        .read_info()
-        .unwrap();
+    let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut pixels).unwrap();
-    assert_eq!(
-        (info.width, info.height, info.color_type),
-        (800, 600, png::ColorType::Rgb)
-    );
-    let blue = pixels
-        .chunks(3)
-        .filter(|p| *p == [0x00, 0x72, 0xb2])
-        .count();
-    assert!(
-        blue > 200,
-        "the first series is drawn in its colour, {blue} pixels"
-    );
+    assert_eq!((info.width, info.height, info.color_type), (800, 600, png::ColorType::Rgb));
+    let blue = pixels.chunks(3).filter(|p| *p == [0x00, 0x72, 0xb2]).count();
+    assert!(blue > 200, "the first series is drawn in its colour, {blue} pixels");
 }
 
 #[test]
 fn the_same_figure_has_the_same_bytes() {
     let [a, b] = [sample(), sample()];
     assert_eq!(a.svg(), b.svg());
-    assert_eq!(
-        raster::write(&a.scene()).unwrap(),
-        raster::write(&b.scene()).unwrap()
-    );
+    assert_eq!(raster::write(&a.scene()).unwrap(), raster::write(&b.scene()).unwrap());
 }
 
 #[test]
@@ -213,14 +150,9 @@ fn markup_in_names_is_escaped() {
 fn values_without_a_logarithm_are_skipped_not_drawn_at_the_edge() {
     let y = Axis::new("").scale(Scale::Log10);
     let with = |points: &[(f64, f64)]| {
-        LineChart::new("", Axis::new("").range(0.0, 3.0), y.clone())
-            .series(Series::new("", points.to_vec()))
-            .svg()
+        LineChart::new("", Axis::new("").range(0.0, 3.0), y.clone()).series(Series::new("", points.to_vec())).svg()
     };
-    assert_eq!(
-        with(&[(0.0, 1.0), (1.0, 10.0), (2.0, -5.0)]),
-        with(&[(0.0, 1.0), (1.0, 10.0), (2.0, f64::NAN)])
-    );
+    assert_eq!(with(&[(0.0, 1.0), (1.0, 10.0), (2.0, -5.0)]), with(&[(0.0, 1.0), (1.0, 10.0), (2.0, f64::NAN)]));
 }
 
 #[test]
@@ -233,43 +165,22 @@ fn files_of_long_series_stay_small() {
 #[test]
 fn saving_names_files_and_reports_the_path_of_a_failure() {
     let folder = std::env::temp_dir().join(format!("plot-test-{}", std::process::id()));
-    let [svg, png] = sample()
-        .size(240, 180)
-        .save(folder.join("new/loss-0.5"))
-        .unwrap();
-    assert_eq!(
-        (svg.clone(), png.clone()),
-        (
-            folder.join("new/loss-0.5.svg"),
-            folder.join("new/loss-0.5.png")
-        )
-    );
-    assert!(
-        fs::read_to_string(&svg).unwrap().starts_with("<?xml")
-            && fs::read(&png).unwrap().starts_with(b"\x89PNG")
-    );
+    let [svg, png] = sample().size(240, 180).save(folder.join("new/loss-0.5")).unwrap();
+    assert_eq!((svg.clone(), png.clone()), (folder.join("new/loss-0.5.svg"), folder.join("new/loss-0.5.png")));
+    assert!(fs::read_to_string(&svg).unwrap().starts_with("<?xml") && fs::read(&png).unwrap().starts_with(b"\x89PNG"));
     let [svg, _] = sample().size(240, 180).save(&folder).unwrap();
     assert_eq!(svg, folder.join("loss-rest.svg"));
-    assert_eq!(
-        fs::read_dir(folder.join("new")).unwrap().count(),
-        2,
-        "no temporary file is left"
-    );
+    assert_eq!(fs::read_dir(folder.join("new")).unwrap().count(), 2, "no temporary file is left");
 
     let blocked = png.join("below-a-file");
     let error = sample().save(&blocked).unwrap_err();
-    assert!(
-        error.to_string().contains(&png.display().to_string()),
-        "{error}"
-    );
+    assert!(error.to_string().contains(&png.display().to_string()), "{error}");
     fs::remove_dir_all(folder).unwrap();
 }
 
 /// Checks that tags nest, attributes are quoted and text holds no bare markup.
 fn check_xml(text: &str) {
-    let body = text
-        .strip_prefix("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n")
-        .expect("a declaration");
+    let body = text.strip_prefix("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n").expect("a declaration");
     let mut open: Vec<&str> = Vec::new();
     let mut rest = body;
     while let Some(at) = rest.find('<') {
@@ -283,17 +194,11 @@ fn check_xml(text: &str) {
         }
         let (tag, is_empty) = tag.strip_suffix('/').map_or((tag, false), |t| (t, true));
         let (name, attributes) = tag.split_once(' ').unwrap_or((tag, ""));
-        assert!(
-            name.chars().all(|c| c.is_ascii_alphanumeric()),
-            "bad tag {tag:?}"
-        );
+        assert!(name.chars().all(|c| c.is_ascii_alphanumeric()), "bad tag {tag:?}");
         let parts: Vec<&str> = attributes.split('"').collect();
         assert_eq!(parts.len() % 2, 1, "unbalanced quotes in {tag:?}");
         for pair in parts.chunks_exact(2) {
-            assert!(
-                pair[0].trim().ends_with('='),
-                "no name for a value in {tag:?}"
-            );
+            assert!(pair[0].trim().ends_with('='), "no name for a value in {tag:?}");
             check_text(pair[1]);
         }
         if !is_empty {
@@ -307,13 +212,7 @@ fn check_xml(text: &str) {
 fn check_text(text: &str) {
     for (at, _) in text.match_indices('&') {
         let known = ["&amp;", "&lt;", "&gt;", "&quot;", "&apos;"];
-        assert!(
-            known.iter().any(|k| text[at..].starts_with(k)),
-            "bare ampersand in {text:?}"
-        );
+        assert!(known.iter().any(|k| text[at..].starts_with(k)), "bare ampersand in {text:?}");
     }
-    assert!(
-        !text.chars().any(|c| c.is_control() && c != '\n'),
-        "control character in {text:?}"
-    );
+    assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "control character in {text:?}");
 }

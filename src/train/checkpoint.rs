@@ -12,7 +12,10 @@ use hlo::{DType, Shape, array::Array};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{program::TrainState, session::{Session, SessionError}};
+use super::{
+    program::TrainState,
+    session::{Session, SessionError},
+};
 use crate::cell::Model;
 
 /// A checkpoint cannot be written or read.
@@ -105,13 +108,20 @@ pub fn save(path: &Path, model: &Model, state: &TrainState, progress: &Progress)
 ///
 /// # Errors
 /// When the file is missing, damaged, or of another model.
-pub fn load(path: &Path, session: &Session, model: &Model, slots: usize) -> Result<(TrainState, Progress), CheckpointError> {
-    let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io { what: "read", path: path.to_path_buf(), source })?;
+pub fn load(
+    path: &Path,
+    session: &Session,
+    model: &Model,
+    slots: usize,
+) -> Result<(TrainState, Progress), CheckpointError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| CheckpointError::Io { what: "read", path: path.to_path_buf(), source })?;
     let wrong = |why: String| CheckpointError::Mismatch { path: path.to_path_buf(), why };
     let tensors = SafeTensors::deserialize(&bytes).map_err(|e| wrong(e.to_string()))?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| wrong(e.to_string()))?;
     let meta = header.metadata().as_ref().and_then(|m| m.get("progress"));
-    let text = meta.ok_or_else(|| wrong("it has no training position, so it is no checkpoint of this program".into()))?;
+    let text =
+        meta.ok_or_else(|| wrong("it has no training position, so it is no checkpoint of this program".into()))?;
     let progress: Progress = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
     let read = |name: &str, shape: Option<&Shape>| {
         let view = tensors.tensor(name).map_err(|_| wrong(format!("it holds no `{name}`")))?;

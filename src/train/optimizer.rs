@@ -97,7 +97,14 @@ pub struct Optimizer {
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Optimizer { rule: Rule::Adam, lr: 1e-3, schedule: Schedule::Constant, clip: 1.0, weight_l1: 0.0, weight_l2: 0.0 }
+        Optimizer {
+            rule: Rule::Adam,
+            lr: 1e-3,
+            schedule: Schedule::Constant,
+            clip: 1.0,
+            weight_l1: 0.0,
+            weight_l2: 0.0,
+        }
     }
 }
 
@@ -120,7 +127,8 @@ pub fn global_norm(g: &Graph, grads: &[Tensor]) -> Tensor {
     let zero = largest.zeros_like();
     // Divide by 1 where all is zero, and keep infinities and NaN as they are.
     let scale = largest.gt(&zero).select(&largest, &largest.full_like(1.0));
-    let sum = grads.iter().map(|t| (t / &scale).square().sum_all()).reduce(|a, b| a + b).unwrap_or_else(|| zero.clone());
+    let sum =
+        grads.iter().map(|t| (t / &scale).square().sum_all()).reduce(|a, b| a + b).unwrap_or_else(|| zero.clone());
     let norm = sum.sqrt() * &scale;
     let finite = largest.lt(&largest.full_like(f64::INFINITY));
     finite.select(&norm, &(&largest * 1.0))
@@ -128,7 +136,14 @@ pub fn global_norm(g: &Graph, grads: &[Tensor]) -> Tensor {
 
 impl Optimizer {
     /// One update of `params` with `grads`; `lr` is the scheduled rate, `count: s32[]` the number of updates before.
-    pub fn update(&self, params: &[Tensor], grads: &[Tensor], slots: &[Tensor], count: &Tensor, lr: &Tensor) -> Updated {
+    pub fn update(
+        &self,
+        params: &[Tensor],
+        grads: &[Tensor],
+        slots: &[Tensor],
+        count: &Tensor,
+        lr: &Tensor,
+    ) -> Updated {
         let g = count.graph();
         let grads: Vec<Tensor> = params
             .iter()
@@ -137,7 +152,9 @@ impl Optimizer {
                 if self.weight_l1 == 0.0 {
                     return d.clone();
                 }
-                let sign = w.gt(&w.zeros_like()).select(&w.full_like(1.0), &w.lt(&w.zeros_like()).select(&w.full_like(-1.0), &w.zeros_like()));
+                let sign = w
+                    .gt(&w.zeros_like())
+                    .select(&w.full_like(1.0), &w.lt(&w.zeros_like()).select(&w.full_like(-1.0), &w.zeros_like()));
                 d + sign * self.weight_l1
             })
             .collect();

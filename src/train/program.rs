@@ -8,7 +8,11 @@
 //! Parameters, slots and count are donated. States that start from constants are part of the program; those drawn anew for
 //! every batch are arguments. Inputs arrive as bytes, `u8[T, B, n_in]`, and become numbers on the device, chunk by chunk.
 
-use hlo::{DType, Func, Graph, Shape, Tensor, array::Array, pjrt::{Arg, Buffer, Executable}};
+use hlo::{
+    DType, Func, Graph, Shape, Tensor,
+    array::Array,
+    pjrt::{Arg, Buffer, Executable},
+};
 
 use super::{
     optimizer::{Optimizer, Rule},
@@ -137,7 +141,9 @@ impl TrainProgram {
         let mut arguments: Vec<(String, Shape)> =
             model.params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
         for s in 0..spec.optimizer.rule.slots() {
-            arguments.extend(trained.iter().map(|&k| (format!("{}.slot{s}", model.params[k].name), model.params[k].shape.clone())));
+            arguments.extend(
+                trained.iter().map(|&k| (format!("{}.slot{s}", model.params[k].name), model.params[k].shape.clone())),
+            );
         }
         arguments.push(("count".into(), Shape::s32([])));
         arguments.push(("lr".into(), Shape::f32([])));
@@ -158,10 +164,8 @@ impl TrainProgram {
             let out = learner.sequence(g, params, &states, &data[0], &data[1]);
             let per_step = 1.0 / counted.max(1) as f64;
             let pick = |all: &[Tensor]| trained.iter().map(|&k| all[k].clone()).collect::<Vec<_>>();
-            let grads: Vec<Tensor> = pick(&out.grads)
-                .into_iter()
-                .map(|d| if spec.mean_over_time { d * per_step } else { d })
-                .collect();
+            let grads: Vec<Tensor> =
+                pick(&out.grads).into_iter().map(|d| if spec.mean_over_time { d * per_step } else { d }).collect();
             let updated = spec.optimizer.update(&pick(params), &grads, old_slots, count, lr);
             let mut results = updated.params;
             results.extend(updated.slots);
@@ -201,7 +205,9 @@ impl TrainProgram {
         let drawn = drawn.iter().map(|a| session.client.upload(a)).collect::<Result<Vec<_>, _>>()?;
         let data = [session.client.upload(inputs)?, session.client.upload(target)?];
         let (state, report) = self.step_on_device(state, &lr, &drawn, &data)?;
-        let value = |b: &Buffer| -> Result<f32, SessionError> { Ok(b.to_array()?.scalar::<f32>().map_err(hlo::pjrt::Error::from)?) };
+        let value = |b: &Buffer| -> Result<f32, SessionError> {
+            Ok(b.to_array()?.scalar::<f32>().map_err(hlo::pjrt::Error::from)?)
+        };
         Ok((state, StepReport { loss: value(&report[0])?, accuracy: value(&report[1])?, norm: value(&report[2])? }))
     }
 
@@ -254,7 +260,11 @@ impl EvalProgram {
     /// # Errors
     /// When the program does not compile.
     pub fn new(session: &Session, spec: &Spec) -> Result<EvalProgram, ProgramError> {
-        let learner = Learner::new(&spec.model, &spec.objective, &LearnerConfig { method: crate::learn::Method::Bptt, ..spec.learner.clone() })?;
+        let learner = Learner::new(
+            &spec.model,
+            &spec.objective,
+            &LearnerConfig { method: crate::learn::Method::Bptt, ..spec.learner.clone() },
+        )?;
         let model = &spec.model;
         let mut arguments: Vec<(String, Shape)> =
             model.params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
@@ -289,9 +299,12 @@ impl EvalProgram {
         inputs: &Array,
         target: &Array,
     ) -> Result<(Vec<f32>, Vec<f32>, Array), SessionError> {
-        let data = drawn.iter().chain([inputs, target]).map(|a| session.client.upload(a)).collect::<Result<Vec<_>, _>>()?;
+        let data =
+            drawn.iter().chain([inputs, target]).map(|a| session.client.upload(a)).collect::<Result<Vec<_>, _>>()?;
         let out = self.executable.run(params.iter().chain(&data).map(Arg::Keep).collect())?;
-        let vector = |b: &Buffer| -> Result<Vec<f32>, SessionError> { Ok(b.to_array()?.to_vec().map_err(hlo::pjrt::Error::from)?) };
+        let vector = |b: &Buffer| -> Result<Vec<f32>, SessionError> {
+            Ok(b.to_array()?.to_vec().map_err(hlo::pjrt::Error::from)?)
+        };
         Ok((vector(&out[0])?, vector(&out[1])?, out[2].to_array()?))
     }
 

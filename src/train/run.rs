@@ -95,7 +95,8 @@ impl RunDir {
     /// When the file system refuses.
     pub fn record(&mut self, row: &impl Serialize) -> Result<(), RunError> {
         let path = self.file("metrics.jsonl");
-        let mut line = serde_json::to_string(row).map_err(|e| RunError::Format { path: path.clone(), why: e.to_string() })?;
+        let mut line =
+            serde_json::to_string(row).map_err(|e| RunError::Format { path: path.clone(), why: e.to_string() })?;
         line.push('\n');
         self.metrics.write_all(line.as_bytes()).map_err(|source| RunError::Io { path, source })
     }

@@ -35,7 +35,11 @@ impl Session {
     ///
     /// # Errors
     /// When no plugin is found or it has no device.
-    pub fn open(device: Device, plugin: Option<PathBuf>, progress: &mut dyn FnMut(pjrt::Progress)) -> Result<Session, SessionError> {
+    pub fn open(
+        device: Device,
+        plugin: Option<PathBuf>,
+        progress: &mut dyn FnMut(pjrt::Progress),
+    ) -> Result<Session, SessionError> {
         let kind: PluginKind = device.kind();
         let plugin = Plugin::find(kind, plugin.as_deref(), progress)?;
         let client = plugin.client(&ClientOptions::default())?;

@@ -71,7 +71,8 @@ impl Stepwise {
             let (old, data) = rest.split_at(carried.len());
             let values = learner.prepared.prefix.call(g, params);
             let held: Traces = trace_slots.iter().map(|(s, _)| s.clone()).zip(old[states..].iter().cloned()).collect();
-            let carry = Carry { states: old[..states].to_vec(), traces: Some(held), time: old[states + traces].clone() };
+            let carry =
+                Carry { states: old[..states].to_vec(), traces: Some(held), time: old[states + traces].clone() };
             let (next, sums) = learner.chunk(g, &values, carry, &data[0], &data[1], true, true);
             let held = next.traces.unwrap_or_default();
             let mut results = next.states;

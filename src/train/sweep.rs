@@ -105,7 +105,15 @@ enum Fed {
 /// Measures one point: `repeats` training steps after one that is not counted, on one random batch.
 ///
 /// What cannot be done (a method that does not fit the drive, too little memory) becomes a row with its reason.
-pub fn measure(session: &Session, spec: &Spec, drive: Drive, chunk: usize, repeats: usize, seed: u64, rate: f64) -> Row {
+pub fn measure(
+    session: &Session,
+    spec: &Spec,
+    drive: Drive,
+    chunk: usize,
+    repeats: usize,
+    seed: u64,
+    rate: f64,
+) -> Row {
     memory::release_freed_pages();
     let before = in_use(session);
     let mut row = Row {
@@ -215,7 +223,11 @@ fn enough_memory(session: &Session, bytes: u64) -> Result<(), TrainError> {
     match free {
         Some(free) if bytes > free => {
             let gib = |b: u64| b as f64 / (1u64 << 30) as f64;
-            Err(TrainError::Setting(format!("out of memory: the program needs {:.2} GiB, {:.2} GiB are free", gib(bytes), gib(free))))
+            Err(TrainError::Setting(format!(
+                "out of memory: the program needs {:.2} GiB, {:.2} GiB are free",
+                gib(bytes),
+                gib(free)
+            )))
         }
         _ => Ok(()),
     }

@@ -195,13 +195,19 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// When data, device or disk fail, or the loss is not finite; a checkpoint of the last good state is left.
-    pub fn train(&mut self, program: &TrainProgram, resume: bool, mut hear: impl FnMut(&Event)) -> Result<Outcome, TrainError> {
+    pub fn train(
+        &mut self,
+        program: &TrainProgram,
+        resume: bool,
+        mut hear: impl FnMut(&Event),
+    ) -> Result<Outcome, TrainError> {
         let split = self.split()?;
         let eval = split.map(|_| EvalProgram::new(self.session, &self.spec)).transpose()?;
         let slots = self.spec.model.params.iter().filter(|p| p.trainable).count() * self.spec.optimizer.rule.slots();
         let (mut state, mut progress) = match (&mut self.run, resume) {
             (Some(run), true) => {
-                let (state, progress) = checkpoint::load(&run.file("last.safetensors"), self.session, &self.spec.model, slots)?;
+                let (state, progress) =
+                    checkpoint::load(&run.file("last.safetensors"), self.session, &self.spec.model, slots)?;
                 run.rewind(progress.step)?;
                 (state, progress)
             }
@@ -260,7 +266,10 @@ impl Trainer<'_> {
                 evaluation = Some((loss, accuracy));
                 selected = Some(accuracy);
                 let split = split.name().to_string();
-                self.tell(Event::Evaluation { step: progress.step, epoch: progress.epoch, split, loss, accuracy, samples }, &mut hear)?;
+                self.tell(
+                    Event::Evaluation { step: progress.step, epoch: progress.epoch, split, loss, accuracy, samples },
+                    &mut hear,
+                )?;
                 clock = Instant::now();
             }
             if let Some(value) = selected.filter(|v| progress.best.is_none_or(|b| *v > b)) {
@@ -315,7 +324,12 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// When data or device fail.
-    pub fn evaluate(&self, eval: &EvalProgram, state: &TrainState, split: Split) -> Result<(f64, f64, usize), TrainError> {
+    pub fn evaluate(
+        &self,
+        eval: &EvalProgram,
+        state: &TrainState,
+        split: Split,
+    ) -> Result<(f64, f64, usize), TrainError> {
         let settings = LoaderSettings {
             batch: self.settings.batch,
             epochs: Some(1),

@@ -52,7 +52,12 @@ pub fn pullback(graph: &Graph, seeds: &[Tensor], ends: &[(Tensor, Tensor)]) -> V
         let flags: Vec<bool> = node.operands.iter().map(|&o| is_linear(&linear, o)).collect();
         for (k, ct) in node.op.transpose(&args, &flags, &cts).into_iter().enumerate() {
             if let Some(ct) = ct.filter(|_| flags[k]) {
-                assert_eq!(ct.shape(), args[k].shape(), "{}: transpose gave a cotangent of another shape", node.op.name());
+                assert_eq!(
+                    ct.shape(),
+                    args[k].shape(),
+                    "{}: transpose gave a cotangent of another shape",
+                    node.op.name()
+                );
                 add(&mut cotangents, node.operands[k], ct);
             }
         }

@@ -62,7 +62,14 @@ pub fn scan_whole(
 }
 
 #[track_caller]
-fn checked(body: &Func, length: usize, reverse: bool, carries: &[Tensor], inputs: &[Tensor], consts: &[Tensor]) -> Scan {
+fn checked(
+    body: &Func,
+    length: usize,
+    reverse: bool,
+    carries: &[Tensor],
+    inputs: &[Tensor],
+    consts: &[Tensor],
+) -> Scan {
     use crate::op::Primitive;
     let whole = Scan { body: body.clone(), length, reverse, carries: carries.len(), inputs: inputs.len() };
     let shapes: Vec<&Shape> = carries.iter().chain(inputs).chain(consts).map(Tensor::shape).collect();

@@ -16,7 +16,11 @@ use crate::{
 };
 
 /// Results of a loop and their tangents.
-pub(crate) fn linearize(scan: &Scan, args: &[Tensor], tangents: &[Option<Tensor>]) -> (Vec<Tensor>, Vec<Option<Tensor>>) {
+pub(crate) fn linearize(
+    scan: &Scan,
+    args: &[Tensor],
+    tangents: &[Option<Tensor>],
+) -> (Vec<Tensor>, Vec<Option<Tensor>>) {
     Linearized::new(scan, tangents).apply(scan, args, tangents)
 }
 
@@ -62,13 +66,13 @@ impl Linearized {
     }
 
     fn split(scan: &Scan, active: Vec<bool>, params: &[Tensor], seeds: &[Option<Tensor>], ends: &[Dual]) -> Linearized {
-        let active_results: Vec<usize> = (0..ends.len())
-            .filter(|&k| if k < scan.carries { active[k] } else { ends[k].tangent.is_some() })
-            .collect();
+        let active_results: Vec<usize> =
+            (0..ends.len()).filter(|&k| if k < scan.carries { active[k] } else { ends[k].tangent.is_some() }).collect();
         let zero = |d: &Dual| d.tangent.clone().unwrap_or_else(|| d.primal.zeros_like());
         let tangent_results: Vec<Tensor> = active_results.iter().map(|&k| zero(&ends[k])).collect();
         let primal_results: Vec<Tensor> = ends.iter().map(|d| d.primal.clone()).collect();
-        let whole = Func::from_values(params.to_vec(), primal_results.iter().chain(&tangent_results).cloned().collect());
+        let whole =
+            Func::from_values(params.to_vec(), primal_results.iter().chain(&tangent_results).cloned().collect());
         let seed_values: Vec<Value> = seeds.iter().flatten().map(Tensor::value).collect();
         let linear = Dependence::any(&whole, &seed_values);
         let (carry_params, input_params, const_params) = parts(scan, params);
@@ -138,7 +142,12 @@ impl Linearized {
 
 /// The transpose of a loop that is linear in the operands marked `linear`: a loop the other way, carrying the cotangents
 /// of the carries and the growing cotangents of linear constants.
-pub(crate) fn transpose(outer: &Scan, args: &[Tensor], linear: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+pub(crate) fn transpose(
+    outer: &Scan,
+    args: &[Tensor],
+    linear: &[bool],
+    cotangents: &[Option<Tensor>],
+) -> Vec<Option<Tensor>> {
     let graph = args[0].graph().clone();
     let body = &outer.body;
     let carries = outer.carries;
@@ -190,9 +199,8 @@ pub(crate) fn transpose(outer: &Scan, args: &[Tensor], linear: &[bool], cotangen
         results
     });
 
-    let mut init: Vec<Tensor> = (0..carries)
-        .map(|k| cotangents[k].clone().unwrap_or_else(|| graph.zeros(&shape(k))))
-        .collect();
+    let mut init: Vec<Tensor> =
+        (0..carries).map(|k| cotangents[k].clone().unwrap_or_else(|| graph.zeros(&shape(k)))).collect();
     init.extend(linear_consts.iter().map(|&k| graph.zeros(&shape(k))));
     let mut rows: Vec<Tensor> = with_ct.iter().filter_map(|&k| cotangents[k].clone()).collect();
     rows.extend(plain_inputs.iter().map(|&k| args[k].clone()));
