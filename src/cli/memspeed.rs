@@ -415,7 +415,7 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
 
 /// The largest chunk not above `length` that divides `steps`: every call of the step drive has the same size.
 fn divisor(length: usize, steps: usize) -> usize {
-    (1..=length.min(steps)).rev().find(|k| steps % k == 0).unwrap_or(1)
+    (1..=length.min(steps)).rev().find(|k| steps.is_multiple_of(*k)).unwrap_or(1)
 }
 
 fn dry_run(session: &crate::train::session::Session, spec: &Spec, chunk: usize) -> Result<()> {

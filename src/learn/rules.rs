@@ -470,7 +470,7 @@ impl ChunkView<'_> {
             let r = &p[0] * alpha + &p[1];
             vec![r.clone(), r]
         });
-        let (first, all) = scan(self.graph, &body, self.length, true, &[zero.clone()], &[q], &[]);
+        let (first, all) = scan(self.graph, &body, self.length, true, std::slice::from_ref(&zero), &[q], &[]);
         let r0 = &first[0] * alpha + q0.unwrap_or(&zero);
         Some((r0, all[0].clone()))
     }

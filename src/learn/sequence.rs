@@ -307,10 +307,7 @@ impl Learner {
     ) -> (Carry, Sums) {
         let length = inputs.dims()[0];
         let inputs = inputs.convert(DType::F32);
-        let window = match self.config.vjp {
-            Vjp::MultiStep { window } if window > 1 && learn => true,
-            _ => false,
-        };
+        let window = learn && matches!(self.config.vjp, Vjp::MultiStep { window } if window > 1);
         let (forward, whole) = if window {
             let (forward, entry, sums) = self.window(g, phis, &carry.states, &inputs, target);
             (forward, Some((entry, sums)))

@@ -208,8 +208,8 @@ fn adopt(mut ours: Vec<(&mut String, &Vec<usize>)>, mut theirs: BTreeMap<String,
         name.chars().filter(char::is_ascii_alphanumeric).collect()
     };
     let kind = |name: &str| name.ends_with(".bias");
-    let rules: [&dyn Fn(&str, &str) -> bool; 3] =
-        [&|a, b| a == b, &|a, b| essence(a) == essence(b), &|a, b| kind(a) == kind(b)];
+    type Same<'a> = &'a dyn Fn(&str, &str) -> bool;
+    let rules: [Same; 3] = [&|a, b| a == b, &|a, b| essence(a) == essence(b), &|a, b| kind(a) == kind(b)];
     for (k, same) in rules.into_iter().enumerate() {
         ours.retain_mut(|(name, dims)| {
             let fits = |(their, shape): &(&String, &Vec<usize>)| shape == dims && same(name, their);
