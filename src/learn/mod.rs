@@ -22,6 +22,7 @@ pub mod prepare;
 pub mod rules;
 pub mod sequence;
 pub mod structure;
+mod trace_pass;
 
 use serde::{Deserialize, Serialize};
 

@@ -23,12 +23,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use hlo::{DType, Dot, Func, Graph, Shape, Tensor, scan, scan_whole};
+use hlo::{DType, Dot, Func, Graph, Shape, Tensor, scan};
 
 use super::{
     Structure,
     chunk::{Signal, Transition},
     structure::{Kind, Op},
+    trace_pass::{Update, pass},
 };
 
 /// What kind of trace an op carries.
@@ -204,7 +205,11 @@ impl ChunkView<'_> {
             let whole = back.products.as_ref().map(|p| p.whole.as_slice());
             let x = self.inputs.get(&k);
             let (carried, new) = match (e, x) {
-                (Some(e), Some(x)) => self.pass_over_traces(&e, x, &lam0, added.as_deref().zip(whole)),
+                (Some(e), Some(input)) => {
+                    let update = added.as_deref().zip(whole).map(|(added, kept)| Update { input, added, kept });
+                    let (grad, new) = pass(&e, &lam0, update.as_ref());
+                    (grad, new.map(|all| all.into_iter().map(Some).collect()))
+                }
                 (Some(e), None) => self.pass_over_vectors(&e, &op.weight, &lam0, added.as_deref().zip(whole)),
                 (None, x) => (None, added.map(|q| q.iter().map(|q| self.first_trace(x, q.as_ref())).collect())),
             };
@@ -231,83 +236,7 @@ impl ChunkView<'_> {
         })
     }
 
-    /// One pass over weight-sized traces `e[a]: [B, I, N]`, sequence by sequence and in place: the gradient
-    /// `sum_b lam_0 . e`, and (given the additions and products of the chunk) `e_new = P_0 e + sum_s x_s q_s`.
-    #[allow(clippy::type_complexity, reason = "the additions and the products of one chunk go together")]
-    fn pass_over_traces(
-        &self,
-        e: &[&Tensor],
-        x: &Tensor,
-        lam0: &[Option<Tensor>],
-        update: Option<(&[Option<Tensor>], &[Vec<Option<Tensor>>])>,
-    ) -> (Option<Tensor>, Option<Vec<Option<Tensor>>>) {
-        let states = e.len();
-        let (batch, dims) = (e[0].dims()[0], &e[0].dims()[1..]);
-        let learn = lam0.iter().any(Option::is_some);
-        if !learn && update.is_none() {
-            return (None, None);
-        }
-        // Rows that the loop reads for each sequence.
-        let mut rows: Vec<Tensor> = vec![self.graph.iota(Shape::s32([batch]), 0)];
-        let mut row = |t: Tensor| {
-            rows.push(t);
-            rows.len() - 1
-        };
-        let lam: Vec<Option<usize>> = lam0.iter().map(|l| l.clone().map(&mut row)).collect();
-        let by_sequence = |t: &Tensor| t.transpose(&[1, 0, 2]);
-        let plan = update.map(|(added, whole)| {
-            let x = row(x.transpose(&[1, 2, 0]));
-            let q: Vec<Option<usize>> = added.iter().map(|q| q.as_ref().map(|q| row(by_sequence(q)))).collect();
-            let m: Vec<Vec<Option<usize>>> =
-                whole.iter().map(|r| r.iter().map(|m| m.clone().map(&mut row)).collect()).collect();
-            (x, q, m)
-        });
-        let mut carries: Vec<Tensor> = Vec::new();
-        if learn {
-            carries.push(self.graph.zeros(&e[0].shape().with_dims(dims)));
-        }
-        let mut inputs = rows.clone();
-        // Traces that change are carried and written in place; traces that are only read are rows.
-        let first = inputs.len();
-        if plan.is_some() {
-            carries.extend(e.iter().map(|t| (*t).clone()));
-        } else {
-            inputs.extend(e.iter().map(|t| (*t).clone()));
-        }
-        let mut shapes: Vec<Shape> = carries.iter().map(|t| t.shape().clone()).collect();
-        shapes.extend(inputs.iter().map(|t| t.shape().with_dims(&t.dims()[1..])));
-        let sums = usize::from(learn);
-        let body = Func::trace(&shapes, |_, p| {
-            let (old, r) = p.split_at(sums + if plan.is_some() { states } else { 0 });
-            let at = &r[0];
-            let mine: Vec<Tensor> = (0..states)
-                .map(|a| match &plan {
-                    Some(_) => old[sums + a].dynamic_slice(at, 1).reshape(dims),
-                    None => r[first + a].clone(),
-                })
-                .collect();
-            let spread = |k: usize| r[k].broadcast(dims, &[1]);
-            let mut new: Vec<Tensor> = Vec::new();
-            if learn {
-                let terms = (0..states).map(|a| Some(&mine[a] * &spread(lam[a]?)));
-                new.extend(Tensor::sum_of(std::iter::once(Some(old[0].clone())).chain(terms)));
-            }
-            if let Some((x, q, m)) = &plan {
-                for a in 0..states {
-                    let product = q[a].map(|q| r[*x].dot(&r[q]));
-                    let kept = (0..states).map(|c| Some(&mine[c] * &spread(m[a][c]?)));
-                    let e = Tensor::sum_of(kept.chain([product])).unwrap_or_else(|| mine[a].zeros_like());
-                    new.push(old[sums + a].dynamic_update(&e.reshape(&[&[1], dims].concat()), at));
-                }
-            }
-            new
-        });
-        let (mut last, _) = scan_whole(self.graph, &body, batch, false, &carries, &inputs, &[]);
-        let new = plan.is_some().then(|| last.split_off(sums).into_iter().map(Some).collect());
-        (last.pop(), new)
-    }
-
-    /// The same for traces of element-wise parameters, `e[a]: [B, N]`.
+    /// Gradient and update of traces of element-wise parameters, `e[a]: [B, N]`; the counterpart of [`pass`].
     #[allow(clippy::type_complexity, reason = "the additions and the products of one chunk go together")]
     fn pass_over_vectors(
         &self,
@@ -448,7 +377,8 @@ impl ChunkView<'_> {
         } else {
             age.le(&age.zeros_like()).select(&age.full_like(1.0), &age.zeros_like())
         };
-        let added = weights.dot_general(x, sum_first());
+        // Not a dot: XLA's CPU backend is several times slower at the product of a vector and a matrix.
+        let added = (weights.broadcast(x.dims(), &[0]) * x).sum(&[0]);
         match old {
             Some(old) => old * alpha.powi(k as i32) + added,
             None => added,
