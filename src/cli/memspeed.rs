@@ -361,7 +361,8 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
         DriveArg::Step => &[Drive::Step],
         DriveArg::Both => &[Drive::Scan, Drive::Step],
     };
-    let session = global.session()?;
+    let mut session = global.session()?;
+    session.options = session.options.uncached(); // compile times are to be those of compiling
     let model = net.model(sizes.batch);
     println!(
         "{} inputs, {} x {} neurons ({}), batch {}, {} parameters; {}",
@@ -506,9 +507,8 @@ fn write_results(out: &std::path::Path, rows: &[Row], net: &ETraceNet, batch: us
     write_atomic(&out.join("memspeed.csv"), csv.as_bytes())?;
     write_atomic(&out.join("memspeed.json"), serde_json::to_string_pretty(rows)?.as_bytes())?;
     let subtitle = format!("{} inputs, {} x {} LIF neurons, batch {batch}", net.n_in, net.tau_mem.len(), net.n_rec);
-    let figure = |title: &str, unit: Unit, label: &str, value: &dyn Fn(&Row) -> Option<f64>| {
+    let figure = |title: &str, y: Axis, value: &dyn Fn(&Row) -> Option<f64>| {
         let x = Axis::new("sequence length (steps)").from(0.0);
-        let y = Axis::new(label).unit(unit).scale(Scale::Log10);
         let mut chart = LineChart::new(title, x, y).subtitle(&subtitle);
         let mut names: Vec<(String, Drive)> = Vec::new();
         for r in rows {
@@ -528,9 +528,19 @@ fn write_results(out: &std::path::Path, rows: &[Row], net: &ETraceNet, batch: us
         }
         chart
     };
-    figure("Time of one training step", Unit::Seconds, "time", &|r| r.run_seconds).save(out.join("time"))?;
-    figure("Memory of one training step", Unit::Bytes, "peak memory", &|r| r.peak_bytes.map(|b| b as f64))
-        .save(out.join("memory"))?;
+    // Step by step is slower by orders of magnitude.
+    let both = rows.iter().any(|r| r.drive == Drive::Step);
+    let time = Axis::new("time").unit(Unit::Seconds);
+    let time = if both { time.scale(Scale::Log10) } else { time.from(0.0) };
+    figure("Time of one training step", time, &|r| r.run_seconds).save(out.join("time"))?;
+    let memory = Axis::new("peak memory").unit(Unit::Bytes).from(0.0);
+    let mut chart = figure("Memory of one training step", memory, &|r| r.peak_bytes.map(|b| b as f64));
+    if rows.iter().any(|r| r.drive == Drive::Scan) {
+        let longest = rows.iter().map(|r| r.length).max().unwrap_or_default();
+        let input = [0, longest].map(|t| (t as f64, (t * net.n_in * batch) as f64));
+        chart = chart.series(Series::new("the input data alone", input).markers(false));
+    }
+    chart.save(out.join("memory"))?;
     println!("written to {}: memspeed.csv, memspeed.json, time.svg/.png, memory.svg/.png", out.display());
     Ok(())
 }

@@ -91,8 +91,9 @@ impl Sums {
 /// Bytes of stacked values per chunk that the default chunk length aims at, beside a share of the traces.
 const CHUNK_BUDGET: usize = 32 << 20;
 
-/// Chunks longer than this bring no more speed.
-const LONGEST_CHUNK: usize = 64;
+/// Chunks longer than this bring little more speed. It divides the lengths of the published evaluation, so that memory is the
+/// same for all of them.
+const LONGEST_CHUNK: usize = 50;
 
 impl Learner {
     /// Joins `model`, `objective` and `config`.
@@ -220,20 +221,20 @@ impl Learner {
             if count == 0 || length == 0 || at == steps {
                 continue;
             }
-            let piece = inputs.slice_axis(0, at, at + count * length);
-            at += count * length;
             let (next, more) = if count == 1 {
-                self.chunk(g, phis, carry, &piece, target, learn, keep)
+                self.chunk(g, phis, carry, &inputs.slice_axis(0, at, at + length), target, learn, keep)
             } else {
-                self.chunks(g, phis, carry, &piece, target, learn, count)
+                self.chunks(g, phis, carry, inputs, target, learn, (at, count, length))
             };
+            at += count * length;
             carry = next;
             sums = sums.add(more);
         }
         (carry, sums)
     }
 
-    /// A loop over equal chunks.
+    /// A loop over equal chunks: `place` is the first step, their number and their length. The inputs are read where they
+    /// are, not copied.
     #[allow(clippy::too_many_arguments, reason = "the state of a sequence and two switches")]
     fn chunks(
         &self,
@@ -243,9 +244,8 @@ impl Learner {
         inputs: &Tensor,
         target: &Tensor,
         learn: bool,
-        count: usize,
+        (at, count, length): (usize, usize, usize),
     ) -> (Carry, Sums) {
-        let length = inputs.dims()[0] / count;
         let slots: Vec<Slot> = self.trace_slots().into_keys().collect();
         let traces = carry.traces.unwrap_or_else(|| self.zero_traces(g));
         let learned: Vec<usize> = (0..self.prepared.phis).filter(|&k| learn && self.prepared.is_trained(k)).collect();
@@ -256,20 +256,21 @@ impl Learner {
         init.push(carry.time);
         init.extend([none.loss, none.out]);
         init.extend(learned.iter().map(|&k| g.zeros(phis[k].shape())));
-        let rows = inputs.reshape(&[&[count, length], &inputs.dims()[1..]].concat());
+        let starts = g.iota(Shape::s32([count]), 0) * g.scalar(DType::S32, length as f64) + g.scalar(DType::S32, at as f64);
         let mut consts = phis.to_vec();
-        consts.push(target.clone());
+        consts.extend([target.clone(), inputs.clone()]);
 
         let mut shapes: Vec<Shape> = init.iter().map(|t| t.shape().clone()).collect();
-        shapes.push(rows.shape().with_dims(&rows.dims()[1..]));
+        shapes.push(Shape::s32([]));
         shapes.extend(consts.iter().map(|t| t.shape().clone()));
         let (n, s) = (carry.states.len(), slots.len());
         let body = Func::trace(&shapes, |g, p| {
             let (carried, rest) = p.split_at(init.len());
             let traces = slots.iter().cloned().zip(carried[n..n + s].iter().cloned()).collect();
             let carry = Carry { states: carried[..n].to_vec(), traces: Some(traces), time: carried[n + s].clone() };
-            let (phis, target) = (&rest[1..=self.prepared.phis], &rest[1 + self.prepared.phis]);
-            let (next, sums) = self.chunk(g, phis, carry, &rest[0], target, learn, true);
+            let (phis, data) = rest[1..].split_at(self.prepared.phis);
+            let piece = data[1].dynamic_slice(&rest[0], length);
+            let (next, sums) = self.chunk(g, phis, carry, &piece, &data[0], learn, true);
             let mut out = next.states;
             let traces = next.traces.unwrap_or_default();
             out.extend(slots.iter().map(|s| traces[s].clone()));
@@ -282,7 +283,7 @@ impl Learner {
             }));
             out
         });
-        let (mut last, _) = scan_whole(g, &body, count, false, &init, &[rows], &consts);
+        let (mut last, _) = scan_whole(g, &body, count, false, &init, &[starts], &consts);
         let mut sums = self.no_sums(g);
         for (&k, grad) in learned.iter().zip(last.split_off(n + s + 3)) {
             sums.grads[k] = Some(grad);

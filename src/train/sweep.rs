@@ -157,6 +157,7 @@ fn fill(
     let n_out = spec.model.output.dims[1];
     let task = RandomSpikes { steps: spec.steps, n_in, n_out, rate };
     let made = task.batch(Split::Train, seed, 0, 0, batch)?;
+    memory::release_freed_pages(); // what the compiler used is not to be used again unseen
     let before = in_use(session);
     memory::reset_process_peak();
     let mut state = start(session, spec, seed)?;
