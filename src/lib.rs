@@ -2,6 +2,7 @@
 
 pub mod cell;
 pub mod cli;
+pub mod experiment;
 pub mod learn;
 pub mod net;
 pub mod plot;

@@ -113,23 +113,6 @@ pub fn stop_on_ctrl_c() -> anyhow::Result<()> {
     .context("cannot listen for Ctrl-C")
 }
 
-/// Draws training and test accuracy over epochs into a run folder; nothing when there is no epoch yet.
-///
-/// # Errors
-/// When the folder cannot be written to.
-pub fn plot_accuracy(dir: &Path, curve: &[(u64, f64, f64)]) -> anyhow::Result<()> {
-    use crate::plot::{Axis, Figure, LineChart, Series};
-    if curve.is_empty() {
-        return Ok(());
-    }
-    let points = |f: fn(&(u64, f64, f64)) -> f64| curve.iter().map(|r| (r.0 as f64, f(r))).collect::<Vec<_>>();
-    LineChart::new("Accuracy", Axis::new("epoch"), Axis::new("accuracy").range(0.0, 1.0))
-        .series(Series::new("training", points(|r| r.1)))
-        .series(Series::new("test", points(|r| r.2)))
-        .save(dir.join("curve"))?;
-    Ok(())
-}
-
 /// Checks a file that a flag names.
 ///
 /// # Errors

@@ -3,34 +3,30 @@
 //! Without a data set it sweeps sequence lengths on random spikes and measures one training step per point. With
 //! `--dataset` it trains and tests the same network on recordings.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
-use tasks::{Gesture, GestureSettings, NMnist, NMnistSettings, Split, Task};
+use tasks::Split;
 
 use super::{
-    Global, OrUsage, Usage,
+    Global, OrUsage,
     common::{self, LearnerFlags},
+    train::{self, TrainFlags},
+    usage,
 };
 use crate::{
-    cell::{
-        Surrogate,
-        spiking::{Reset, Tau},
-    },
-    learn::{LossKind, Method, Objective, objective::Regularizer, sequence::LearnerConfig},
+    cell::spiking::{Reset, Tau},
+    experiment::{Experiment, NetConfig, TaskConfig},
+    learn::{Method, sequence::LearnerConfig},
     net::{ETraceNet, Layer},
     plot::{Axis, Figure, LineChart, Scale, Series, Unit, quantity},
     report::bytes,
     train::{
         checkpoint::write_atomic,
-        optimizer::{Optimizer, Rule, Schedule},
-        program::{EvalProgram, Spec, TrainProgram},
-        run::RunDir,
+        program::{Spec, TrainProgram},
         sweep::{self, Drive, Row},
-        trainer::{Ending, Event, Settings, Trainer},
+        trainer::Settings,
     },
 };
 
@@ -44,6 +40,8 @@ pub struct Args {
     preset: Option<Preset>,
     #[command(flatten)]
     learner: LearnerFlags,
+    #[command(flatten)]
+    training: TrainFlags,
     /// Several methods to compare in one sweep, with commas [default: bptt,es-d-rtrl,d-rtrl, or --method alone]
     #[arg(long, value_delimiter = ',', conflicts_with = "method", value_name = "NAME")]
     methods: Vec<String>,
@@ -56,9 +54,6 @@ pub struct Args {
     /// Timed repeats per point; the median is reported.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
-    /// Folder for memspeed.csv, memspeed.json and the plots, or for the run with --dataset.
-    #[arg(long)]
-    out: Option<PathBuf>,
     /// Probability of an input spike per step in the sweep.
     #[arg(long, default_value_t = 0.1)]
     rate: f64,
@@ -71,24 +66,9 @@ pub struct Args {
     /// Time bins of a recording.
     #[arg(long, alias = "data-length", default_value_t = 200)]
     data_length: usize,
-    /// Passes over the recordings.
-    #[arg(long, default_value_t = 20)]
-    epochs: u64,
-    /// Go on with the run in this folder.
-    #[arg(long, value_name = "DIR")]
-    resume: Option<PathBuf>,
-    /// Resolve, build and compile; print what would run; train nothing.
-    #[arg(long = "dry-run", alias = "dry_run")]
-    dry_run: bool,
-    /// Seed of everything random.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
     /// Neuron and synapse: lif-delta or lif-exp-cu.
     #[arg(long, default_value = "lif-delta")]
     model: String,
-    /// Sequences per batch.
-    #[arg(long, alias = "batch-size")]
-    batch_size: Option<usize>,
     /// Inputs of the sweep.
     #[arg(long, alias = "n-in")]
     n_in: Option<usize>,
@@ -98,18 +78,6 @@ pub struct Args {
     /// Layers.
     #[arg(long, alias = "n-layer")]
     n_layer: Option<usize>,
-    /// Learning rate.
-    #[arg(long, default_value_t = 1e-3)]
-    lr: f64,
-    /// adam, momentum or sgd.
-    #[arg(long, default_value = "adam")]
-    optimizer: String,
-    /// cel (cross-entropy) or mse.
-    #[arg(long, default_value = "cel")]
-    loss: String,
-    /// Surrogate derivative of a spike: relu, s2nn, multi_gaussian, ...
-    #[arg(long, alias = "spk-fun", default_value = "relu")]
-    spk_fun: String,
     /// soft or hard.
     #[arg(long, alias = "spk-reset", default_value = "soft")]
     spk_reset: String,
@@ -140,45 +108,12 @@ pub struct Args {
     /// Steps at the start that carry no loss: a share below 1, or a number of steps.
     #[arg(long, alias = "warmup-ratio", default_value_t = 0.0)]
     warmup_ratio: f64,
-    /// Weight of the firing-rate regulariser, and its target in Hz.
-    #[arg(long, alias = "spk-reg-factor", default_value_t = 0.0)]
-    spk_reg_factor: f64,
-    /// Target rate of the regulariser, Hz.
-    #[arg(long, alias = "spk-reg-rate", default_value_t = 10.0)]
-    spk_reg_rate: f64,
-    /// Weight of the membrane regulariser.
-    #[arg(long, alias = "v-reg-factor", default_value_t = 0.0)]
-    v_reg_factor: f64,
-    /// Lowest potential that costs nothing.
-    #[arg(long, alias = "v-reg-low", default_value_t = -20.0, allow_negative_numbers = true)]
-    v_reg_low: f64,
-    /// Highest potential that costs nothing.
-    #[arg(long, alias = "v-reg-high", default_value_t = 1.4)]
-    v_reg_high: f64,
-    /// Weight of the sum of |w| in the loss.
-    #[arg(long = "weight_L1", alias = "weight-L1", alias = "weight_l1", default_value_t = 0.0)]
-    weight_l1: f64,
-    /// Weight decay.
-    #[arg(long = "weight_L2", alias = "weight-L2", alias = "weight_l2", default_value_t = 0.0)]
-    weight_l2: f64,
-    /// Threads that make batches.
-    #[arg(long, alias = "n-data-worker", default_value_t = 0)]
-    n_data_worker: usize,
-    /// Name of the run's folder below checkpoints/.
-    #[arg(long, alias = "exp-name", default_value = "")]
-    exp_name: String,
-    /// Accepted for the published command lines; choose the device with --device.
-    #[arg(long, hide = true)]
-    devices: Option<String>,
     /// Accepted for the published command lines; the last incomplete training batch is always dropped.
     #[arg(long, alias = "drop-last", hide = true)]
     drop_last: Option<u8>,
     /// Accepted for the published command lines; memory is always measured.
     #[arg(long, alias = "memory-eval", hide = true)]
     memory_eval: Option<u8>,
-    /// Accepted for the published command lines; see --out.
-    #[arg(long, hide = true)]
-    filepath: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -194,24 +129,10 @@ enum DriveArg {
     Both,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Dataset {
     Nmnist,
     Gesture,
-}
-
-/// Everything that decides a training run on recordings, as written to config.toml.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Config {
-    dataset: Dataset,
-    data: PathBuf,
-    data_length: usize,
-    settings: Settings,
-    optimizer: Optimizer,
-    objective: Objective,
-    learner: LearnerConfig,
-    net: ETraceNet,
 }
 
 /// Sizes of the published evaluation and of the small one.
@@ -228,10 +149,6 @@ const CLASSES: usize = 11;
 /// The published smoothing of factorised traces.
 const DECAY: f64 = 0.9;
 
-fn usage(text: String) -> Usage {
-    Usage(anyhow::anyhow!(text))
-}
-
 impl Args {
     fn sizes(&self, global: &Global) -> Sizes {
         let preset = self.preset.unwrap_or(if global.device == hlo::pjrt::Device::Cpu {
@@ -247,7 +164,7 @@ impl Args {
             n_in: self.n_in.unwrap_or(n_in),
             n_rec: self.n_rec.unwrap_or(n_rec),
             n_layer: self.n_layer.unwrap_or(3),
-            batch: self.batch_size.unwrap_or(batch),
+            batch: self.training.batch_size.unwrap_or(batch),
         }
     }
 
@@ -262,9 +179,7 @@ impl Args {
             "hard" => Reset::Hard,
             other => bail!(usage(format!("--spk_reset must be soft or hard, got `{other}`"))),
         };
-        let surrogate = Surrogate::by_name(&self.spk_fun).ok_or_else(|| {
-            usage(format!("--spk_fun must be one of {}, got `{}`", Surrogate::NAMES.join(", "), self.spk_fun))
-        })?;
+        let surrogate = self.training.surrogate()?;
         for (name, size) in [("--n_rec", sizes.n_rec), ("--n_layer", sizes.n_layer), ("--batch_size", sizes.batch)] {
             if size == 0 {
                 bail!(usage(format!("{name} must be at least 1, got 0")));
@@ -310,30 +225,6 @@ impl Args {
         names.into_iter().map(one).collect()
     }
 
-    fn optimizer(&self) -> Result<Optimizer> {
-        let rule = Rule::by_name(&self.optimizer).ok_or_else(|| {
-            usage(format!("--optimizer must be one of {}, got `{}`", Rule::NAMES.join(", "), self.optimizer))
-        })?;
-        let (weight_l1, weight_l2) = (self.weight_l1, self.weight_l2);
-        Ok(Optimizer { rule, lr: self.lr, schedule: Schedule::Constant, clip: 1.0, weight_l1, weight_l2 })
-    }
-
-    fn objective(&self) -> Result<Objective> {
-        let loss = match self.loss.as_str() {
-            "cel" | "cross-entropy" => LossKind::CrossEntropy,
-            "mse" => LossKind::Mse,
-            other => bail!(usage(format!("--loss must be cel or mse, got `{other}`"))),
-        };
-        let regularizer = Regularizer {
-            membrane: self.v_reg_factor,
-            low: self.v_reg_low,
-            high: self.v_reg_high,
-            spike: self.spk_reg_factor,
-            rate: self.spk_reg_rate * self.dt / 1000.0,
-        };
-        Ok(Objective { loss, regularizer })
-    }
-
     fn warmup(&self, steps: usize) -> usize {
         if self.warmup_ratio < 1.0 { (steps as f64 * self.warmup_ratio) as usize } else { self.warmup_ratio as usize }
     }
@@ -344,7 +235,10 @@ impl Args {
 /// # Errors
 /// When flags make no sense, files are missing, or a run fails.
 pub fn run(args: Args, global: &Global) -> Result<()> {
-    if args.dataset.is_some() || args.resume.is_some() { train(&args, global) } else { sweep(&args, global) }
+    if args.dataset.is_some() || args.training.resume.is_some() {
+        return train::run("memspeed", &args.training, global, None, || resolve(&args, global));
+    }
+    sweep(&args, global)
 }
 
 fn sweep(args: &Args, global: &Global) -> Result<()> {
@@ -355,7 +249,7 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
     if lengths.contains(&0) {
         bail!(usage("--length needs lengths of at least one step, got 0".into()));
     }
-    let (optimizer, objective) = (args.optimizer()?, args.objective()?);
+    let (optimizer, objective) = (args.training.optimizer()?, args.training.objective(args.dt)?);
     let drives: &[Drive] = match args.drive {
         DriveArg::Scan => &[Drive::Scan],
         DriveArg::Step => &[Drive::Step],
@@ -393,12 +287,13 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
                     Ok(learner) => learner.chunk_length(steps),
                     Err(error) => bail!(error),
                 };
-                if args.dry_run {
-                    dry_run(&session, &spec, length)?;
+                if args.training.dry_run {
+                    println!("{}", toml::to_string_pretty(&spec.learner)?);
+                    train::print_program(&TrainProgram::new(&session, &spec)?, &spec)?;
                     continue;
                 }
                 let length = if drive == Drive::Step { divisor(length, steps) } else { length };
-                let row = sweep::measure(&session, &spec, drive, length, args.repeats, args.seed, args.rate);
+                let row = sweep::measure(&session, &spec, drive, length, args.repeats, args.training.seed(), args.rate);
                 print_row(&row);
                 rows.push(row);
             }
@@ -406,7 +301,7 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
     }
     if !rows.is_empty() {
         println!("\n{}", table(&rows));
-        if let Some(out) = &args.out {
+        if let Some(out) = &args.training.out {
             write_results(out, &rows, &net, sizes.batch)
                 .with_context(|| format!("cannot write results to {}", out.display()))?;
         }
@@ -417,23 +312,6 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
 /// The largest chunk not above `length` that divides `steps`: every call of the step drive has the same size.
 fn divisor(length: usize, steps: usize) -> usize {
     (1..=length.min(steps)).rev().find(|k| steps.is_multiple_of(*k)).unwrap_or(1)
-}
-
-fn dry_run(session: &crate::train::session::Session, spec: &Spec, chunk: usize) -> Result<()> {
-    println!("[resolved]\nsteps = {}\nchunk = {chunk}\n{}", spec.steps, toml::to_string_pretty(&spec.learner)?);
-    println!("{}", toml::to_string_pretty(&spec.optimizer)?);
-    let program = TrainProgram::new(session, spec)?;
-    let memory = program.executable.memory()?;
-    println!(
-        "compiled in {:.2} s; needs {} (arguments {}, results {}, donated {}, temporary {})",
-        program.executable.compile_time().as_secs_f64(),
-        bytes(memory.total()),
-        bytes(memory.argument),
-        bytes(memory.output),
-        bytes(memory.alias),
-        bytes(memory.temp)
-    );
-    Ok(())
 }
 
 /// The published line for a measured point.
@@ -545,31 +423,22 @@ fn write_results(out: &std::path::Path, rows: &[Row], net: &ETraceNet, batch: us
     Ok(())
 }
 
-/// The task of a data set, and the number of its classes.
-fn task(dataset: Dataset, data: &std::path::Path, steps: usize) -> Result<Arc<dyn Task>> {
-    Ok(match dataset {
-        Dataset::Nmnist => {
-            let mut settings = NMnistSettings::new(data);
-            settings.steps = steps;
-            Arc::new(NMnist::open(settings)?)
-        }
-        Dataset::Gesture => {
-            let mut settings = GestureSettings::new(data);
-            settings.framing = tasks::gesture::Framing::Bins(steps);
-            Arc::new(Gesture::open(settings)?)
-        }
-    })
-}
-
-fn resolve(args: &Args, global: &Global) -> Result<Config> {
-    let Some(dataset) = args.dataset else { bail!(usage("--resume needs a run folder, or name a --dataset".into())) };
-    let data = args
-        .data
-        .clone()
-        .ok_or_else(|| usage("--dataset needs --data DIR, the folder that holds the recordings, got none".into()))?;
-    let task = task(dataset, &data, args.data_length).or_usage()?;
+/// The experiment that flags ask for.
+fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
+    let Some(dataset) = args.dataset else {
+        bail!(usage("training needs --dataset nmnist or gesture, got none".into()))
+    };
+    let Some(data) = args.data.clone() else {
+        bail!(usage("--dataset needs --data DIR, the folder that holds the recordings, got none".into()))
+    };
+    let steps = args.data_length;
+    let task = match dataset {
+        Dataset::Nmnist => TaskConfig::Nmnist { data: data.clone(), steps },
+        Dataset::Gesture => TaskConfig::Gesture { data: data.clone(), steps },
+    };
+    let opened = task.open().or_usage()?;
     let sizes = args.sizes(global);
-    let samples = task.samples(Split::Train)?.unwrap_or(u64::MAX);
+    let samples = opened.samples(Split::Train)?.unwrap_or(u64::MAX);
     if samples < sizes.batch as u64 {
         bail!(usage(format!(
             "--batch_size must not exceed the {samples} training recordings in {}, got {}",
@@ -580,121 +449,21 @@ fn resolve(args: &Args, global: &Global) -> Result<Config> {
     if !args.methods.is_empty() {
         bail!(usage(format!("training on recordings takes one --method, got --methods {}", args.methods.join(","))));
     }
-    Ok(Config {
-        dataset,
-        data,
-        data_length: args.data_length,
+    Ok(Experiment {
+        task,
         settings: Settings {
-            seed: args.seed,
+            seed: args.training.seed(),
             batch: sizes.batch,
-            epochs: args.epochs,
+            epochs: args.training.epochs.unwrap_or(20),
             epoch_steps: None,
             stop_at: None,
             evaluate: Some(Split::Test.name().into()),
             checkpoint_every: 100,
-            threads: args.n_data_worker.max(1),
+            threads: args.training.n_data_worker.max(1),
         },
-        optimizer: args.optimizer()?,
-        objective: args.objective()?,
-        learner: args.learner.config(&args.published(Method::Bptt, args.warmup(args.data_length)), DECAY)?,
-        net: args.net(&sizes, task.n_in(), task.n_out())?,
+        optimizer: args.training.optimizer()?,
+        objective: args.training.objective(args.dt)?,
+        learner: args.learner.config(&args.published(Method::Bptt, args.warmup(steps)), DECAY)?,
+        net: NetConfig::Etrace(args.net(&sizes, opened.n_in(), opened.n_out())?),
     })
-}
-
-fn train(args: &Args, global: &Global) -> Result<()> {
-    let (config, dir): (Config, PathBuf) = match &args.resume {
-        Some(dir) => (RunDir::config(dir)?, dir.clone()),
-        None => {
-            let config = resolve(args, global)?;
-            let name = if args.exp_name.is_empty() { config.learner.method.name() } else { &args.exp_name };
-            let dir = args
-                .out
-                .clone()
-                .unwrap_or_else(|| PathBuf::from("checkpoints").join(format!("memspeed-{name}-{}", args.seed)));
-            (config, dir)
-        }
-    };
-    let task = task(config.dataset, &config.data, config.data_length)?;
-    let session = global.session()?;
-    let model = config.net.model(config.settings.batch);
-    let spec = Spec {
-        model,
-        objective: config.objective,
-        learner: config.learner.clone(),
-        optimizer: config.optimizer.clone(),
-        steps: config.data_length,
-        mean_over_time: config.learner.method == Method::Bptt,
-    };
-    let program = TrainProgram::new(&session, &spec)?;
-    if args.dry_run {
-        println!("{}", toml::to_string_pretty(&config)?);
-        return dry_run(&session, &spec, program.learner().chunk_length(spec.steps));
-    }
-    common::stop_on_ctrl_c()?;
-    let run = if args.resume.is_some() { RunDir::open(&dir)? } else { RunDir::create(&dir, &config)? };
-    let mut trainer = Trainer { session: &session, spec, task, settings: config.settings.clone(), run: Some(run) };
-    let (train_samples, test_samples) = (trainer.task.samples(Split::Train)?, trainer.task.samples(Split::Test)?);
-    println!(
-        "{}: {} training and {} test recordings; {}; {}; run folder {}",
-        trainer.task.name(),
-        train_samples.unwrap_or(0),
-        test_samples.unwrap_or(0),
-        config.learner.method.name(),
-        common::device_line(&session),
-        dir.display()
-    );
-    let bar = if global.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
-    bar.set_style(
-        ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
-    );
-    let batch = config.settings.batch as f64;
-    let mut epoch: Vec<(f64, f64, f64)> = Vec::new();
-    let mut curve: Vec<(u64, f64, f64)> = Vec::new();
-    let outcome = trainer.train(&program, args.resume.is_some(), |event| match event {
-        Event::Step { step, epoch: e, loss, accuracy, seconds, .. } => {
-            epoch.push((f64::from(*loss), f64::from(*accuracy), *seconds));
-            bar.set_message(format!(
-                "epoch {e} update {step} loss {loss:.4} acc {accuracy:.3} {:.0} samples/s {}",
-                batch / seconds.max(1e-9),
-                bytes(sweep::in_use(&session))
-            ));
-            bar.tick();
-        }
-        Event::Evaluation { epoch: e, loss, accuracy, .. } => {
-            let n = epoch.len().max(1) as f64;
-            let mean = |f: fn(&(f64, f64, f64)) -> f64| epoch.iter().map(f).sum::<f64>() / n;
-            bar.suspend(|| {
-                println!(
-                    "Epoch {:4}, training loss = {:.8}, training acc = {:.6}, time = {:.5} s, memory = {:.2} GB",
-                    e - 1,
-                    mean(|r| r.0),
-                    mean(|r| r.1),
-                    mean(|r| r.2),
-                    sweep::in_use(&session) as f64 / (1u64 << 30) as f64
-                );
-                println!("Epoch {:4}, testing loss = {loss:.8}, testing acc = {accuracy:.6}", e - 1);
-            });
-            curve.push((*e, mean(|r| r.1), *accuracy));
-            epoch.clear();
-        }
-    })?;
-    bar.finish_and_clear();
-    common::plot_accuracy(&dir, &curve)?;
-    match outcome.ending {
-        Ending::Interrupted => {
-            println!("interrupted after update {}; go on with --resume {}", outcome.progress.step, dir.display())
-        }
-        _ => {
-            let (loss, accuracy) = match outcome.evaluation {
-                Some(known) => known,
-                None => {
-                    let eval = EvalProgram::new(&session, &trainer.spec)?;
-                    let (loss, accuracy, _) = trainer.evaluate(&eval, &outcome.state, Split::Test)?;
-                    (loss, accuracy)
-                }
-            };
-            println!("test accuracy {accuracy:.4}, test loss {loss:.4} after {} updates", outcome.progress.step);
-        }
-    }
-    Ok(())
 }

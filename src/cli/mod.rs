@@ -8,9 +8,12 @@
 
 pub mod common;
 pub mod data;
+pub mod dms;
+pub mod ei;
 pub mod explain;
 pub mod memspeed;
 pub mod plugin;
+pub mod train;
 pub mod verify;
 
 use std::{
@@ -44,6 +47,10 @@ struct Cli {
 enum Command {
     /// Measure time and memory of training against sequence length, or train on event recordings
     Memspeed(Box<memspeed::Args>),
+    /// Delayed match-to-sample: remember a stimulus over a delay
+    Dms(Box<dms::Args>),
+    /// Evidence accumulation with excitatory and inhibitory neurons
+    Ei(Box<ei::Args>),
     /// Show what a learner sees in a model: groups, traces, costs
     Explain(explain::Args),
     /// Check models and learners against reference gradients
@@ -58,6 +65,8 @@ impl Command {
     fn run(self, global: &Global) -> anyhow::Result<()> {
         match self {
             Command::Memspeed(args) => memspeed::run(*args, global),
+            Command::Dms(args) => dms::run(*args, global),
+            Command::Ei(args) => ei::run(*args, global),
             Command::Explain(args) => explain::run(args, global),
             Command::Verify(args) => verify::run(args, global),
             Command::Plugin(args) => plugin::run(args, global),
@@ -70,6 +79,11 @@ impl Command {
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
 pub struct Usage(pub anyhow::Error);
+
+/// An error of the user in words.
+pub fn usage(text: String) -> Usage {
+    Usage(anyhow::anyhow!(text))
+}
 
 /// Marks errors as the user's.
 pub trait OrUsage<T> {

@@ -88,7 +88,7 @@ impl Sums {
     }
 }
 
-/// Bytes of stacked values per chunk that the default chunk length aims at, beside a share of the traces.
+/// Bytes of stacked values that a chunk may always have.
 const CHUNK_BUDGET: usize = 32 << 20;
 
 /// Chunks longer than this bring little more speed. It divides the lengths of the published evaluation, so that memory is the
@@ -125,15 +125,17 @@ impl Learner {
             return window.min(steps).max(1);
         }
         let longest = steps.max(1);
-        self.config
-            .chunk
-            .unwrap_or_else(|| {
-                let budget = CHUNK_BUDGET.max(self.plan.bytes(&self.structure, self.batch) / 8);
-                let fitting = (budget / self.bytes_per_step().max(1)).clamp(1, LONGEST_CHUNK).min(longest);
-                // Equal chunks, none longer than fits.
-                longest.div_ceil(longest.div_ceil(fitting))
-            })
-            .clamp(1, longest)
+        self.config.chunk.unwrap_or_else(|| self.default_chunk(longest)).clamp(1, longest)
+    }
+
+    /// The longest chunk whose stacks are no larger than what the run needs anyway (parameters, gradients and optimiser, or a
+    /// share of the traces), and that divides the sequence if one near it does.
+    fn default_chunk(&self, steps: usize) -> usize {
+        let params: usize = self.prepared.prefix.params().iter().map(|p| p.shape().bytes()).sum();
+        let budget = CHUNK_BUDGET.max(4 * params).max(self.plan.bytes(&self.structure, self.batch) / 8);
+        let fitting = (budget / self.bytes_per_step().max(1)).clamp(1, LONGEST_CHUNK).min(steps);
+        let divisor = (fitting.div_ceil(2)..=fitting).rev().find(|k| steps.is_multiple_of(*k));
+        divisor.unwrap_or_else(|| steps.div_ceil(steps.div_ceil(fitting)))
     }
 
     /// Bytes that a chunk stacks per step: op inputs, states, transitions, drives, signals.
@@ -256,7 +258,8 @@ impl Learner {
         init.push(carry.time);
         init.extend([none.loss, none.out]);
         init.extend(learned.iter().map(|&k| g.zeros(phis[k].shape())));
-        let starts = g.iota(Shape::s32([count]), 0) * g.scalar(DType::S32, length as f64) + g.scalar(DType::S32, at as f64);
+        let starts =
+            g.iota(Shape::s32([count]), 0) * g.scalar(DType::S32, length as f64) + g.scalar(DType::S32, at as f64);
         let mut consts = phis.to_vec();
         consts.extend([target.clone(), inputs.clone()]);
 

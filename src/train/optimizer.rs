@@ -135,6 +135,15 @@ pub fn global_norm(g: &Graph, grads: &[Tensor]) -> Tensor {
 }
 
 impl Optimizer {
+    /// The term `weight_l1 * sum |w|`, a scalar.
+    pub fn l1(&self, g: &Graph, params: &[Tensor]) -> Tensor {
+        let zero = || g.scalar(DType::F32, 0.0);
+        if self.weight_l1 == 0.0 {
+            return zero();
+        }
+        params.iter().fold(zero(), |sum, w| sum + w.abs().sum_all()) * self.weight_l1
+    }
+
     /// One update of `params` with `grads`; `lr` is the scheduled rate, `count: s32[]` the number of updates before.
     pub fn update(
         &self,

@@ -1,7 +1,7 @@
 //! Training as one program per batch: forward, learner, clipping, optimiser.
 //!
 //! ```text
-//! train: (params, slots, count, lr, states, inputs, target) -> (params, slots, count, loss, accuracy, norm)
+//! train: (params, slots, count, lr, states, inputs, target) -> (params, slots, count, loss, accuracy, norm, l1)
 //! eval:  (params, states, inputs, target, weight)           -> (loss, correct)
 //! ```
 //!
@@ -59,6 +59,8 @@ pub struct StepReport {
     pub accuracy: f32,
     /// Global norm of the gradient before clipping.
     pub norm: f32,
+    /// The term `weight_l1 * sum |w|` before the update, which `loss` leaves out.
+    pub l1: f32,
 }
 
 /// A compiled training step.
@@ -171,13 +173,14 @@ impl TrainProgram {
             results.extend(updated.slots);
             results.push(updated.count);
             results.extend([out.loss * per_step, hits(&out.out, &data[1]).mean_all(), updated.norm]);
+            results.push(spec.optimizer.l1(g, &pick(params)));
             results
         });
         let names: Vec<String> = arguments.into_iter().map(|(n, _)| n).collect();
         // Trained parameters, slots and counter are replaced by results of the same name.
         let replaced: Vec<usize> = trained.iter().copied().chain(n..=n + slots).collect();
         let mut results: Vec<String> = replaced.iter().map(|&k| names[k].clone()).collect();
-        results.extend(["loss", "accuracy", "norm"].map(String::from));
+        results.extend(["loss", "accuracy", "norm", "l1"].map(String::from));
         let donations: Vec<(usize, usize)> = replaced.iter().enumerate().map(|(r, &a)| (a, r)).collect();
         let executable = session.compile("train", &func, &names, &results, &donations)?;
         Ok(TrainProgram { executable, learner, model: model.clone(), slots })
@@ -208,10 +211,11 @@ impl TrainProgram {
         let value = |b: &Buffer| -> Result<f32, SessionError> {
             Ok(b.to_array()?.scalar::<f32>().map_err(hlo::pjrt::Error::from)?)
         };
-        Ok((state, StepReport { loss: value(&report[0])?, accuracy: value(&report[1])?, norm: value(&report[2])? }))
+        let [loss, accuracy, norm, l1] = [0, 1, 2, 3].map(|k| value(&report[k]));
+        Ok((state, StepReport { loss: loss?, accuracy: accuracy?, norm: norm?, l1: l1? }))
     }
 
-    /// One step on data that are on the device already; the three results are loss, accuracy and norm.
+    /// One step on data that are on the device already; the results are those of a [`StepReport`].
     ///
     /// # Errors
     /// When the device fails.

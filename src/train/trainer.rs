@@ -30,6 +30,9 @@ pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Gradients that are not finite, one after another, before training gives up.
 const PATIENCE: u64 = 20;
 
+/// Batches after which the smoothed accuracy means something.
+pub const SETTLED: u64 = 10;
+
 /// How long and how to train.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -41,7 +44,8 @@ pub struct Settings {
     pub epochs: u64,
     /// Batches per epoch; for a set at most its own number.
     pub epoch_steps: Option<u64>,
-    /// Stop when the smoothed accuracy (factor 0.8) reaches this.
+    /// Stop when the smoothed accuracy (factor 0.8) reaches this, from batch [`SETTLED`] on: the published scripts start the
+    /// average at the first batch, whose luck can end a run at once.
     pub stop_at: Option<f64>,
     /// Evaluate on this split after each epoch.
     pub evaluate: Option<String>,
@@ -52,7 +56,7 @@ pub struct Settings {
 }
 
 /// What happened.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// An update.
@@ -69,6 +73,8 @@ pub enum Event {
         smoothed: f64,
         /// Norm of the gradient before clipping; `null` when it is not finite and the update was left out.
         norm: Option<f32>,
+        /// The term `weight_l1 * sum |w|`, which the loss leaves out.
+        l1: f32,
         /// Learning rate of the update.
         lr: f64,
         /// Seconds since the last report.
@@ -254,6 +260,7 @@ impl Trainer<'_> {
                     accuracy: report.accuracy,
                     smoothed,
                     norm: report.norm.is_finite().then_some(report.norm),
+                    l1: report.l1,
                     lr,
                     seconds: clock.elapsed().as_secs_f64(),
                 },
@@ -276,7 +283,7 @@ impl Trainer<'_> {
                 progress.best = Some(value);
                 self.save("best", &state, &progress)?;
             }
-            let reached = self.settings.stop_at.is_some_and(|s| smoothed >= s);
+            let reached = progress.step >= SETTLED && self.settings.stop_at.is_some_and(|s| smoothed >= s);
             let interrupted = INTERRUPTED.load(Ordering::SeqCst);
             if reached || interrupted || last_of_epoch || progress.step % self.settings.checkpoint_every.max(1) == 0 {
                 self.save("last", &state, &progress)?;

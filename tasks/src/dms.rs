@@ -15,6 +15,8 @@
 //! `rotation` eighths of a circle, another test is uniform over the seven remaining. Source: the long-term dependency task
 //! of the BrainTrace experiments (task-rsnn-long-term-dependency, last version).
 
+use serde::{Deserialize, Serialize};
+
 use std::f64::consts::TAU;
 
 use crate::Result;
@@ -27,7 +29,7 @@ use crate::trains::{per_step, spikes, steps};
 pub const DIRECTIONS: usize = 8;
 
 /// Durations in ms, rates in Hz.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DmsSettings {
     /// Length of a time step.
     pub dt: f64,

@@ -16,6 +16,8 @@
 //! [`EvidenceSettings::clicks`] is an older form of the task, the `dm` data set of the first version of
 //! task-rsnn-long-term-dependency: 40 inputs, recall at the end of the delay instead of after it, right cues counted.
 
+use serde::{Deserialize, Serialize};
+
 use crate::Result;
 use crate::error::require;
 use crate::rng::{Probability, Stream};
@@ -23,7 +25,8 @@ use crate::task::{Batch, Split, Task, check_batch};
 use crate::trains::{per_step, spikes, steps};
 
 /// A side on which cues are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Side {
     /// The first group of inputs.
     Left,
@@ -31,11 +34,30 @@ pub enum Side {
     Right,
 }
 
+/// Which published experiment the trials belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    /// Evidence accumulation.
+    Evidence,
+    /// The older click task.
+    Dm,
+}
+
+impl Variant {
+    fn name(self) -> &'static str {
+        match self {
+            Variant::Evidence => "evidence",
+            Variant::Dm => "dm",
+        }
+    }
+}
+
 /// Durations in ms, rates in Hz.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvidenceSettings {
-    /// The name of the task.
-    pub name: &'static str,
+    /// Which experiment; it names the task and its random stream.
+    pub variant: Variant,
     /// Length of a time step.
     pub dt: f64,
     /// Number of cues.
@@ -66,7 +88,7 @@ impl Default for EvidenceSettings {
     /// The published experiment: 7 cues, 2200 steps, 100 inputs.
     fn default() -> Self {
         EvidenceSettings {
-            name: "evidence",
+            variant: Variant::Evidence,
             dt: 1.0,
             cues: 7,
             t_interval: 50.0,
@@ -87,7 +109,13 @@ impl EvidenceSettings {
     /// The older click task, `dm`. Its recall of 150 ms is part of the delay, so `t_delay` is at least 150.
     pub fn clicks(t_delay: f64) -> Self {
         let base = EvidenceSettings::default();
-        EvidenceSettings { name: "dm", group: 10, t_delay: t_delay - base.t_recall, counted: Side::Right, ..base }
+        EvidenceSettings {
+            variant: Variant::Dm,
+            group: 10,
+            t_delay: t_delay - base.t_recall,
+            counted: Side::Right,
+            ..base
+        }
     }
 }
 
@@ -108,25 +136,25 @@ pub struct Evidence {
 impl Evidence {
     /// Checks the settings. Errors: a duration below 0, dt not above 0, a probability above 1, no cue, no recall, an empty group.
     pub fn new(settings: EvidenceSettings) -> Result<Self> {
-        let s = &settings;
+        let (s, name) = (&settings, settings.variant.name());
         let [interval, cue, delay, recall] = [
-            steps(s.name, "t_interval is at least 0", s.t_interval, s.dt)?,
-            steps(s.name, "t_cue is at least 0", s.t_cue, s.dt)?,
-            steps(s.name, "t_delay is at least 0 (for clicks: at least the recall)", s.t_delay, s.dt)?,
-            steps(s.name, "t_recall is at least 0", s.t_recall, s.dt)?,
+            steps(name, "t_interval is at least 0", s.t_interval, s.dt)?,
+            steps(name, "t_cue is at least 0", s.t_cue, s.dt)?,
+            steps(name, "t_delay is at least 0 (for clicks: at least the recall)", s.t_delay, s.dt)?,
+            steps(name, "t_recall is at least 0", s.t_recall, s.dt)?,
         ];
         require(
             (1..=10_000).contains(&s.cues),
-            s.name,
+            name,
             "cues is from 1 to 10000",
             s.cues,
             "7 is usual, odd avoids ties",
         )?;
-        require(recall > 0, s.name, "the recall has at least one step", s.t_recall, "make t_recall at least dt")?;
-        require((1..=1 << 20).contains(&s.group), s.name, "group is from 1 to 2^20", s.group, "25 is usual")?;
+        require(recall > 0, name, "the recall has at least one step", s.t_recall, "make t_recall at least dt")?;
+        require((1..=1 << 20).contains(&s.group), name, "group is from 1 to 2^20", s.group, "25 is usual")?;
         require(
             (0.0..=1.0).contains(&s.reliability),
-            s.name,
+            name,
             "reliability is a probability",
             s.reliability,
             "0.7 is usual",
@@ -136,9 +164,9 @@ impl Evidence {
             cue,
             delay,
             recall,
-            p_cue: per_step(s.name, "cue_rate is at most 1 spike a step", s.cue_rate, s.dt)?.into(),
-            p_recall: per_step(s.name, "recall_rate is at most 1 spike a step", s.recall_rate, s.dt)?.into(),
-            p_noise: per_step(s.name, "noise_rate is at most 1 spike a step", s.noise_rate, s.dt)?.into(),
+            p_cue: per_step(name, "cue_rate is at most 1 spike a step", s.cue_rate, s.dt)?.into(),
+            p_recall: per_step(name, "recall_rate is at most 1 spike a step", s.recall_rate, s.dt)?.into(),
+            p_noise: per_step(name, "noise_rate is at most 1 spike a step", s.noise_rate, s.dt)?.into(),
             settings,
         })
     }
@@ -159,7 +187,7 @@ impl Evidence {
     }
 
     fn stream(&self, split: Split, seed: u64, epoch: u64, step: u64, row: usize) -> Stream {
-        Stream::new(seed, self.settings.name, &[split as u64, epoch, step, row as u64])
+        Stream::new(seed, self.settings.variant.name(), &[split as u64, epoch, step, row as u64])
     }
 
     fn draw(&self, s: &mut Stream) -> Vec<Side> {
@@ -170,7 +198,7 @@ impl Evidence {
 
 impl Task for Evidence {
     fn name(&self) -> &str {
-        self.settings.name
+        self.settings.variant.name()
     }
     fn n_in(&self) -> usize {
         4 * self.settings.group

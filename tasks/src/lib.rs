@@ -43,7 +43,7 @@ pub use check::{Report, check};
 pub use copying::Copying;
 pub use dms::{Dms, DmsSettings};
 pub use error::{Error, Result};
-pub use evidence::{Evidence, EvidenceSettings};
+pub use evidence::{Evidence, EvidenceSettings, Variant};
 pub use gesture::{Gesture, GestureSettings};
 pub use loader::{Loader, LoaderSettings, Position};
 pub use nmnist::{NMnist, NMnistSettings};

@@ -1,0 +1,388 @@
+//! What every training command shares: its flags, and the run from configuration to pictures.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use tasks::Split;
+
+use super::{Global, OrUsage, common, usage};
+use crate::{
+    cell::Surrogate,
+    experiment::Experiment,
+    learn::{LossKind, Objective, objective::Regularizer},
+    report::bytes,
+    train::{
+        history::History,
+        optimizer::{Optimizer, Rule, Schedule},
+        program::{EvalProgram, Spec, TrainProgram},
+        run::RunDir,
+        session::Session,
+        sweep,
+        trainer::{Ending, Event, Outcome, Trainer},
+    },
+};
+
+/// Flags of every training command. Both `_` and `-` are accepted in their names.
+#[derive(Clone, Debug, Args)]
+#[command(rename_all = "snake_case", next_help_heading = "Training")]
+pub struct TrainFlags {
+    /// How long: passes over a data set, or batches where trials are made as they are needed
+    #[arg(long)]
+    pub epochs: Option<u64>,
+    /// Sequences per batch
+    #[arg(long, alias = "batch-size")]
+    pub batch_size: Option<usize>,
+    /// Learning rate
+    #[arg(long, default_value_t = 1e-3)]
+    pub lr: f64,
+    /// Updates after which the rate falls to a fifth, with commas
+    #[arg(long, alias = "lr-milestones", value_name = "N,N", hide_default_value = true, default_value = "")]
+    pub lr_milestones: String,
+    /// adam, momentum or sgd
+    #[arg(long, default_value = "adam")]
+    pub optimizer: String,
+    /// cel (cross-entropy) or mse
+    #[arg(long, default_value = "cel")]
+    pub loss: String,
+    /// Surrogate derivative of a spike: relu, s2nn, multi_gaussian, ...
+    #[arg(long, alias = "spk-fun", default_value = "relu")]
+    pub spk_fun: String,
+    /// Weight of the firing-rate regulariser
+    #[arg(long, alias = "spk-reg-factor", default_value_t = 0.0)]
+    pub spk_reg_factor: f64,
+    /// Target rate of the regulariser, Hz
+    #[arg(long, alias = "spk-reg-rate", default_value_t = 10.0)]
+    pub spk_reg_rate: f64,
+    /// Weight of the membrane regulariser
+    #[arg(long, alias = "v-reg-factor", default_value_t = 0.0)]
+    pub v_reg_factor: f64,
+    /// Lowest potential that costs nothing
+    #[arg(long, alias = "v-reg-low", default_value_t = -20.0, allow_negative_numbers = true)]
+    pub v_reg_low: f64,
+    /// Highest potential that costs nothing
+    #[arg(long, alias = "v-reg-high", default_value_t = 1.4, allow_negative_numbers = true)]
+    pub v_reg_high: f64,
+    /// Weight of the sum of |w| in the loss
+    #[arg(long = "weight_L1", alias = "weight-L1", alias = "weight_l1", default_value_t = 0.0)]
+    pub weight_l1: f64,
+    /// Weight decay
+    #[arg(long = "weight_L2", alias = "weight-L2", alias = "weight_l2", default_value_t = 0.0)]
+    pub weight_l2: f64,
+    /// Seed of everything random; a negative one is drawn from the clock and recorded
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub seed: i64,
+    /// Threads that make batches
+    #[arg(long, alias = "n-data-worker", default_value_t = 1)]
+    pub n_data_worker: usize,
+    /// Folder of the run [default: a new one below checkpoints/]
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Name of the run's folder below checkpoints/
+    #[arg(long, alias = "exp-name", default_value = "", hide_default_value = true)]
+    pub exp_name: String,
+    /// Go on with the run in this folder; its configuration is used, --epochs may lengthen it
+    #[arg(long, value_name = "RUN")]
+    pub resume: Option<PathBuf>,
+    /// Resolve, build and compile; print what would run; train nothing
+    #[arg(long = "dry-run", alias = "dry_run")]
+    pub dry_run: bool,
+    /// Accepted for the published command lines; choose the device with --device
+    #[arg(long, hide = true)]
+    pub devices: Option<String>,
+    /// Accepted for the published command lines; see --out
+    #[arg(long, hide = true)]
+    pub filepath: Option<String>,
+}
+
+impl TrainFlags {
+    /// The seed; drawn from the clock if it is negative.
+    pub fn seed(&self) -> u64 {
+        let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        u64::try_from(self.seed).unwrap_or_else(|_| clock().map_or(0, |t| u64::from(t.subsec_nanos()) % 10_000))
+    }
+
+    /// The optimiser, with clipping to norm 1 as all published scripts have it.
+    ///
+    /// # Errors
+    /// On unknown names and milestones that are no numbers.
+    pub fn optimizer(&self) -> Result<Optimizer> {
+        let rule = Rule::by_name(&self.optimizer).ok_or_else(|| {
+            usage(format!("--optimizer must be one of {}, got `{}`", Rule::NAMES.join(", "), self.optimizer))
+        })?;
+        let schedule = if self.lr_milestones.trim().is_empty() {
+            Schedule::Constant
+        } else {
+            let numbers: Result<Vec<u64>, _> = self.lr_milestones.split(',').map(|w| w.trim().parse()).collect();
+            let at = numbers.map_err(|_| {
+                usage(format!("--lr_milestones takes whole numbers with commas, got `{}`", self.lr_milestones))
+            })?;
+            Schedule::Milestones { at, gamma: 0.2 }
+        };
+        if !(self.lr.is_finite() && self.lr > 0.0) {
+            bail!(usage(format!("--lr must be above 0, got {}; 0.001 is usual", self.lr)));
+        }
+        let (weight_l1, weight_l2) = (self.weight_l1, self.weight_l2);
+        Ok(Optimizer { rule, lr: self.lr, schedule, clip: 1.0, weight_l1, weight_l2 })
+    }
+
+    /// The loss, for steps of `dt` ms.
+    ///
+    /// # Errors
+    /// On an unknown name.
+    pub fn objective(&self, dt: f64) -> Result<Objective> {
+        let loss = match self.loss.as_str() {
+            "cel" | "cross-entropy" => LossKind::CrossEntropy,
+            "mse" => LossKind::Mse,
+            other => bail!(usage(format!("--loss must be cel or mse, got `{other}`"))),
+        };
+        let regularizer = Regularizer {
+            membrane: self.v_reg_factor,
+            low: self.v_reg_low,
+            high: self.v_reg_high,
+            spike: self.spk_reg_factor,
+            rate: self.spk_reg_rate * dt / 1000.0,
+        };
+        Ok(Objective { loss, regularizer })
+    }
+
+    /// The surrogate derivative.
+    ///
+    /// # Errors
+    /// On an unknown name.
+    pub fn surrogate(&self) -> Result<Surrogate> {
+        Surrogate::by_name(&self.spk_fun).ok_or_else(|| {
+            usage(format!("--spk_fun must be one of {}, got `{}`", Surrogate::NAMES.join(", "), self.spk_fun)).into()
+        })
+    }
+
+    /// Where the run goes: `--out`, or a folder that is not there yet.
+    fn folder(&self, command: &str, experiment: &Experiment) -> Result<PathBuf> {
+        let taken = |dir: &Path| dir.join("config.toml").exists();
+        if let Some(out) = &self.out {
+            if taken(out) {
+                bail!(usage(format!(
+                    "--out must not hold a run already, but {} does; name another folder, or go on with --resume {}",
+                    out.display(),
+                    out.display()
+                )));
+            }
+            return Ok(out.clone());
+        }
+        let name = if self.exp_name.is_empty() {
+            format!("{command}-{}-seed{}", experiment.learner.method.name(), experiment.settings.seed)
+        } else {
+            self.exp_name.clone()
+        };
+        let base = PathBuf::from("checkpoints");
+        let numbered = (2..).map(|k| base.join(format!("{name}-{k}")));
+        Ok(std::iter::once(base.join(&name)).chain(numbered).find(|d| !taken(d)).unwrap_or(base))
+    }
+}
+
+/// What a command prints after each batch; `None` for data sets, which report by epoch.
+pub type BatchLine = fn(&BatchReport) -> String;
+
+/// A batch in words and numbers.
+pub struct BatchReport {
+    /// Batches before this one.
+    pub index: u64,
+    /// Mean loss per step.
+    pub loss: f64,
+    /// The term `weight_l1 * sum |w|`, which the loss leaves out.
+    pub l1: f32,
+    /// Share of right answers.
+    pub accuracy: f64,
+    /// Learning rate of the next batch.
+    pub next_lr: f64,
+    /// Seconds since the last batch.
+    pub seconds: f64,
+    /// Memory in use, GB.
+    pub memory: f64,
+}
+
+/// Trains: resolves (or takes up) the experiment, compiles, runs, draws the curves, says what came of it.
+///
+/// # Errors
+/// When flags make no sense, files are missing, or training fails.
+pub fn run(
+    command: &str,
+    flags: &TrainFlags,
+    global: &Global,
+    line: Option<BatchLine>,
+    resolve: impl FnOnce() -> Result<Experiment>,
+) -> Result<()> {
+    let (experiment, dir) = match &flags.resume {
+        Some(dir) => {
+            common::existing_file(
+                &dir.join("config.toml"),
+                "--resume names the folder of a run",
+                "name a folder that a training command wrote",
+            )?;
+            let mut experiment: Experiment = RunDir::config(dir)?;
+            match (flags.epochs, &mut experiment.settings.epoch_steps) {
+                (Some(longer), Some(batches)) => *batches = longer,
+                (Some(longer), None) => experiment.settings.epochs = longer,
+                (None, _) => {}
+            }
+            (experiment, dir.clone())
+        }
+        None => {
+            let experiment = resolve()?;
+            let dir = flags.folder(command, &experiment)?;
+            (experiment, dir)
+        }
+    };
+    let task = experiment.task.open().or_usage()?;
+    let session = global.session()?;
+    let spec = experiment.spec(task.steps());
+    let program = TrainProgram::new(&session, &spec)?;
+    if flags.dry_run {
+        println!("{}", toml::to_string_pretty(&experiment)?);
+        return print_program(&program, &spec);
+    }
+    common::stop_on_ctrl_c()?;
+    let run = if flags.resume.is_some() { RunDir::open(&dir)? } else { RunDir::create(&dir, &experiment)? };
+    let mut trainer = Trainer { session: &session, spec, task, settings: experiment.settings.clone(), run: Some(run) };
+    let samples = match trainer.task.samples(Split::Train)? {
+        Some(n) => format!("{n} training and {} test samples", trainer.task.samples(Split::Test)?.unwrap_or(0)),
+        None => "trials made as they are needed".into(),
+    };
+    println!(
+        "{}: {samples}; {} steps, loss in the last {}; {}, {} parameters; {}; run folder {}",
+        trainer.task.name(),
+        trainer.task.steps(),
+        trainer.task.steps() - experiment.learner.warmup,
+        experiment.learner.method.name(),
+        trainer.spec.model.trainable_elements(),
+        common::device_line(&session),
+        dir.display()
+    );
+    let mut screen = Screen::new(global, &session, &experiment, line);
+    let result = trainer.train(&program, flags.resume.is_some(), |event| screen.hear(event));
+    screen.bar.finish_and_clear();
+    // A failed run has its curve too: that is where one looks first.
+    let history = History::read(&dir)?;
+    history.draw(&dir)?;
+    let outcome = result?;
+    conclude(&trainer, &outcome, &history, &dir)
+}
+
+/// The compiled program in words, for `--dry-run`.
+///
+/// # Errors
+/// When the compiler does not say how much memory it needs.
+pub fn print_program(program: &TrainProgram, spec: &Spec) -> Result<()> {
+    let memory = program.executable.memory()?;
+    let chunk = if spec.learner.method.is_online() { program.learner().chunk_length(spec.steps) } else { spec.steps };
+    println!(
+        "{} steps in chunks of {chunk}; compiled in {:.2} s; needs {} (arguments {}, results {}, donated {}, temporary {})",
+        spec.steps,
+        program.executable.compile_time().as_secs_f64(),
+        bytes(memory.total()),
+        bytes(memory.argument),
+        bytes(memory.output),
+        bytes(memory.alias),
+        bytes(memory.temp)
+    );
+    Ok(())
+}
+
+/// What a person sees while training.
+struct Screen<'a> {
+    bar: ProgressBar,
+    session: &'a Session,
+    optimizer: Optimizer,
+    batch: f64,
+    line: Option<BatchLine>,
+    /// (loss, accuracy, seconds) of the batches of this epoch.
+    epoch: Vec<(f64, f64, f64)>,
+}
+
+impl<'a> Screen<'a> {
+    fn new(global: &Global, session: &'a Session, experiment: &Experiment, line: Option<BatchLine>) -> Screen<'a> {
+        let bar = if global.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        let (optimizer, batch) = (experiment.optimizer.clone(), experiment.settings.batch as f64);
+        Screen { bar, session, optimizer, batch, line, epoch: Vec::new() }
+    }
+
+    fn gigabytes(&self) -> f64 {
+        sweep::in_use(self.session) as f64 / (1u64 << 30) as f64
+    }
+
+    fn hear(&mut self, event: &Event) {
+        match event {
+            Event::Step { step, epoch, loss, accuracy, smoothed, seconds, l1, .. } => {
+                let (loss, accuracy) = (f64::from(*loss), f64::from(*accuracy));
+                self.epoch.push((loss, accuracy, *seconds));
+                if let Some(line) = self.line {
+                    let report = BatchReport {
+                        index: step - 1,
+                        loss,
+                        l1: *l1,
+                        accuracy,
+                        next_lr: self.optimizer.lr * self.optimizer.schedule.factor(*step),
+                        seconds: *seconds,
+                        memory: self.gigabytes(),
+                    };
+                    self.bar.suspend(|| println!("{}", line(&report)));
+                }
+                self.bar.set_message(format!(
+                    "epoch {epoch} update {step} loss {loss:.4} acc {accuracy:.3} smoothed {smoothed:.3} {:.0} samples/s {}",
+                    self.batch / seconds.max(1e-9),
+                    bytes(sweep::in_use(self.session))
+                ));
+                self.bar.tick();
+            }
+            Event::Evaluation { epoch, split, loss, accuracy, .. } => {
+                let n = self.epoch.len().max(1) as f64;
+                let mean = |f: fn(&(f64, f64, f64)) -> f64| self.epoch.iter().map(f).sum::<f64>() / n;
+                let memory = self.gigabytes();
+                self.bar.suspend(|| {
+                    println!(
+                        "Epoch {:4}, training loss = {:.8}, training acc = {:.6}, time = {:.5} s, memory = {memory:.2} GB",
+                        epoch - 1,
+                        mean(|r| r.0),
+                        mean(|r| r.1),
+                        mean(|r| r.2),
+                    );
+                    println!("Epoch {:4}, {split} loss = {loss:.8}, {split} acc = {accuracy:.6}", epoch - 1);
+                });
+                self.epoch.clear();
+            }
+        }
+    }
+}
+
+fn conclude(trainer: &Trainer<'_>, outcome: &Outcome, history: &History, dir: &Path) -> Result<()> {
+    let at = outcome.progress.step;
+    match outcome.ending {
+        Ending::Interrupted => {
+            println!("interrupted after update {at}; go on with --resume {}", dir.display());
+            return Ok(());
+        }
+        Ending::Reached => {
+            let wanted = trainer.settings.stop_at.unwrap_or_default() * 100.0;
+            println!("Accuracy reaches {wanted}% at batch {}. Stop training.", at - 1);
+        }
+        Ending::Finished => {}
+    }
+    if trainer.task.samples(Split::Test)?.is_some() {
+        let (loss, accuracy) = match outcome.evaluation {
+            Some(known) => known,
+            None => {
+                let eval = EvalProgram::new(trainer.session, &trainer.spec)?;
+                let (loss, accuracy, _) = trainer.evaluate(&eval, &outcome.state, Split::Test)?;
+                (loss, accuracy)
+            }
+        };
+        println!("test accuracy {accuracy:.4}, test loss {loss:.4} after {at} updates");
+    } else {
+        println!("{history}");
+    }
+    println!("written to {}: config.toml, metrics.jsonl, last and best checkpoint, curve.svg/.png", dir.display());
+    Ok(())
+}

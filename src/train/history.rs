@@ -1,0 +1,146 @@
+//! What a run recorded, as curves and as figures.
+
+use std::{fmt, path::Path};
+
+use super::{
+    run::{RunDir, RunError},
+    trainer::Event,
+};
+use crate::plot::{Axis, Figure, Panel, Panels, PlotError, Scale, Series};
+
+/// How many batches are averaged where single ones are too noisy.
+pub const WINDOW: usize = 20;
+
+/// A training step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// Updates so far, this one included.
+    pub step: u64,
+    /// Mean loss per step.
+    pub loss: f64,
+    /// Share of right answers.
+    pub accuracy: f64,
+    /// Norm of the gradient; `None` where it was not finite.
+    pub norm: Option<f64>,
+    /// Seconds since the last one.
+    pub seconds: f64,
+}
+
+/// An evaluation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Updates so far.
+    pub step: u64,
+    /// Mean loss per step.
+    pub loss: f64,
+    /// Share of right answers.
+    pub accuracy: f64,
+}
+
+/// Everything recorded, in order.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// Training steps.
+    pub updates: Vec<Update>,
+    /// Evaluations.
+    pub evaluations: Vec<Evaluation>,
+}
+
+impl History {
+    /// Reads the metrics of a run; lines that are no events are skipped.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(dir: &Path) -> Result<History, RunError> {
+        let mut history = History::default();
+        for row in RunDir::metrics(dir)? {
+            match serde_json::from_value(row) {
+                Ok(Event::Step { step, loss, accuracy, norm, seconds, .. }) => history.updates.push(Update {
+                    step,
+                    loss: loss.into(),
+                    accuracy: accuracy.into(),
+                    norm: norm.map(f64::from),
+                    seconds,
+                }),
+                Ok(Event::Evaluation { step, loss, accuracy, .. }) => {
+                    history.evaluations.push(Evaluation { step, loss, accuracy });
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(history)
+    }
+
+    /// Mean accuracy of [`WINDOW`] batches, by the number of the last; fewer at the start.
+    pub fn smoothed(&self) -> Vec<(u64, f64)> {
+        let mean = |k: usize| {
+            let window = &self.updates[(k + 1).saturating_sub(WINDOW)..=k];
+            window.iter().map(|u| u.accuracy).sum::<f64>() / window.len() as f64
+        };
+        (0..self.updates.len()).map(|k| (self.updates[k].step, mean(k))).collect()
+    }
+
+    /// The batch at which the mean of [`WINDOW`] batches first reaches `accuracy`.
+    pub fn reaches(&self, accuracy: f64) -> Option<u64> {
+        self.smoothed().into_iter().skip(WINDOW - 1).find(|(_, mean)| *mean >= accuracy).map(|(step, _)| step)
+    }
+
+    /// Median seconds per batch, the first (which waits for data and device) left out.
+    pub fn seconds(&self) -> Option<f64> {
+        let mut all: Vec<f64> = self.updates.iter().skip(1).map(|u| u.seconds).collect();
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied()
+    }
+
+    /// Draws loss, accuracy and norm of the gradient over batches, as `curve` of the run.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    pub fn draw(&self, dir: &Path) -> Result<(), PlotError> {
+        if self.updates.is_empty() {
+            return Ok(());
+        }
+        let points = |f: &dyn Fn(&Update) -> Option<f64>| -> Vec<(f64, f64)> {
+            self.updates.iter().filter_map(|u| Some((u.step as f64, f(u)?))).collect()
+        };
+        let tested = |f: fn(&Evaluation) -> f64| self.evaluations.iter().map(move |e| (e.step as f64, f(e)));
+        let line = |name: &str, points| Series::new(name, points).markers(false);
+        let mut loss = vec![line("each batch", points(&|u| Some(u.loss)))];
+        let mut accuracy = vec![
+            line("each batch", points(&|u| Some(u.accuracy))),
+            line("mean of 20", self.smoothed().into_iter().map(|(s, a)| (s as f64, a)).collect()),
+        ];
+        if !self.evaluations.is_empty() {
+            loss.push(Series::new("evaluation", tested(|e| e.loss)).style(2));
+            accuracy.push(Series::new("evaluation", tested(|e| e.accuracy)));
+        }
+        let norm = Panel::traces(
+            Axis::new("norm of the gradient").scale(Scale::Log10),
+            [line("before clipping", points(&|u| u.norm.filter(|n| *n > 0.0)))],
+        );
+        Panels::new("Training", Axis::new("batch"))
+            .panel(Panel::traces(Axis::new("loss"), loss).height(160))
+            .panel(Panel::traces(Axis::new("accuracy").range(0.0, 1.0), accuracy).height(160))
+            .panel(norm.height(120))
+            .save(dir.join("curve"))?;
+        Ok(())
+    }
+}
+
+impl fmt::Display for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = self.smoothed().last().map_or(0.0, |(_, mean)| *mean);
+        write!(f, "{} batches; mean accuracy of the last {WINDOW} {last:.4}", self.updates.len())?;
+        let passes = [0.75, 0.9, 0.95].map(|a| self.reaches(a).map_or("-".into(), |step| step.to_string()));
+        write!(f, "; their mean first reached 0.75 / 0.90 / 0.95 at batch {}", passes.join(" / "))?;
+        if let Some(seconds) = self.seconds() {
+            write!(f, "; {seconds:.3} s per batch (median)")?;
+        }
+        let largest = self.updates.iter().filter_map(|u| u.norm).fold(0.0, f64::max);
+        write!(f, "; largest norm of the gradient {largest:.3e}")?;
+        match self.updates.iter().filter(|u| u.norm.is_none()).count() {
+            0 => Ok(()),
+            n => write!(f, "; {n} gradients were not finite and left out"),
+        }
+    }
+}
