@@ -88,8 +88,11 @@ impl Sums {
     }
 }
 
-/// Bytes of stacked values that a chunk may always have.
-const CHUNK_BUDGET: usize = 32 << 20;
+/// Bytes that the stacks of a chunk may have where no trace is as large as a weight.
+const CACHE_BUDGET: usize = 32 << 20;
+
+/// The same where some are.
+const FULL_BUDGET: usize = 160 << 20;
 
 /// Chunks longer than this bring little more speed. It divides the lengths of the published evaluation, so that memory is the
 /// same for all of them.
@@ -128,11 +131,14 @@ impl Learner {
         self.config.chunk.unwrap_or_else(|| self.default_chunk(longest)).clamp(1, longest)
     }
 
-    /// The longest chunk whose stacks are no larger than what the run needs anyway (parameters, gradients and optimiser, or a
-    /// share of the traces), and that divides the sequence if one near it does.
+    /// The longest chunk whose stacks fit a budget, and that divides the sequence if one near it does. Stacks that stay in the
+    /// processor's cache are fastest; weight-sized traces are so expensive to pass over that a longer chunk pays, and what
+    /// parameters, gradients and optimiser (or the traces) take anyway may be taken once more.
     fn default_chunk(&self, steps: usize) -> usize {
         let params: usize = self.prepared.prefix.params().iter().map(|p| p.shape().bytes()).sum();
-        let budget = CHUNK_BUDGET.max(4 * params).max(self.plan.bytes(&self.structure, self.batch) / 8);
+        let traces = self.plan.bytes(&self.structure, self.batch);
+        let full = self.plan.kinds.contains(&Some(TraceKind::Full));
+        let budget = (if full { FULL_BUDGET } else { CACHE_BUDGET }).max(4 * params).max(traces / 2);
         let fitting = (budget / self.bytes_per_step().max(1)).clamp(1, LONGEST_CHUNK).min(steps);
         let divisor = (fitting.div_ceil(2)..=fitting).rev().find(|k| steps.is_multiple_of(*k));
         divisor.unwrap_or_else(|| steps.div_ceil(steps.div_ceil(fitting)))
