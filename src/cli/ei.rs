@@ -180,8 +180,8 @@ fn resolve(args: &Args) -> Result<Experiment> {
         settings: Settings {
             seed: args.training.seed(),
             batch: args.training.batch_size.unwrap_or(128),
-            epochs: 1,
-            epoch_steps: Some(args.training.epochs.unwrap_or(10_000)),
+            epochs: None,
+            batches: Some(args.training.epochs.unwrap_or(10_000)),
             stop_at: Some(args.threshold),
             evaluate: None,
             checkpoint_every: 20,

@@ -24,7 +24,7 @@ use crate::{
     report::bytes,
     train::{
         checkpoint::write_atomic,
-        program::{Spec, TrainProgram},
+        program::Spec,
         sweep::{self, Drive, Row},
         trainer::Settings,
     },
@@ -289,7 +289,7 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
                 };
                 if args.training.dry_run {
                     println!("{}", toml::to_string_pretty(&spec.learner)?);
-                    train::print_program(&TrainProgram::new(&session, &spec)?, &spec)?;
+                    train::print_program(&session, &spec, args.training.target.as_deref())?;
                     continue;
                 }
                 let length = if drive == Drive::Step { divisor(length, steps) } else { length };
@@ -454,8 +454,8 @@ fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
         settings: Settings {
             seed: args.training.seed(),
             batch: sizes.batch,
-            epochs: args.training.epochs.unwrap_or(20),
-            epoch_steps: None,
+            epochs: Some(args.training.epochs.unwrap_or(20)),
+            batches: None,
             stop_at: None,
             evaluate: Some(Split::Test.name().into()),
             checkpoint_every: 100,

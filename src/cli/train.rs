@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
+use hlo::pjrt::{self, aot};
 use indicatif::{ProgressBar, ProgressStyle};
 use tasks::Split;
 
@@ -88,6 +89,9 @@ pub struct TrainFlags {
     /// Resolve, build and compile; print what would run; train nothing
     #[arg(long = "dry-run", alias = "dry_run")]
     pub dry_run: bool,
+    /// With --dry-run: compile for a device that is not there, tpu:v5e, tpu:v4 or cuda:h100 (its plugin must be installed)
+    #[arg(long, value_name = "TARGET", requires = "dry_run")]
+    pub target: Option<String>,
     /// Accepted for the published command lines; choose the device with --device
     #[arg(long, hide = true)]
     pub devices: Option<String>,
@@ -221,10 +225,10 @@ pub fn run(
                 "name a folder that a training command wrote",
             )?;
             let mut experiment: Experiment = RunDir::config(dir)?;
-            match (flags.epochs, &mut experiment.settings.epoch_steps) {
-                (Some(longer), Some(batches)) => *batches = longer,
-                (Some(longer), None) => experiment.settings.epochs = longer,
-                (None, _) => {}
+            if let Some(longer) = flags.epochs {
+                let settings = &mut experiment.settings;
+                let limit = if settings.batches.is_some() { &mut settings.batches } else { &mut settings.epochs };
+                *limit = Some(longer);
             }
             (experiment, dir.clone())
         }
@@ -237,11 +241,11 @@ pub fn run(
     let task = experiment.task.open().or_usage()?;
     let session = global.session()?;
     let spec = experiment.spec(task.steps());
-    let program = TrainProgram::new(&session, &spec)?;
     if flags.dry_run {
         println!("{}", toml::to_string_pretty(&experiment)?);
-        return print_program(&program, &spec);
+        return print_program(&session, &spec, flags.target.as_deref());
     }
+    let program = TrainProgram::new(&session, &spec)?;
     common::stop_on_ctrl_c()?;
     let run = if flags.resume.is_some() { RunDir::open(&dir)? } else { RunDir::create(&dir, &experiment)? };
     let mut trainer = Trainer { session: &session, spec, task, settings: experiment.settings.clone(), run: Some(run) };
@@ -269,17 +273,28 @@ pub fn run(
     conclude(&trainer, &outcome, &history, &dir)
 }
 
-/// The compiled program in words, for `--dry-run`.
+/// The compiled program in words, for `--dry-run`; compiled for `target` if there is one.
 ///
 /// # Errors
-/// When the compiler does not say how much memory it needs.
-pub fn print_program(program: &TrainProgram, spec: &Spec) -> Result<()> {
-    let memory = program.executable.memory()?;
-    let chunk = if spec.learner.method.is_online() { program.learner().chunk_length(spec.steps) } else { spec.steps };
+/// When the program does not compile, or the plugin of the target is not installed.
+pub fn print_program(session: &Session, spec: &Spec, target: Option<&str>) -> Result<()> {
+    let (program, learner) = TrainProgram::lower(spec)?;
+    let (memory, seconds, place) = match target {
+        None => {
+            let executable = session.client.compile(&program, &session.options)?;
+            (executable.memory()?, executable.compile_time().as_secs_f64(), String::new())
+        }
+        Some(target) => {
+            let kind = aot::plugin_kind(target).or_usage()?;
+            let report = aot::compile(&pjrt::locate(kind, None, &mut |_| {})?, target, &program)?;
+            (report.memory, report.seconds, format!(" for {target}"))
+        }
+    };
+    let chunk = if spec.learner.method.is_online() { learner.chunk_length(spec.steps) } else { spec.steps };
     println!(
-        "{} steps in chunks of {chunk}; compiled in {:.2} s; needs {} (arguments {}, results {}, donated {}, temporary {})",
+        "{} steps in chunks of {chunk}; compiled{place} in {seconds:.2} s; needs {} (arguments {}, results {}, donated {}, \
+         temporary {})",
         spec.steps,
-        program.executable.compile_time().as_secs_f64(),
         bytes(memory.total()),
         bytes(memory.argument),
         bytes(memory.output),

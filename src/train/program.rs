@@ -9,8 +9,9 @@
 //! every batch are arguments. Inputs arrive as bytes, `u8[T, B, n_in]`, and become numbers on the device, chunk by chunk.
 
 use hlo::{
-    DType, Func, Graph, Shape, Tensor,
+    DType, Func, Graph, Program, Shape, Tensor,
     array::Array,
+    lower,
     pjrt::{Arg, Buffer, Executable},
 };
 
@@ -136,6 +137,17 @@ impl TrainProgram {
     /// # Errors
     /// When the learner refuses the model or the program does not compile.
     pub fn new(session: &Session, spec: &Spec) -> Result<TrainProgram, ProgramError> {
+        let (program, learner) = TrainProgram::lower(spec)?;
+        let executable = session.client.compile(&program, &session.options).map_err(SessionError::from)?;
+        let slots = spec.model.params.iter().filter(|p| p.trainable).count() * spec.optimizer.rule.slots();
+        Ok(TrainProgram { executable, learner, model: spec.model.clone(), slots })
+    }
+
+    /// The program as XLA takes it, for any device.
+    ///
+    /// # Errors
+    /// When the learner refuses the model.
+    pub fn lower(spec: &Spec) -> Result<(Program, Learner), ProgramError> {
         let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
         let model = &spec.model;
         let trained: Vec<usize> = (0..model.params.len()).filter(|&k| model.params[k].trainable).collect();
@@ -182,8 +194,7 @@ impl TrainProgram {
         let mut results: Vec<String> = replaced.iter().map(|&k| names[k].clone()).collect();
         results.extend(["loss", "accuracy", "norm", "l1"].map(String::from));
         let donations: Vec<(usize, usize)> = replaced.iter().enumerate().map(|(r, &a)| (a, r)).collect();
-        let executable = session.compile("train", &func, &names, &results, &donations)?;
-        Ok(TrainProgram { executable, learner, model: model.clone(), slots })
+        Ok((lower("train", &func, &names, &results, &donations).map_err(SessionError::from)?, learner))
     }
 
     /// The learner inside.

@@ -40,10 +40,10 @@ pub struct Settings {
     pub seed: u64,
     /// Sequences per batch.
     pub batch: usize,
-    /// Passes over the data (or blocks of `epoch_steps` batches of a generator).
-    pub epochs: u64,
-    /// Batches per epoch; for a set at most its own number.
-    pub epoch_steps: Option<u64>,
+    /// Passes over the data; without limit if absent.
+    pub epochs: Option<u64>,
+    /// Batches in all; without limit if absent.
+    pub batches: Option<u64>,
     /// Stop when the smoothed accuracy (factor 0.8) reaches this, from batch [`SETTLED`] on: the published scripts start the
     /// average at the first batch, whose luck can end a run at once.
     pub stop_at: Option<f64>,
@@ -223,12 +223,14 @@ impl Trainer<'_> {
             }
         };
         let loader = self.loader(&progress)?;
-        let epoch_steps = loader.epoch_steps().or(self.settings.epoch_steps);
+        let epoch_steps = loader.epoch_steps();
         let mut evaluation = None;
         let mut bad = 0;
         let mut clock = Instant::now();
         let mut ending = Ending::Finished;
-        for item in loader {
+        let all = self.settings.batches.unwrap_or(u64::MAX);
+        let left = usize::try_from(all.saturating_sub(progress.step)).unwrap_or(usize::MAX);
+        for item in loader.take(left) {
             let (position, batch) = item?;
             let step = progress.step;
             let (inputs, target) = arrays(batch)?;
@@ -302,8 +304,7 @@ impl Trainer<'_> {
         let settings = LoaderSettings {
             batch: s.batch,
             start: Position { epoch: progress.epoch, step: progress.epoch_step },
-            epoch_steps: s.epoch_steps,
-            epochs: Some(s.epochs),
+            epochs: s.epochs,
             threads: s.threads.max(1),
             ahead: 2,
             ..LoaderSettings::new(Split::Train, s.seed)
@@ -340,7 +341,6 @@ impl Trainer<'_> {
         let settings = LoaderSettings {
             batch: self.settings.batch,
             epochs: Some(1),
-            epoch_steps: None,
             threads: self.settings.threads.max(1),
             ahead: 2,
             ..LoaderSettings::new(split, self.settings.seed)

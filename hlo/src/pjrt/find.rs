@@ -84,7 +84,11 @@ impl Plugin {
     }
 }
 
-fn locate(kind: PluginKind, explicit: Option<&Path>, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
+/// Where [`Plugin::find`] finds its file, without loading it.
+///
+/// # Errors
+/// When there is none.
+pub fn locate(kind: PluginKind, explicit: Option<&Path>, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
     let named = explicit.map(|path| (path.to_owned(), "the path given".to_owned()));
     let named = named.or_else(|| from_environment(kind).map(|path| (path, kind.env_var().to_owned())));
     if let Some((path, source)) = named {

@@ -68,7 +68,7 @@ pub use client::{Client, ClientOptions, DeviceMemory, Platform};
 pub use device::{Device, PluginKind};
 pub use error::{Error, Result};
 pub use executable::{Arg, Cost, Executable, MemoryStats};
-pub use find::{Installed, Origin, installed};
+pub use find::{Installed, Origin, installed, locate};
 pub use install::{Progress, install};
 pub use options::{CompileOptions, OptionValue};
 pub use plugin::Plugin;
