@@ -12,6 +12,7 @@ pub mod dms;
 pub mod ei;
 pub mod explain;
 pub mod memspeed;
+pub mod observe;
 pub mod plugin;
 pub mod train;
 pub mod verify;
@@ -51,6 +52,8 @@ enum Command {
     Dms(Box<dms::Args>),
     /// Evidence accumulation with excitatory and inhibitory neurons
     Ei(Box<ei::Args>),
+    /// Draw what a trained network does: spikes, potentials, decisions
+    Observe(observe::Args),
     /// Show what a learner sees in a model: groups, traces, costs
     Explain(explain::Args),
     /// Check models and learners against reference gradients
@@ -67,6 +70,7 @@ impl Command {
             Command::Memspeed(args) => memspeed::run(*args, global),
             Command::Dms(args) => dms::run(*args, global),
             Command::Ei(args) => ei::run(*args, global),
+            Command::Observe(args) => observe::run(&args, global),
             Command::Explain(args) => explain::run(args, global),
             Command::Verify(args) => verify::run(args, global),
             Command::Plugin(args) => plugin::run(args, global),

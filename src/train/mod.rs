@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod history;
+pub mod observe;
 pub mod optimizer;
 pub mod program;
 pub mod run;

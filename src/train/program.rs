@@ -81,7 +81,7 @@ pub struct EvalProgram {
 }
 
 /// States at the start of a sequence: constants of the program, or arguments.
-fn initial_states(g: &Graph, model: &Model, given: &[Tensor]) -> Vec<Tensor> {
+pub(super) fn initial_states(g: &Graph, model: &Model, given: &[Tensor]) -> Vec<Tensor> {
     let mut given = given.iter();
     let state = |s: &crate::cell::StateSpec| match s.init {
         StateInit::Zeros => g.zeros(&s.shape),

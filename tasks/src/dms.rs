@@ -173,6 +173,11 @@ impl Task for Dms {
     fn steps(&self) -> usize {
         self.ends[3]
     }
+    fn phases(&self) -> Vec<(String, usize, usize)> {
+        let starts = [0, self.ends[0], self.ends[1], self.ends[2]];
+        let parts = ["fixation", "sample", "delay", "test"].into_iter().zip(starts.into_iter().zip(self.ends));
+        parts.filter(|(_, (from, to))| from < to).map(|(name, (from, to))| (name.to_string(), from, to)).collect()
+    }
     fn warmup(&self) -> usize {
         self.ends[2]
     }

@@ -209,6 +209,11 @@ impl Task for Evidence {
     fn steps(&self) -> usize {
         self.warmup() + self.recall
     }
+    fn phases(&self) -> Vec<(String, usize, usize)> {
+        let cue = |k: usize| (k * (self.interval + self.cue) + self.interval, (k + 1) * (self.interval + self.cue));
+        let cues = (0..self.settings.cues).map(cue).map(|(from, to)| ("cue".to_string(), from, to));
+        cues.chain([("recall".to_string(), self.warmup(), self.steps())]).collect()
+    }
     fn warmup(&self) -> usize {
         self.settings.cues * (self.interval + self.cue) + self.delay
     }

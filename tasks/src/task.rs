@@ -111,6 +111,11 @@ pub trait Task: Send + Sync {
         0
     }
 
+    /// Named parts of a sample for pictures: name, first step, step after the last.
+    fn phases(&self) -> Vec<(String, usize, usize)> {
+        Vec::new()
+    }
+
     /// Targets per sample: 1, or `steps - warmup` where each step after the warm-up has its own.
     fn targets_per_sample(&self) -> usize {
         1

@@ -1,0 +1,141 @@
+//! Looking into a network: states, spikes and outputs of every step of some samples.
+
+use hlo::{DType, Func, Shape, Tensor, array::Array, pjrt::Buffer};
+use tasks::Batch;
+
+use super::{
+    program::{ProgramError, Spec, drawn_states, initial_states},
+    session::{Session, SessionError},
+    trainer::arrays,
+};
+use crate::learn::{Learner, Method, sequence::LearnerConfig};
+
+/// Values of every step of a batch.
+pub struct Observation {
+    /// What was put in.
+    pub batch: Batch,
+    /// First step that counts.
+    pub warmup: usize,
+    /// Output, `[T, B, C]`.
+    out: Vec<f32>,
+    classes: usize,
+    /// What the model observes, by name, and its number of neurons: `[T, B, N]` each.
+    observed: Vec<(String, usize, Vec<f32>)>,
+}
+
+impl Observation {
+    /// Runs the network with `params` over a batch; the spec's model must be of the batch's size.
+    ///
+    /// # Errors
+    /// When the program does not compile or the device fails.
+    pub fn new(
+        session: &Session,
+        spec: &Spec,
+        params: &[Buffer],
+        batch: Batch,
+        seed: u64,
+    ) -> Result<Observation, ProgramError> {
+        let model = &spec.model;
+        let config = LearnerConfig { method: Method::Bptt, ..spec.learner.clone() };
+        let learner = Learner::new(model, &spec.objective, &config)?;
+        let drawn = drawn_states(model, seed, 0);
+        let mut shapes: Vec<Shape> = model.params.iter().map(|p| p.shape.clone()).collect();
+        shapes.extend(drawn.iter().map(|a| a.shape().clone()));
+        shapes.push(Shape::new(DType::U8, [&[batch.steps], &model.input.dims[..]].concat()));
+        let n = model.params.len();
+        let func = Func::trace(&shapes, |g, v| {
+            let states = initial_states(g, model, &v[n..v.len() - 1]);
+            let all = learner.observe(g, &v[..n], &states, &v[v.len() - 1]);
+            all[model.states.len()..].to_vec()
+        });
+        let mut args: Vec<Array> =
+            params.iter().map(Buffer::to_array).collect::<Result<_, _>>().map_err(SessionError::from)?;
+        args.extend(drawn);
+        let (inputs, _) = arrays(batch.clone())?;
+        args.push(inputs);
+        let results = session.evaluate("observe", &func, &args)?;
+        let values = |a: &Array| a.to_vec::<f32>().map_err(|e| SessionError::from(hlo::pjrt::Error::from(e)));
+        let width = |t: &Tensor| t.dims()[2..].iter().product();
+        let observed = model.observed.iter().zip(&results[1..]).zip(&func.results()[1..]);
+        Ok(Observation {
+            warmup: spec.learner.warmup,
+            out: values(&results[0])?,
+            classes: model.output.dims[1],
+            observed: observed
+                .map(|((name, a), t)| Ok((name.clone(), width(t), values(a)?)))
+                .collect::<Result<_, SessionError>>()?,
+            batch,
+        })
+    }
+
+    /// Number of samples.
+    pub fn samples(&self) -> usize {
+        self.batch.real
+    }
+
+    /// Input spikes of a sample: (step, channel).
+    pub fn input_spikes(&self, b: usize) -> Vec<(usize, usize)> {
+        let row = |t: usize| self.batch.at(t, b).iter().enumerate().filter(|(_, c)| **c > 0).map(move |(i, _)| (t, i));
+        (0..self.batch.steps).flat_map(row).collect()
+    }
+
+    /// Layers that fire: the name of each without `spike`, and its number of neurons.
+    pub fn layers(&self) -> Vec<(String, usize)> {
+        let name = |full: &str| {
+            let scope = full.strip_suffix("spike")?;
+            Some(scope.strip_suffix('.').unwrap_or(scope).to_string())
+        };
+        self.observed.iter().filter_map(|(full, n, _)| Some((name(full)?, *n))).collect()
+    }
+
+    fn value(&self, name: &str, t: usize, b: usize, i: usize) -> Option<f32> {
+        let (_, n, values) = self.observed.iter().find(|(full, ..)| full == name)?;
+        values.get((t * self.batch.batch + b) * n + i).copied()
+    }
+
+    fn full(layer: &str, what: &str) -> String {
+        if layer.is_empty() { what.to_string() } else { format!("{layer}.{what}") }
+    }
+
+    /// Spikes of a layer: (step, neuron).
+    pub fn spikes(&self, layer: &str, b: usize) -> Vec<(usize, usize)> {
+        let name = Observation::full(layer, "spike");
+        let Some((_, n, values)) = self.observed.iter().find(|(full, ..)| *full == name) else { return Vec::new() };
+        let fired = |&(t, i): &(usize, usize)| values[(t * self.batch.batch + b) * n + i] > 0.0;
+        (0..self.batch.steps).flat_map(|t| (0..*n).map(move |i| (t, i))).filter(fired).collect()
+    }
+
+    /// Membrane potential of a neuron over time; empty where the layer has none.
+    pub fn potential(&self, layer: &str, b: usize, neuron: usize) -> Vec<f32> {
+        let name = Observation::full(layer, "V");
+        (0..self.batch.steps).map_while(|t| self.value(&name, t, b, neuron)).collect()
+    }
+
+    /// Mean rate of a layer over all samples, Hz, for steps of `dt` ms.
+    pub fn rate(&self, layer: &str, dt: f64) -> f64 {
+        let spikes: usize = (0..self.samples()).map(|b| self.spikes(layer, b).len()).sum();
+        let neurons = self.layers().iter().find(|(name, _)| name == layer).map_or(1, |(_, n)| *n);
+        spikes as f64 / (self.samples().max(1) * self.batch.steps * neurons) as f64 * 1000.0 / dt
+    }
+
+    /// Output of a class over time.
+    pub fn output(&self, b: usize, class: usize) -> Vec<f32> {
+        (0..self.batch.steps).map(|t| self.out[(t * self.batch.batch + b) * self.classes + class]).collect()
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// The class whose output, summed over the steps that count, is largest.
+    pub fn decision(&self, b: usize) -> usize {
+        let sum = |c: usize| self.output(b, c)[self.warmup..].iter().map(|v| f64::from(*v)).sum::<f64>();
+        (0..self.classes).max_by(|&a, &c| sum(a).total_cmp(&sum(c))).unwrap_or_default()
+    }
+
+    /// The right class.
+    pub fn target(&self, b: usize) -> i32 {
+        self.batch.targets[b]
+    }
+}
