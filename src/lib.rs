@@ -1,5 +1,6 @@
 //! Online training of recurrent spiking networks with eligibility traces, compiled through XLA.
 
+pub mod analysis;
 pub mod cell;
 pub mod cli;
 pub mod experiment;

@@ -6,6 +6,7 @@
 //! Exit codes: 0, success; 2, the command was not used as it should be ([`Usage`]: bad values, files that are not there);
 //! 1, everything else. Errors are one paragraph on standard error: the rule, what was got, what to do next.
 
+pub mod analyze;
 pub mod common;
 pub mod data;
 pub mod dms;
@@ -54,6 +55,8 @@ enum Command {
     Ei(Box<ei::Args>),
     /// Draw what a trained network does: spikes, potentials, decisions
     Observe(observe::Args),
+    /// Study how good the approximations of online learning are
+    Analyze(analyze::Args),
     /// Show what a learner sees in a model: groups, traces, costs
     Explain(explain::Args),
     /// Check models and learners against reference gradients
@@ -71,6 +74,7 @@ impl Command {
             Command::Dms(args) => dms::run(*args, global),
             Command::Ei(args) => ei::run(*args, global),
             Command::Observe(args) => observe::run(&args, global),
+            Command::Analyze(args) => analyze::run(args, global),
             Command::Explain(args) => explain::run(args, global),
             Command::Verify(args) => verify::run(args, global),
             Command::Plugin(args) => plugin::run(args, global),

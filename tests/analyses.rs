@@ -1,0 +1,69 @@
+//! The analyses on networks for which the answer is known.
+
+use std::sync::OnceLock;
+
+use etrace::{
+    analysis::{gradient::Gradients, history::History, jacobian::Jacobian},
+    learn::Method,
+    net::{DenseNet, Layer},
+    train::session::Session,
+};
+use hlo::pjrt::Device;
+use tasks::{Batch, RandomSpikes, Split, Task};
+
+const STEPS: usize = 12;
+
+fn session() -> &'static Session {
+    static SESSION: OnceLock<Session> = OnceLock::new();
+    SESSION.get_or_init(|| Session::open(Device::Cpu, None, &mut |_| {}).expect("the CPU plugin"))
+}
+
+fn net(layer: Layer, rec_scale: f64) -> DenseNet {
+    DenseNet { layer, n_in: 10, n_rec: 8, n_out: 3, ff_scale: 30.0, rec_scale, ..DenseNet::default() }
+}
+
+fn spikes(batch: usize) -> Batch {
+    let task = RandomSpikes { steps: STEPS, n_in: 10, n_out: 3, rate: 0.4 };
+    task.batch(Split::Train, 5, 0, 0, batch).expect("a batch")
+}
+
+#[test]
+fn without_recurrent_weights_the_hidden_jacobian_is_diagonal() {
+    for layer in [Layer::LifDelta, Layer::AlifDelta, Layer::AlifExpCu] {
+        let study = Jacobian::new(session(), &net(layer, 0.0).model(1), STEPS).expect("a program");
+        let found = study.run(1, &spikes(1)).expect("cosines");
+        assert!(found.rate > 0.0, "{layer:?} fires");
+        assert!(found.steps.iter().all(|c| (c - 1.0).abs() < 1e-5), "{layer:?}: {:?}", found.steps);
+        assert!((found.whole - 1.0).abs() < 1e-5, "{layer:?}: {}", found.whole);
+    }
+}
+
+#[test]
+fn with_them_it_is_not() {
+    let study = Jacobian::new(session(), &net(Layer::LifDelta, 20.0).model(1), STEPS).expect("a program");
+    let found = study.run(1, &spikes(1)).expect("cosines");
+    assert!(found.steps.iter().any(|c| *c < 0.99), "{:?}", found.steps);
+    assert!(found.steps.iter().all(|c| (-1.0..=1.0001).contains(c)), "{:?}", found.steps);
+}
+
+#[test]
+fn one_outer_product_is_an_outer_product() {
+    let study = History::new(session(), &net(Layer::AlifExpCu, 2.0).model(2), STEPS).expect("a program");
+    assert_eq!(study.states, ["l0.V", "l0.a", "l0.g"]);
+    let found = study.run(1, &spikes(2)).expect("cosines");
+    // V and g are driven in the first step, a (by a spike) later.
+    for state in [0, 2] {
+        assert!(found[state][..2].iter().all(|c| (c - 1.0).abs() < 1e-5), "{:?}", &found[state][..2]);
+        assert!(found[state][2 * STEPS - 2..].iter().all(|c| *c < 0.9999), "many are not: {:?}", found[state]);
+    }
+}
+
+#[test]
+fn the_readout_learns_exactly_under_d_rtrl() {
+    let methods = [Method::DRtrl, Method::EsDRtrl { decay: 0.9 }];
+    let study = Gradients::new(session(), &net(Layer::LifDelta, 5.0).model(2), STEPS, 0, &methods).expect("programs");
+    assert_eq!(study.maps.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["l0", "out"]);
+    let found = study.run(1, &spikes(2)).expect("cosines");
+    assert!((found[0][1] - 1.0).abs() < 1e-6, "{found:?}");
+    assert!(found[0][0] < 0.9999 && found[1][1] < 1.0 - 1e-6, "the others are approximations: {found:?}");
+}
