@@ -129,8 +129,8 @@ pub fn cases(dir: &Path) -> Result<Vec<String>, VerifyError> {
     }
 }
 
-/// Replays every case in `dir`, some at the same time; `progress` hears of each. Every stored gradient is computed with the
-/// default chunk length, and in the recommended mode (`thorough`: in every mode) with short chunks.
+/// Replays every case in `dir`, some at the same time; `progress` hears of each. Single-step gradients are computed with
+/// chunks of 1 and 4 steps, others with the default chunk and (`thorough`) with chunks of 1.
 ///
 /// # Errors
 /// When the directory cannot be read or holds no case.
@@ -342,8 +342,8 @@ impl Case {
         Ok(checks)
     }
 
-    /// The stored gradients, and the ways of computing each: with the default chunk, and some or (`thorough`) all of them
-    /// with short chunks too.
+    /// The stored gradients, and the ways of computing each: single-step ones with chunks of 1 and 4, others with the default
+    /// chunk and (`thorough`) with chunks of 1.
     fn gradients(&self, thorough: bool) -> Vec<Gradient> {
         let bptt = LearnerConfig { method: Method::Bptt, ..LearnerConfig::default() };
         let mut all = vec![Gradient { stored: "bptt".into(), label: "bptt".into(), config: bptt }];
@@ -353,12 +353,11 @@ impl Case {
                 if !self.has(&format!("grad/{stored}/")) {
                     continue;
                 }
-                // A loop over chunks is a program of its own, and windows are chunks: few more are needed.
-                let chunks: &[Option<usize>] = match (vjp, rule, mode) {
-                    (Vjp::SingleStep { .. }, ..) if thorough => &[Some(1), Some(4), None],
-                    (Vjp::MultiStep { window: 1 }, ..) if thorough => &[Some(1), None],
-                    (_, "d_rtrl", "exit") => &[Some(1), None],
-                    (_, "es_d_rtrl_0.9", "exit") => &[Some(self.steps().div_ceil(2).max(1)), None],
+                // Single-step gradients with short chunks always; the textbook form, and one that leaves a tail.
+                let chunks: &[Option<usize>] = match (vjp, mode) {
+                    (Vjp::SingleStep { .. }, "exit" | "ss") if mode == "exit" || thorough => &[Some(1), Some(4), None],
+                    (Vjp::SingleStep { .. }, "ss") => &[Some(1), Some(4)],
+                    (Vjp::MultiStep { window: 1 }, _) if thorough => &[Some(1), None],
                     _ => &[None],
                 };
                 for &chunk in chunks {
@@ -369,13 +368,6 @@ impl Case {
             }
         }
         all
-    }
-
-    /// Steps of the sequences; 0 where there are no inputs, which [`Case::arguments`] refuses.
-    fn steps(&self) -> usize {
-        let dims =
-            SafeTensors::deserialize(&self.bytes).ok().and_then(|t| Some(t.tensor("inputs").ok()?.shape().to_vec()));
-        dims.and_then(|d| d.first().copied()).unwrap_or(0)
     }
 
     fn has(&self, prefix: &str) -> bool {

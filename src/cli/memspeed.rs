@@ -269,9 +269,10 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
         common::device_line(&session)
     );
     let mut rows = Vec::new();
-    for config in &learners {
+    // Methods are measured side by side, so that the machine's moods fall on all of them.
+    for &steps in &lengths {
         for &drive in drives {
-            for &steps in &lengths {
+            for config in &learners {
                 let warmup = args.warmup(steps);
                 let chunk = config.chunk.or((drive == Drive::Step).then_some(1));
                 let learner = LearnerConfig { chunk, warmup, ..config.clone() };
@@ -299,6 +300,7 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
             }
         }
     }
+    rows.sort_by_key(|r| learners.iter().position(|l| l.method.name() == r.method));
     if !rows.is_empty() {
         println!("\n{}", table(&rows));
         if let Some(out) = &args.training.out {
@@ -411,8 +413,8 @@ fn write_results(out: &std::path::Path, rows: &[Row], net: &ETraceNet, batch: us
     let time = Axis::new("time").unit(Unit::Seconds);
     let time = if both { time.scale(Scale::Log10) } else { time.from(0.0) };
     figure("Time of one training step", time, &|r| r.run_seconds).save(out.join("time"))?;
-    let memory = Axis::new("peak memory").unit(Unit::Bytes).from(0.0);
-    let mut chart = figure("Memory of one training step", memory, &|r| r.peak_bytes.map(|b| b as f64));
+    let memory = Axis::new("memory of the compiled program").unit(Unit::Bytes).from(0.0);
+    let mut chart = figure("Memory of one training step", memory, &|r| r.compiled_bytes.map(|b| b as f64));
     if rows.iter().any(|r| r.drive == Drive::Scan) {
         let longest = rows.iter().map(|r| r.length).max().unwrap_or_default();
         let input = [0, longest].map(|t| (t as f64, (t * net.n_in * batch) as f64));

@@ -19,7 +19,7 @@ pub struct Args {
     /// Directory of reference cases: pairs NAME.json and NAME.safetensors
     #[arg(value_name = "DIR")]
     dir: PathBuf,
-    /// Try short chunks in every mode, not only in the recommended one
+    /// Try short chunks in every mode, not only in the single-step ones
     #[arg(long)]
     thorough: bool,
     /// Print the result as JSON

@@ -144,11 +144,12 @@ impl Learner {
         divisor.unwrap_or_else(|| steps.div_ceil(steps.div_ceil(fitting)))
     }
 
-    /// Bytes that a chunk stacks per step: op inputs, states, transitions, drives, signals.
+    /// Bytes that a chunk stacks per step: op inputs; states before and after, transitions (few of a group's are neither zero nor
+    /// constant), drives, signals.
     fn bytes_per_step(&self) -> usize {
         let per_group = self.structure.groups.iter().map(|g| {
             let k = g.states.len();
-            4 * g.dims.iter().product::<usize>() * (3 * k + 2 * k * k)
+            4 * g.dims.iter().product::<usize>() * 5 * k
         });
         let inputs =
             self.structure.ops.iter().filter(|op| op.kind == Kind::Dense).map(|op| 4 * self.batch * op.weight[0]);

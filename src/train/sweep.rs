@@ -1,6 +1,6 @@
 //! Measuring a training step: time apart from compilation, memory from the compiler and as observed.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hlo::{
     array::Array,
@@ -102,7 +102,25 @@ enum Fed {
     Pieces(Vec<Array>, Buffer),
 }
 
-/// Measures one point: `repeats` training steps after one that is not counted, on one random batch.
+/// Waits until the memory in use falls no further, and returns it: the runtime frees arrays on threads of its own.
+fn settled(session: &Session) -> u64 {
+    let mut lowest = u64::MAX;
+    let mut still = 0;
+    // Half a second without a fall of a mebibyte, ten seconds at most.
+    for _ in 0..200 {
+        std::thread::sleep(Duration::from_millis(50));
+        memory::release_freed_pages();
+        let now = in_use(session);
+        still = if now.saturating_add(1 << 20) < lowest { 0 } else { still + 1 };
+        lowest = lowest.min(now);
+        if still >= 10 {
+            break;
+        }
+    }
+    lowest
+}
+
+/// Measures one point: `repeats` training steps after two that are not counted, on one random batch.
 ///
 /// What cannot be done (a method that does not fit the drive, too little memory) becomes a row with its reason.
 pub fn measure(
@@ -159,14 +177,16 @@ fn fill(
     let lr = session.client.upload(&Array::scalar_of(spec.optimizer.lr as f32)).map_err(SessionError::from)?;
     let mut fresh: Option<(TrainState, Fed)> = None;
     let mut times = Vec::new();
+    // Two steps are not counted. The first makes threads and code that later ones use again; the second measures memory, in a
+    // process that has done the first, holds nothing, and has returned what it held.
+    const WARM: usize = 0;
+    const MEMORY: usize = 1;
     let mut before = 0;
-    for n in 0..=repeats {
-        // The first step is not counted: it makes the threads and buffers that later ones use again. Memory counts from a
-        // process that has done it, holds nothing, and has returned what it held.
-        if n <= 1 {
+    for n in 0..repeats + 2 {
+        if n == MEMORY {
             fresh = None;
-            memory::release_freed_pages();
-            before = in_use(session);
+            before = settled(session);
+            memory::exact_residency(true);
             memory::reset_process_peak();
         }
         let (state, fed) = match fresh.take() {
@@ -188,15 +208,19 @@ fn fill(
         let loss = value(&report[0])?;
         let elapsed = clock.elapsed().as_secs_f64();
         fresh = Some((next, fed));
-        if n == 0 {
-            row.loss = Some(loss);
-            row.accuracy = Some(value(&report[1])?);
-        } else {
-            times.push(elapsed);
+        match n {
+            WARM => {
+                row.loss = Some(loss);
+                row.accuracy = Some(value(&report[1])?);
+            }
+            MEMORY => {
+                row.peak_bytes = Some(peak(session).saturating_sub(before));
+                memory::exact_residency(false);
+            }
+            _ => times.push(elapsed),
         }
     }
     row.run_seconds = median(&mut times);
-    row.peak_bytes = Some(peak(session).saturating_sub(before));
     row.in_use.1 = in_use(session);
     Ok(())
 }

@@ -43,6 +43,25 @@ pub(crate) fn keep_freed_pages() {
     }
 }
 
+/// For measurements of memory: with `true`, large arrays come from the system and return to it, so that what the process has
+/// resident is what it uses; with `false`, freed pages are kept again (see the source of `keep_freed_pages` for why).
+pub fn exact_residency(on: bool) {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if on {
+        // SAFETY: `mallopt` may be called at any time; it takes the allocator's locks and sets parameters.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_MAX, 1 << 16);
+            libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
+            libc::mallopt(libc::M_TOP_PAD, 0);
+        }
+    } else {
+        keep_freed_pages();
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    let _ = on;
+}
+
 /// Gives freed pages back to the system, so that the next measurement starts from what is in use.
 pub fn release_freed_pages() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
