@@ -9,6 +9,7 @@ pub mod ops;
 pub mod pjrt;
 pub mod program;
 pub mod proto;
+pub mod random;
 pub mod shape;
 pub mod text;
 pub mod transform;

@@ -18,7 +18,7 @@ use hlo::{
     array::Array,
     func::downcast,
     ops::{
-        elementwise::{BINARY, UNARY},
+        elementwise::{BINARY, BITWISE, UNARY},
         scan::Scan,
     },
     scan, scan_whole,
@@ -168,6 +168,12 @@ fn layer_inputs(length: usize) -> Vec<Input> {
     vec![any(&[2, 3]), any(&[length, 2, 4]), any(&[4, 3]), any(&[3, 3]), any(&[])]
 }
 
+/// An operation on integers, of 1000 x.
+fn of_bits(a: &Tensor, b: &Tensor, f: fn(&Tensor, &Tensor) -> Tensor) -> Tensor {
+    let [a, b] = [a, b].map(|x| (x.abs() * 1000.0).convert(DType::U32));
+    f(&a, &b).convert(DType::F64)
+}
+
 fn table() -> Vec<Case> {
     let mut t = vec![
         // leaves
@@ -202,6 +208,11 @@ fn table() -> Vec<Case> {
         one("Select", "clamp", nonzero(&[6]), |x| x.clamp(-0.9, 0.8)),
         one("Convert", "to single precision", any(&[5]), |x| x.convert(DType::F32)).accuracy(0.25, 1e-6),
         one("Convert", "to an integer", nonzero(&[5]), |x| x.convert(DType::S32)).flat(),
+        two("AndOp", "", any(&[6]), any(&[6]), |a, b| of_bits(a, b, Tensor::bit_and)).flat(),
+        two("OrOp", "", any(&[6]), any(&[6]), |a, b| of_bits(a, b, Tensor::bit_or)).flat(),
+        two("XorOp", "", any(&[6]), any(&[6]), |a, b| of_bits(a, b, Tensor::xor)).flat(),
+        two("ShiftLeft", "", any(&[6]), any(&[6]), |a, b| of_bits(a, b, |a, _| a.shift_left(2))).flat(),
+        two("ShiftRight", "", any(&[6]), any(&[6]), |a, b| of_bits(a, b, |a, b| (a + b).shift_right(3))).flat(),
         // moving elements
         one("Broadcast", "new axes", any(&[3]), |x| x.broadcast(&[2, 3, 2], &[1])),
         one("Broadcast", "a scalar", any(&[]), |x| x.broadcast_to(&[2, 3])),
@@ -907,7 +918,7 @@ fn every_primitive_has_a_row() {
         table().iter().map(|c| c.op).chain(NO_ROW.iter().map(|r| r.0)).map(String::from).collect();
     assert_eq!(missing(&all, &rows), Vec::<&str>::new(), "these primitives have no row in `table`: add one each");
     assert_eq!(missing(&rows, &all), Vec::<&str>::new(), "these rows name no primitive");
-    assert!(all.len() >= UNARY.len() + BINARY.len() + 20, "{all:?}");
+    assert!(all.len() >= UNARY.len() + BINARY.len() + BITWISE.len() + 20, "{all:?}");
 
     // A row must contain what it is about, inside a loop if need be.
     for case in table() {
@@ -916,7 +927,7 @@ fn every_primitive_has_a_row() {
     }
     // The lists that the macros make agree with what was read.
     let opcodes: BTreeSet<&str> = table().iter().flat_map(|c| c.func().live(false)).map(|(_, n)| n.op.name()).collect();
-    for name in UNARY.iter().chain(BINARY) {
+    for name in UNARY.iter().chain(BINARY).chain(BITWISE) {
         assert!(opcodes.contains(name), "{name} is in no row");
     }
 }

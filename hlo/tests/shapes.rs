@@ -8,7 +8,8 @@ use hlo::{
     ops::{
         Constant, Iota,
         elementwise::{
-            AddOp, BINARY, Compare, Convert, DivOp, Exp, MaxOp, MinOp, MulOp, Negate, Select, SubOp, Tanh, UNARY,
+            AddOp, AndOp, BINARY, Compare, Convert, DivOp, Exp, MaxOp, MinOp, MulOp, Negate, Select, ShiftLeft,
+            ShiftRight, SubOp, Tanh, UNARY, XorOp,
         },
         index::{DynamicSlice, DynamicUpdate},
         meta::CustomDerivative,
@@ -16,6 +17,7 @@ use hlo::{
         scan::Scan,
         shaping::{Broadcast, Concatenate, Pad, Reshape, Reverse, Slice, Transpose},
     },
+    random,
 };
 
 /// Shapes of the results, or the message.
@@ -97,6 +99,15 @@ fn elementwise() {
     refused(DivOp, &[f64s([]), f64s([1])]);
     refused(MaxOp, &[f64s([2]), s32s(&[2])]);
     refused(MinOp, &[f64s([2]), f64s([1])]);
+    let u32s = |dims: &[usize]| Shape::new(DType::U32, dims);
+    accepted(XorOp, &[u32s(&[2]), u32s(&[2])], u32s(&[2]));
+    accepted(AndOp, &[preds(&[2]), preds(&[2])], preds(&[2]));
+    refused(AndOp, &[f64s([2]), f64s([2])]);
+    refused(XorOp, &[u32s(&[2]), s32s(&[2])]);
+    accepted(ShiftLeft, &[s32s(&[2]), s32s(&[2])], s32s(&[2]));
+    refused(ShiftLeft, &[u32s(&[2]), u32s(&[])]);
+    refused(ShiftRight, &[preds(&[2]), preds(&[2])]);
+    refused(ShiftRight, &[f64s([2]), f64s([2])]);
     accepted(Compare { direction: "LT" }, &[f64s([2]), f64s([2])], preds(&[2]));
     refused(Compare { direction: "LT" }, &[f64s([2]), f64s([3])]);
     accepted(Select, &[preds(&[2]), f64s([2]), f64s([2])], f64s([2]));
@@ -276,6 +287,11 @@ fn builders() {
             }),
         ),
     ];
+    let cases = cases.into_iter().chain([
+        ("random bits", Box::new(|| drop(random::bits(&[]))) as Box<dyn FnOnce() + std::panic::UnwindSafe>),
+        ("random bits", Box::new(move || drop(random::bits(&[&x()])))),
+        ("uniform", Box::new(move || drop(random::uniform(&x())))),
+    ]);
     for (name, case) in cases {
         let message = panic_of(case);
         assert!(message.starts_with(&format!("{name}: ")) && message.contains("; "), "{name}: {message}");

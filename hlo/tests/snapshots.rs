@@ -108,6 +108,7 @@ fn one_of_each() {
             x.dynamic_slice(&p[1], 1),
             x.dynamic_update(&x.slice_axis(0, 0, 1), &p[1]),
             g.iota(Shape::s32([2, 3]), 1),
+            p[1].xor(&p[1].shift_left(4)).bit_and(&p[1].shift_right(31).bit_or(&p[1])),
         ]
     });
     snapshot("one-of-each.hlo", &program(&f).module.to_text());
@@ -136,6 +137,7 @@ fn messages() {
         ("elementwise, sizes", Box::new(|| drop(&x + &w))),
         ("elementwise, types", Box::new(|| drop(x.max(&[1]) * &n))),
         ("elementwise, integers", Box::new(|| drop(n.tanh()))),
+        ("elementwise, bits", Box::new(|| drop(x.xor(&x)))),
         ("a constant that does not fit", Box::new(|| drop(&n * 0.5))),
         ("select", Box::new(|| drop(n.select(&n, &n)))),
         ("broadcast", Box::new(|| drop(w.broadcast_to(&[3, 200, 4])))),

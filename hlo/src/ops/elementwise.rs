@@ -2,6 +2,8 @@
 //!
 //! A differentiable operation is one line of the tables below: its name in XLA, and the factor its tangent is multiplied
 //! with. Kinks follow `rsnn-and-ei` section 1.3 of the specification: `|x|` has slope +1 at 0, `max` splits a tie in half.
+//!
+//! Integers wrap around, as they do in hardware; operations on their bits have no derivative.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -216,6 +218,58 @@ binary! {
         transpose not_linear;
 }
 
+macro_rules! bitwise {
+    ($(#[doc = $doc:literal] $name:ident $opcode:literal $flags:literal;)*) => {
+        $(
+            #[doc = $doc]
+            #[derive(Clone, Debug)]
+            pub struct $name;
+
+            impl Primitive for $name {
+                fn name(&self) -> &'static str { $opcode }
+                fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
+                    let shape = same_shape($opcode, args)?;
+                    needs_bits($opcode, &shape, $flags)?;
+                    Ok(vec![shape])
+                }
+                fn jvp(&self, _: &[Tensor], _: &[Tensor], _: &[Option<Tensor>]) -> Vec<Option<Tensor>> { vec![None] }
+                fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> { apply_mapped(self.clone(), args, size) }
+                fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
+                    vec![e.push($opcode, &results[0], args, |_| {})]
+                }
+                fn elementwise(&self) -> bool { true }
+            }
+        )*
+        /// Names of the operations on bits.
+        pub const BITWISE: &[&str] = &[$($opcode),*];
+    };
+}
+
+fn needs_bits(name: &str, shape: &Shape, flags: bool) -> Result<(), ShapeError> {
+    let (fits, what) = match flags {
+        true => (!shape.dtype.is_float(), "integers or flags"),
+        false => (!shape.dtype.is_float() && shape.dtype != DType::Pred, "integers"),
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(ShapeError(format!("{name}: needs {what}, got {shape}; convert it first (`.convert(U32)`)")))
+}
+
+// The last column: whether `pred` will do.
+bitwise! {
+    /// Bits set in both.
+    AndOp "and" true;
+    /// Bits set in either.
+    OrOp "or" true;
+    /// Bits set in one of the two.
+    XorOp "xor" true;
+    /// Bits moved up by as many places as the second operand says; zeros come in, and all are gone from the type's width on.
+    ShiftLeft "shift-left" false;
+    /// Bits moved down by as many places as the second operand says; zeros come in, whatever the sign.
+    ShiftRight "shift-right-logical" false;
+}
+
 /// A comparison; gives `pred`.
 #[derive(Clone, Debug)]
 pub struct Compare {
@@ -368,6 +422,36 @@ impl Tensor {
     #[track_caller]
     pub fn minimum(&self, other: &Tensor) -> Tensor {
         self.binary(other, MinOp)
+    }
+
+    /// Bits set in both (of flags: both true).
+    #[track_caller]
+    pub fn bit_and(&self, other: &Tensor) -> Tensor {
+        self.binary(other, AndOp)
+    }
+
+    /// Bits set in either (of flags: any true).
+    #[track_caller]
+    pub fn bit_or(&self, other: &Tensor) -> Tensor {
+        self.binary(other, OrOp)
+    }
+
+    /// Bits set in one of the two (of flags: they differ).
+    #[track_caller]
+    pub fn xor(&self, other: &Tensor) -> Tensor {
+        self.binary(other, XorOp)
+    }
+
+    /// Bits moved up by `places`; zeros come in.
+    #[track_caller]
+    pub fn shift_left(&self, places: u32) -> Tensor {
+        self.graph().apply(ShiftLeft, &[self, &self.full_like(places.into())])
+    }
+
+    /// Bits moved down by `places`; zeros come in, whatever the sign.
+    #[track_caller]
+    pub fn shift_right(&self, places: u32) -> Tensor {
+        self.graph().apply(ShiftRight, &[self, &self.full_like(places.into())])
     }
 
     /// max(x, 0), with derivative 0 at 0.

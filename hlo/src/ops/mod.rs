@@ -3,7 +3,7 @@
 //! | file | family |
 //! |---|---|
 //! | [`leaf`] | parameters, constants, counters |
-//! | [`elementwise`] | arithmetic, comparison, selection, conversion |
+//! | [`elementwise`] | arithmetic, comparison, selection, conversion, bits |
 //! | [`shaping`] | broadcast, reshape, transpose, slice, pad, concatenate, reverse |
 //! | [`dot`] | matrix products |
 //! | [`reduce`] | sums and extrema over axes, and what is built from them |
