@@ -132,14 +132,18 @@ fn shaping() {
     for order in [vec![0], vec![0, 0], vec![0, 2], vec![0, 1, 2]] {
         refused(Transpose { order }, &[f64s([2, 3])]);
     }
-    let slice = |start: &[usize], limit: &[usize]| Slice { start: start.into(), limit: limit.into() };
+    let slice = |start: &[usize], limit: &[usize]| Slice {
+        start: start.into(),
+        limit: limit.into(),
+        stride: vec![1; start.len()],
+    };
     accepted(slice(&[1, 0], &[2, 3]), &[f64s([2, 3])], f64s([1, 3]));
     for (start, limit) in [(&[0][..], &[2][..]), (&[0, 0], &[2]), (&[0, 0], &[3, 3]), (&[2, 0], &[1, 3])] {
         refused(slice(start, limit), &[f64s([2, 3])]);
     }
-    accepted(Pad { low: vec![1, 0], high: vec![0, 2] }, &[f64s([2, 3])], f64s([3, 5]));
-    refused(Pad { low: vec![1], high: vec![0, 2] }, &[f64s([2, 3])]);
-    refused(Pad { low: vec![1, 0], high: vec![0] }, &[f64s([2, 3])]);
+    accepted(Pad { low: vec![1, 0], high: vec![0, 2], between: vec![0, 0] }, &[f64s([2, 3])], f64s([3, 5]));
+    refused(Pad { low: vec![1], high: vec![0, 2], between: vec![0, 0] }, &[f64s([2, 3])]);
+    refused(Pad { low: vec![1, 0], high: vec![0], between: vec![0, 0] }, &[f64s([2, 3])]);
     accepted(Concatenate { axis: 1 }, &[f64s([2, 3]), f64s([2, 1])], f64s([2, 4]));
     refused(Concatenate { axis: 0 }, &[f64s([2, 3]), f64s([2, 1])]);
     refused(Concatenate { axis: 2 }, &[f64s([2, 3]), f64s([2, 3])]);

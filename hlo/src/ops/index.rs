@@ -9,8 +9,8 @@ use crate::{
     transform::scan_whole,
 };
 
-/// The operation once for each index, in a loop: for positions that differ by index.
-fn one_by_one(op: impl Primitive + Clone, args: &[Mapped], size: usize) -> Vec<Mapped> {
+/// The operation once for each index, in a loop.
+pub(crate) fn one_by_one(op: impl Primitive + Clone, args: &[Mapped], size: usize) -> Vec<Mapped> {
     let (rows, fixed): (Vec<usize>, Vec<usize>) = (0..args.len()).partition(|&k| args[k].mapped);
     let shape = |k: usize| {
         let shape = args[k].tensor.shape();

@@ -6,16 +6,20 @@
 //! | [`elementwise`] | arithmetic, comparison, selection, conversion, bits |
 //! | [`shaping`] | broadcast, reshape, transpose, slice, pad, concatenate, reverse |
 //! | [`dot`] | matrix products |
+//! | [`conv`] | convolutions over two spatial axes |
+//! | [`pool`] | maxima and means over windows |
 //! | [`reduce`] | sums and extrema over axes, and what is built from them |
 //! | [`index`] | slices at computed positions |
 //! | [`meta`] | operations on the derivative, not on the value: stop-gradient, custom derivative, tags |
 //! | [`scan`] | the loop |
 
+pub mod conv;
 pub mod dot;
 pub mod elementwise;
 pub mod index;
 pub mod leaf;
 pub mod meta;
+pub mod pool;
 pub mod reduce;
 pub mod scan;
 pub mod shaping;

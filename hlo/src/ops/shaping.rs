@@ -152,13 +152,15 @@ impl Primitive for Transpose {
     }
 }
 
-/// Elements `start..limit` of each axis.
+/// Every `stride`-th of the elements `start..limit` of each axis.
 #[derive(Clone, Debug)]
 pub struct Slice {
     /// First index of each axis.
     pub start: Vec<usize>,
     /// End of each axis.
     pub limit: Vec<usize>,
+    /// Step along each axis; at least 1.
+    pub stride: Vec<usize>,
 }
 
 impl Primitive for Slice {
@@ -166,44 +168,62 @@ impl Primitive for Slice {
         "slice"
     }
     fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
-        let inside = self.start.len() == args[0].rank()
-            && self.limit.len() == args[0].rank()
-            && (0..args[0].rank()).all(|a| self.start[a] <= self.limit[a] && self.limit[a] <= args[0].dims[a]);
+        let rank = args[0].rank();
+        let inside = [&self.start, &self.limit, &self.stride].iter().all(|v| v.len() == rank)
+            && (0..rank).all(|a| self.start[a] <= self.limit[a] && self.limit[a] <= args[0].dims[a]);
         if !inside {
             return Err(ShapeError(format!(
                 "slice: start <= limit <= size must hold on each axis, got {:?} to {:?} of {}; check the bounds",
                 self.start, self.limit, args[0]
             )));
         }
-        Ok(vec![args[0].with_dims(self.limit.iter().zip(&self.start).map(|(l, s)| l - s).collect::<Vec<_>>())])
+        if self.stride.contains(&0) {
+            return Err(ShapeError(format!(
+                "slice: strides must be at least 1, got {:?} of {}; take 1 for all elements",
+                self.stride, args[0]
+            )));
+        }
+        let size = |a: usize| (self.limit[a] - self.start[a]).div_ceil(self.stride[a]);
+        Ok(vec![args[0].with_dims((0..rank).map(size).collect::<Vec<_>>())])
     }
     linear_unary!();
     fn transpose(&self, args: &[Tensor], _: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
-        let high: Vec<usize> = args[0].dims().iter().zip(&self.limit).map(|(d, l)| d - l).collect();
-        vec![cotangents[0].as_ref().map(|c| c.pad(&self.start, &high))]
+        let Some(ct) = &cotangents[0] else { return vec![None] };
+        let between: Vec<usize> = self.stride.iter().map(|s| s - 1).collect();
+        let high: Vec<usize> =
+            (0..ct.rank()).map(|a| args[0].dims()[a] - self.start[a] - spread(ct.dims()[a], between[a])).collect();
+        vec![Some(ct.pad_between(&self.start, &high, &between))]
     }
     fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
-        mapped(args[0].tensor.slice(&with_front(0, &self.start), &with_front(size, &self.limit)))
+        let (start, limit) = (with_front(0, &self.start), with_front(size, &self.limit));
+        mapped(args[0].tensor.slice_by(&start, &limit, &with_front(1, &self.stride)))
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("slice", &results[0], args, |i| {
-            i.slice_dimensions = self
-                .start
-                .iter()
-                .zip(&self.limit)
-                .map(|(&s, &l)| proto::SliceDimensions { start: s as i64, limit: l as i64, stride: 1 })
-                .collect();
+            let range = |a: usize| proto::SliceDimensions {
+                start: self.start[a] as i64,
+                limit: self.limit[a] as i64,
+                stride: self.stride[a] as i64,
+            };
+            i.slice_dimensions = (0..self.start.len()).map(range).collect();
         })]
     }
 }
 
-/// Zeros added before and after each axis.
+/// Length of `size` elements with `between` more after each but the last.
+fn spread(size: usize, between: usize) -> usize {
+    size + size.saturating_sub(1) * between
+}
+
+/// Zeros added before, after and between the elements of each axis.
 #[derive(Clone, Debug)]
 pub struct Pad {
     /// Zeros before.
     pub low: Vec<usize>,
     /// Zeros after.
     pub high: Vec<usize>,
+    /// Zeros between neighbours.
+    pub between: Vec<usize>,
 }
 
 impl Primitive for Pad {
@@ -211,43 +231,39 @@ impl Primitive for Pad {
         "pad"
     }
     fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
-        if self.low.len() != args[0].rank() || self.high.len() != args[0].rank() {
+        let rank = args[0].rank();
+        if [&self.low, &self.high, &self.between].iter().any(|v| v.len() != rank) {
             return Err(ShapeError(format!(
-                "pad: one amount for each axis, got {} and {} amounts for {}; give as many as it has axes",
+                "pad: one amount for each axis, got {}, {} and {} amounts for {}; give as many as it has axes",
                 self.low.len(),
                 self.high.len(),
+                self.between.len(),
                 args[0]
             )));
         }
-        Ok(vec![
-            args[0].with_dims(
-                (0..args[0].rank()).map(|a| self.low[a] + args[0].dims[a] + self.high[a]).collect::<Vec<_>>(),
-            ),
-        ])
+        let size = |a: usize| self.low[a] + spread(args[0].dims[a], self.between[a]) + self.high[a];
+        Ok(vec![args[0].with_dims((0..rank).map(size).collect::<Vec<_>>())])
     }
     linear_unary!();
     fn transpose(&self, args: &[Tensor], _: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
-        let limit: Vec<usize> = self.low.iter().zip(args[0].dims()).map(|(l, d)| l + d).collect();
-        vec![cotangents[0].as_ref().map(|c| c.slice(&self.low, &limit))]
+        let Some(ct) = &cotangents[0] else { return vec![None] };
+        let limit = |a: usize| self.low[a] + spread(args[0].dims()[a], self.between[a]);
+        let limit: Vec<usize> = (0..ct.rank()).map(limit).collect();
+        vec![Some(ct.slice_by(&self.low, &limit, &shifted(&self.between)))]
     }
     fn batch(&self, args: &[Mapped], _: usize) -> Vec<Mapped> {
-        mapped(args[0].tensor.pad(&with_front(0, &self.low), &with_front(0, &self.high)))
+        let [low, high, between] = [&self.low, &self.high, &self.between].map(|v| with_front(0, v));
+        mapped(args[0].tensor.pad_between(&low, &high, &between))
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         let zero = e.constant(results[0].dtype, 0.0);
         vec![e.push("pad", &results[0], &[args[0], zero], |i| {
-            i.padding_config = Some(proto::PaddingConfig {
-                dimensions: self
-                    .low
-                    .iter()
-                    .zip(&self.high)
-                    .map(|(&l, &h)| proto::PaddingConfigDimension {
-                        edge_padding_low: l as i64,
-                        edge_padding_high: h as i64,
-                        interior_padding: 0,
-                    })
-                    .collect(),
-            });
+            let axis = |a: usize| proto::PaddingConfigDimension {
+                edge_padding_low: self.low[a] as i64,
+                edge_padding_high: self.high[a] as i64,
+                interior_padding: self.between[a] as i64,
+            };
+            i.padding_config = Some(proto::PaddingConfig { dimensions: (0..self.low.len()).map(axis).collect() });
         })]
     }
 }
@@ -410,10 +426,17 @@ impl Tensor {
     /// Elements `start..limit` of each axis.
     #[track_caller]
     pub fn slice(&self, start: &[usize], limit: &[usize]) -> Tensor {
-        if start.iter().all(|s| *s == 0) && limit == self.dims() {
+        self.slice_by(start, limit, &vec![1; self.rank()])
+    }
+
+    /// Every `stride`-th of the elements `start..limit` of each axis.
+    #[track_caller]
+    pub fn slice_by(&self, start: &[usize], limit: &[usize], stride: &[usize]) -> Tensor {
+        if start.iter().all(|s| *s == 0) && limit == self.dims() && stride.iter().all(|s| *s == 1) {
             return self.clone();
         }
-        self.graph().apply(Slice { start: start.to_vec(), limit: limit.to_vec() }, &[self])
+        let op = Slice { start: start.to_vec(), limit: limit.to_vec(), stride: stride.to_vec() };
+        self.graph().apply(op, &[self])
     }
 
     /// Elements `start..limit` of one axis, all of the others.
@@ -435,10 +458,17 @@ impl Tensor {
     /// Zeros added before and after each axis.
     #[track_caller]
     pub fn pad(&self, low: &[usize], high: &[usize]) -> Tensor {
-        if low.iter().chain(high).all(|n| *n == 0) {
+        self.pad_between(low, high, &vec![0; self.rank()])
+    }
+
+    /// Zeros added before, after and between the elements of each axis.
+    #[track_caller]
+    pub fn pad_between(&self, low: &[usize], high: &[usize], between: &[usize]) -> Tensor {
+        if low.iter().chain(high).chain(between).all(|n| *n == 0) {
             return self.clone();
         }
-        self.graph().apply(Pad { low: low.to_vec(), high: high.to_vec() }, &[self])
+        let op = Pad { low: low.to_vec(), high: high.to_vec(), between: between.to_vec() };
+        self.graph().apply(op, &[self])
     }
 
     /// Operands one after another along one axis.
