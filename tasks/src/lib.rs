@@ -19,6 +19,7 @@
 //!
 //! All messages of an [`Error`] have three parts: the rule, what was got, what to do.
 
+mod cache;
 pub mod check;
 pub mod copying;
 pub mod dms;

@@ -9,6 +9,9 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
+use crate::cache::{self, Entry};
 use crate::error::require;
 use crate::events::{Disorder, Event, Sensor, aer, frames};
 use crate::order::{At, Order, Passes};
@@ -23,7 +26,7 @@ pub const FIRST_SACCADE_US: u64 = 100_000;
 const LAYOUT: &str = "NMNIST/Train/<digit>/<5 digits>.bin and NMNIST/Test/<digit>/<5 digits>.bin";
 
 /// How N-MNIST is read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NMnistSettings {
     /// The folder that holds `NMNIST/`, or `NMNIST/` itself.
     pub dir: PathBuf,
@@ -35,6 +38,8 @@ pub struct NMnistSettings {
     pub binary: bool,
     /// Recordings whose time runs backwards.
     pub disorder: Disorder,
+    /// Folder for the binned data, so that they are made once.
+    pub cache: Option<PathBuf>,
     /// Order and last batch.
     pub passes: Passes,
 }
@@ -42,8 +47,15 @@ pub struct NMnistSettings {
 impl NMnistSettings {
     /// First saccade in 100 bins, counts, shuffled.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        let (first_saccade, binary, disorder) = (true, false, Disorder::Refuse);
-        NMnistSettings { dir: dir.into(), steps: 100, first_saccade, binary, disorder, passes: Passes::default() }
+        NMnistSettings {
+            dir: dir.into(),
+            steps: 100,
+            first_saccade: true,
+            binary: false,
+            disorder: Disorder::Refuse,
+            cache: None,
+            passes: Passes::default(),
+        }
     }
 }
 
@@ -67,16 +79,29 @@ impl NMnist {
 
     fn decoded(&self, split: Split) -> Result<std::sync::Arc<Decoded>> {
         self.splits.get(split, || {
-            let files = files(&split_dir(&self.root, split)?)?;
-            let blocks: Vec<&[(PathBuf, i32)]> = files.chunks(64).collect();
-            let parts = parallel::map(blocks.len(), |i| self.decode(blocks[i]));
-            let mut spikes = Sparse::new(self.settings.steps);
-            for part in parts {
-                spikes.append(&part?);
-            }
-            let labels = files.iter().map(|f| f.1).collect();
-            Ok(Decoded { spikes: spikes.finish(), labels, people: Vec::new() })
+            let (s, files) = (&self.settings, files(&split_dir(&self.root, split)?)?);
+            let entry = Entry {
+                task: self.name(),
+                split,
+                settings: format!("first saccade {}, disorder {:?}", s.first_saccade, s.disorder),
+                sources: files.iter().map(|f| f.0.as_path()).collect(),
+                steps: s.steps,
+                n_in: self.n_in(),
+                n_out: self.n_out(),
+            };
+            cache::through(s.cache.as_deref(), &entry, || self.decode_all(&files))
         })
+    }
+
+    fn decode_all(&self, files: &[(PathBuf, i32)]) -> Result<Decoded> {
+        let blocks: Vec<&[(PathBuf, i32)]> = files.chunks(64).collect();
+        let parts = parallel::map(blocks.len(), |i| self.decode(blocks[i]));
+        let mut spikes = Sparse::new(self.settings.steps);
+        for part in parts {
+            spikes.append(&part?);
+        }
+        let labels = files.iter().map(|f| f.1).collect();
+        Ok(Decoded { spikes: spikes.finish(), labels, people: Vec::new() })
     }
 
     fn decode(&self, files: &[(PathBuf, i32)]) -> Result<Sparse> {
@@ -124,7 +149,9 @@ fn missing(looked_for: &Path) -> Error {
         looked_for: looked_for.to_owned(),
         layout: LAYOUT,
         next: format!(
-            "Get Train.zip and Test.zip from https://www.garrickorchard.com/datasets/n-mnist and unpack them into {}",
+            "Get Train.zip (MD5 20959b8e626244a1b502305a9e6e2031, 60000 samples) and Test.zip (MD5 \
+             69ca8762b2fe404d9b9bad1103e97832, 10000 samples) from https://www.garrickorchard.com/datasets/n-mnist and \
+             unpack them into {}",
             top.display()
         ),
     }
@@ -288,6 +315,22 @@ mod tests {
         assert!(matches!(task.samples(Split::Valid), Err(Error::NoSplit { .. })));
         dir.write("NMNIST/Train/other/00001.bin", b"");
         assert!(task.samples(Split::Train).unwrap_err().to_string().contains("called by their digit"));
+    }
+
+    #[test]
+    fn a_cache_gives_the_same_batches() {
+        let (dir, cache) = (layout(), Folder::new("nmnist-cache"));
+        let s = NMnistSettings { cache: Some(cache.path().to_owned()), ..NMnistSettings::new(dir.path()) };
+        let batch = |s: &NMnistSettings| NMnist::open(s.clone()).unwrap().batch(Split::Train, 1, 0, 0, 4).unwrap();
+        let want = batch(&NMnistSettings::new(dir.path()));
+        assert_eq!((batch(&s), batch(&s)), (want.clone(), want.clone()));
+        assert_eq!(entries(cache.path()).unwrap().len(), 1);
+        // Another folder of one of the files is another class: the cache must not be taken for it.
+        std::fs::rename(dir.path().join("NMNIST/Train/3"), dir.path().join("NMNIST/Train/4")).unwrap();
+        assert_ne!(batch(&s).targets, want.targets);
+        let all = NMnistSettings { first_saccade: false, ..s };
+        assert_ne!(batch(&all).spikes(0), want.spikes(0));
+        assert_eq!(toml::from_str::<NMnistSettings>(&toml::to_string(&all).unwrap()).unwrap(), all);
     }
 
     #[test]

@@ -7,12 +7,16 @@
 
 use std::sync::{Arc, Mutex};
 
+use serde::{Deserialize, Serialize};
+
+use crate::error::require;
 use crate::rng::Stream;
 use crate::task::{Batch, Split, Task, check_batch};
 use crate::{Error, Result};
 
 /// What becomes of the samples that do not fill a batch at the end of an epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Tail {
     /// They are left out of this epoch.
     Drop,
@@ -23,7 +27,7 @@ pub enum Tail {
 }
 
 /// How a set is passed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passes {
     /// Shuffle the training split. The others stay in file order.
     pub shuffle: bool,
@@ -96,6 +100,7 @@ impl Order {
         let At { split, seed, epoch, step, batch } = at;
         check_batch(task, batch)?;
         let n = labels.len() as u64;
+        require(n < 1 << 32, "data set", "a split has fewer than 2^32 samples", n, "split the files")?;
         let batches = self.passes.batches(split, n, batch);
         if step >= batches {
             return Err(Error::BeyondEpoch { task: task.name().into(), split, batches, batch, step });

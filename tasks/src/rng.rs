@@ -75,6 +75,12 @@ impl Stream {
         (self.bits() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
+    /// A normal number of mean 0 and variance 1 (Box and Muller 1958; the second of the pair is not kept).
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.unit()).cos()
+    }
+
     /// 64 independent events, one per bit, each of probability `p`.
     ///
     /// Compares 64 uniform numbers with `p` at once, from the first binary digit on: a number is below `p` if at the first
@@ -131,7 +137,7 @@ fn halves(x: u64) -> [u32; 2] {
 }
 
 /// The finaliser of SplitMix64: a bijection in which every input bit moves every output bit.
-fn finish(mut x: u64) -> u64 {
+pub(crate) fn finish(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
@@ -213,6 +219,20 @@ mod tests {
         assert_eq!(s.bernoulli64(0.0.into()), 0);
         assert_eq!(s.bernoulli64(f64::NAN.into()), 0);
         assert_eq!(s.bernoulli64(1.0.into()), u64::MAX);
+    }
+
+    #[test]
+    fn normal_has_its_moments_and_tails() {
+        let mut s = Stream::new(4, "normal", &[]);
+        let n = 100_000.0;
+        let all: Vec<f64> = (0..100_000).map(|_| s.normal()).collect();
+        let moment = |k: i32| all.iter().map(|x| x.powi(k)).sum::<f64>() / n;
+        // Standard errors: 1, sqrt 2, sqrt 15, sqrt 96 over sqrt n.
+        let got = [moment(1), moment(2) - 1.0, moment(3), moment(4) - 3.0];
+        let errors = [1.0, 2f64.sqrt(), 15f64.sqrt(), 96f64.sqrt()].map(|e| e / n.sqrt());
+        assert!(got.iter().zip(errors).all(|(g, e)| g.abs() < 5.0 * e), "{got:?}");
+        let tail = all.iter().filter(|x| x.abs() > 2.0).count() as f64;
+        assert!((tail - 4550.0).abs() < 5.0 * 4550f64.sqrt(), "{tail}");
     }
 
     #[test]

@@ -7,20 +7,20 @@
 
 use std::sync::{Arc, Mutex};
 
+use crate::Result;
 use crate::order::{At, Order};
 use crate::task::{Batch, Split, Task};
-use crate::{Error, Result};
 
 /// Spikes of samples of `steps` steps.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Sparse {
-    steps: usize,
+    pub steps: usize,
     /// Where each sample's spikes begin, and the end: samples + 1 entries.
-    starts: Vec<u64>,
+    pub starts: Vec<u64>,
     /// `[samples, steps]`: where the spikes of each step end, from the start of the sample.
-    ends: Vec<u32>,
+    pub ends: Vec<u32>,
     /// The channel of each spike.
-    channels: Vec<u16>,
+    pub channels: Vec<u16>,
 }
 
 impl Sparse {
@@ -75,24 +75,30 @@ impl Sparse {
         self
     }
 
+    /// The channels of the spikes of sample `i`, step by step.
+    pub fn steps_of(&self, i: usize) -> impl Iterator<Item = &[u16]> {
+        let spikes = &self.channels[self.starts[i] as usize..self.starts[i + 1] as usize];
+        let ends = &self.ends[i * self.steps..][..self.steps];
+        let starts = [0].into_iter().chain(ends.iter().copied());
+        starts.zip(ends).map(move |(start, &end)| &spikes[start as usize..end as usize])
+    }
+
     /// Writes sample `i` into row `b` of `out`: counts that stay at 255, or with `binary` 1 for any spike.
     pub fn write(&self, i: usize, out: &mut Batch, b: usize, binary: bool) {
-        let mut spikes = &self.channels[self.starts[i] as usize..self.starts[i + 1] as usize];
-        let mut before = 0;
-        for (t, &end) in self.ends[i * self.steps..][..self.steps].iter().enumerate() {
-            let (now, rest) = spikes.split_at((end - before) as usize);
-            (spikes, before) = (rest, end);
-            let row = &mut out.inputs[(t * out.batch + b) * out.n_in..][..out.n_in];
-            for &channel in now {
-                let cell = &mut row[channel as usize];
-                *cell = if binary { 1 } else { cell.saturating_add(1) };
-            }
+        for (t, now) in self.steps_of(i).enumerate() {
+            let row = out.row(t, b);
+            now.iter().for_each(|&channel| add(&mut row[channel as usize], binary));
         }
     }
 }
 
+/// One more spike: a count that stays at 255, or with `binary` 1.
+pub(crate) fn add(cell: &mut u8, binary: bool) {
+    *cell = if binary { 1 } else { cell.saturating_add(1) };
+}
+
 /// A decoded split.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Decoded {
     pub spikes: Sparse,
     /// The class of each sample.
@@ -101,30 +107,37 @@ pub(crate) struct Decoded {
     pub people: Vec<i64>,
 }
 
+/// Something made at its first use and then kept.
+pub(crate) struct Kept<T>(Mutex<Option<Arc<T>>>);
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Kept(Mutex::default())
+    }
+}
+
+impl<T> Kept<T> {
+    /// The thing, made by `make` if this is its first use. After an error the next call tries again.
+    pub fn get(&self, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        // The value is set whole or not at all, so that of a poisoned lock is sound.
+        let mut kept = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(made) = &*kept {
+            return Ok(made.clone());
+        }
+        let made = Arc::new(make()?);
+        *kept = Some(made.clone());
+        Ok(made)
+    }
+}
+
 /// The splits of a set, each decoded at its first use and then kept.
 #[derive(Default)]
-pub(crate) struct Splits([Mutex<Option<Arc<Decoded>>>; 3]);
+pub(crate) struct Splits([Kept<Decoded>; 3]);
 
 impl Splits {
-    /// The split, decoded by `decode` if this is its first use. After an error the next call tries again.
+    /// The split, decoded by `decode` if this is its first use.
     pub fn get(&self, split: Split, decode: impl FnOnce() -> Result<Decoded>) -> Result<Arc<Decoded>> {
-        // The value is set whole or not at all, so that of a poisoned lock is sound.
-        let mut kept = self.0[split as usize].lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(d) = &*kept {
-            return Ok(d.clone());
-        }
-        let decoded = decode()?;
-        if u32::try_from(decoded.labels.len()).is_err() {
-            return Err(Error::Setting {
-                task: "data set",
-                rule: "a split has fewer than 2^32 samples",
-                got: decoded.labels.len().to_string(),
-                next: "split the files".into(),
-            });
-        }
-        let decoded = Arc::new(decoded);
-        *kept = Some(decoded.clone());
-        Ok(decoded)
+        self.0[split as usize].get(decode)
     }
 }
 

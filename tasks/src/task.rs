@@ -86,6 +86,11 @@ impl Batch {
         &self.inputs[(t * self.batch + b) * self.n_in..][..self.n_in]
     }
 
+    /// The inputs `[n_in]` of row `b` at step `t`, to write.
+    pub(crate) fn row(&mut self, t: usize, b: usize) -> &mut [u8] {
+        &mut self.inputs[(t * self.batch + b) * self.n_in..][..self.n_in]
+    }
+
     /// Spikes of row `b`, all steps and channels.
     pub fn spikes(&self, b: usize) -> u64 {
         (0..self.steps).flat_map(|t| self.at(t, b)).map(|&c| u64::from(c)).sum()
@@ -123,6 +128,13 @@ pub trait Task: Send + Sync {
 
     /// Samples in a split; `None` where trials are made without end. Reads the files at the first call.
     fn samples(&self, split: Split) -> Result<Option<u64>>;
+
+    /// Who speaks or moves in each sample of a split, in the order of [`Batch::ids`]: what accuracy per person needs. Empty where
+    /// nobody is known.
+    fn people(&self, split: Split) -> Result<Vec<i64>> {
+        let _ = split;
+        Ok(Vec::new())
+    }
 
     /// Batches in an epoch of `batch` samples; `None` without end.
     fn batches(&self, split: Split, batch: usize) -> Result<Option<u64>>;

@@ -10,6 +10,8 @@ pub mod frames;
 pub mod npy;
 pub mod slices;
 
+use serde::{Deserialize, Serialize};
+
 /// One event of a camera.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -52,7 +54,8 @@ impl Sensor {
 
 /// What to do with a recording in which time runs backwards. None of the 700 real N-MNIST recordings that were looked at
 /// does, so it is taken as damage unless the user says otherwise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Disorder {
     /// An error that names the event.
     #[default]

@@ -24,6 +24,11 @@ impl Edges {
         Some(Edges { edges, per_second: 1.0 / width })
     }
 
+    /// The last edge, in seconds.
+    pub fn max_time(&self) -> f64 {
+        self.edges[self.edges.len() - 1]
+    }
+
     /// Number of edges at or before `t`, 0 to n; 0 for what is not a number.
     pub fn digitize(&self, t: f64) -> usize {
         // The guess is at most one off; the edges themselves decide.

@@ -6,7 +6,11 @@
 //!
 //! Speakers 4 and 5 of SHD are in its test file only. [`ShdSettings::held_out`] makes a validation split of the same kind out of the
 //! training file: all samples of some speakers, none of whom is then in the training split.
+//!
+//! With [`ShdSettings::augment`] training samples are changed at random, each anew in every epoch: see [`augment`]. The spikes of the file
+//! are then kept and binned for each batch, and there is nothing to cache for the training split.
 
+pub mod augment;
 pub mod bin;
 pub mod file;
 
@@ -14,13 +18,18 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+pub use augment::Augment;
 pub use bin::Edges;
 pub use file::ShdFile;
 
+use crate::cache::{self, Entry};
 use crate::error::require;
 use crate::order::{At, Order, Passes};
 use crate::parallel;
-use crate::sparse::{Decoded, Sparse, Splits, batch_of};
+use crate::rng::Stream;
+use crate::sparse::{Decoded, Kept, Sparse, Splits, add, batch_of};
 use crate::task::{Batch, Split, Task};
 use crate::{Error, Result};
 
@@ -28,7 +37,8 @@ use crate::{Error, Result};
 pub const UNITS: u16 = 700;
 
 /// Which of the two sets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ShdKind {
     /// Spiking Heidelberg Digits.
     Shd,
@@ -53,6 +63,18 @@ impl ShdKind {
         }
     }
 
+    /// Published samples of a split, and the MD5 of the archive `<file>.zip`; `None` where there is no such split.
+    pub fn published(self, split: Split) -> Option<(u64, &'static str)> {
+        match (self, split) {
+            (ShdKind::Shd, Split::Train) => Some((8156, "f3252aeb598ac776c1b526422d90eecb")),
+            (ShdKind::Shd, Split::Valid) => None,
+            (ShdKind::Shd, Split::Test) => Some((2264, "1503a5064faa34311c398fb0a1ed0a6f")),
+            (ShdKind::Ssc, Split::Train) => Some((75_466, "d102be95e7144fcc0553d1f45ba94170")),
+            (ShdKind::Ssc, Split::Valid) => Some((9981, "b4eee3516a4a90dd0c71a6ac23a8ae43")),
+            (ShdKind::Ssc, Split::Test) => Some((20_382, "a35ff1e9cffdd02a20eb850c17c37748")),
+        }
+    }
+
     /// The name of the file of a split.
     pub fn file(self, split: Split) -> String {
         format!("{}_{split}.h5", self.name())
@@ -60,7 +82,8 @@ impl ShdKind {
 }
 
 /// The time at the last edge.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum MaxTime {
     /// This many seconds.
     Fixed(f64),
@@ -69,7 +92,7 @@ pub enum MaxTime {
 }
 
 /// How SHD or SSC is read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShdSettings {
     /// The folder that holds the files, or `SHD/` or `SSC/` with the files.
     pub dir: PathBuf,
@@ -85,6 +108,10 @@ pub struct ShdSettings {
     pub held_out: Vec<i64>,
     /// 1 for any number of spikes in a bin.
     pub binary: bool,
+    /// Random changes of the training split.
+    pub augment: Option<Augment>,
+    /// Folder for the binned data, so that they are made once.
+    pub cache: Option<PathBuf>,
     /// Order and last batch.
     pub passes: Passes,
 }
@@ -100,9 +127,20 @@ impl ShdSettings {
             n_out: kind.classes(),
             held_out: Vec::new(),
             binary: false,
+            augment: None,
+            cache: None,
             passes: Passes::default(),
         }
     }
+}
+
+/// The samples of a file that make a split, and how they are binned.
+struct Source {
+    file: ShdFile,
+    chosen: Vec<usize>,
+    labels: Vec<i32>,
+    people: Vec<i64>,
+    edges: Edges,
 }
 
 /// The task. See the [module](self).
@@ -110,6 +148,8 @@ pub struct Shd {
     settings: ShdSettings,
     order: Order,
     splits: Splits,
+    /// The training split where it is augmented.
+    raw: Kept<Source>,
 }
 
 impl Shd {
@@ -127,43 +167,78 @@ impl Shd {
             )?;
         }
         require((1..=65_536).contains(&s.n_out), name, "n_out is from 1 to 65536", s.n_out, "20 for SHD, 35 for SSC")?;
-        let shd = Shd { order: Order::new(settings.passes), splits: Splits::default(), settings };
+        s.augment.iter().try_for_each(|a| a.check(name))?;
+        let order = Order::new(settings.passes);
+        let shd = Shd { order, splits: Splits::default(), raw: Kept::default(), settings };
         shd.path(Split::Train).or_else(|_| shd.path(Split::Test))?;
         Ok(shd)
     }
 
-    /// The file of a split.
+    /// The file of a split's name.
     fn path(&self, split: Split) -> Result<PathBuf> {
         let s = &self.settings;
         let file = s.kind.file(split);
         let places = [s.dir.join(&file), s.dir.join(s.kind.name().to_uppercase()).join(&file)];
-        places.iter().find(|p| p.is_file()).cloned().ok_or_else(|| Error::Missing {
-            what: if s.kind == ShdKind::Shd { "SHD" } else { "SSC" },
-            looked_for: places[0].clone(),
-            layout: "shd_train.h5 and shd_test.h5 (SSC: ssc_train.h5, ssc_valid.h5, ssc_test.h5)",
-            next: format!("Get {file}.gz or {file}.zip from https://zenkelab.org/resources/spiking-heidelberg-datasets-shd/ and unpack it into {}", s.dir.display()),
+        places.iter().find(|p| p.is_file()).cloned().ok_or_else(|| {
+            let archives = Split::ALL.into_iter().filter_map(|split| {
+                let (samples, md5) = s.kind.published(split)?;
+                Some(format!("{}.zip (MD5 {md5}, {samples} samples)", s.kind.file(split)))
+            });
+            Error::Missing {
+                what: if s.kind == ShdKind::Shd { "SHD" } else { "SSC" },
+                looked_for: places[0].clone(),
+                layout: "shd_train.h5 and shd_test.h5 (SSC: ssc_train.h5, ssc_valid.h5, ssc_test.h5)",
+                next: format!(
+                    "Get {} from https://zenkelab.org/datasets/ and unpack them into {}",
+                    archives.collect::<Vec<_>>().join(", "),
+                    s.dir.display()
+                ),
+            }
         })
     }
 
-    fn decoded(&self, split: Split) -> Result<Arc<Decoded>> {
-        self.splits.get(split, || self.decode(split))
+    /// The file that holds the samples of a split.
+    fn source_path(&self, split: Split) -> Result<PathBuf> {
+        let s = &self.settings;
+        let source = if split == Split::Valid && !s.held_out.is_empty() { Split::Train } else { split };
+        match self.path(source) {
+            Err(_) if split == Split::Valid => Err(Error::NoSplit {
+                task: s.kind.name().into(),
+                split,
+                got: format!("there is no {} and no speaker is held out", s.kind.file(split)),
+                next: "name speakers of the training file in held_out, or evaluate on the test split",
+            }),
+            found => found,
+        }
     }
 
-    fn decode(&self, split: Split) -> Result<Decoded> {
+    fn decoded(&self, split: Split) -> Result<Arc<Decoded>> {
+        let s = &self.settings;
+        self.splits.get(split, || {
+            let path = self.source_path(split)?;
+            let entry = Entry {
+                task: s.kind.name(),
+                split,
+                settings: format!("edges to {:?}, held out {:?}", s.max_time, s.held_out),
+                sources: vec![&path],
+                steps: s.steps,
+                n_in: self.n_in(),
+                n_out: s.n_out,
+            };
+            cache::through(s.cache.as_deref(), &entry, || self.source(split)?.bin(s.steps))
+        })
+    }
+
+    /// The spikes of the training split, if they are changed anew in each epoch.
+    fn augmented(&self, split: Split) -> Option<(Augment, Result<Arc<Source>>)> {
+        let augment = self.settings.augment.filter(|_| split == Split::Train)?;
+        Some((augment, self.raw.get(|| self.source(split))))
+    }
+
+    fn source(&self, split: Split) -> Result<Source> {
         let s = &self.settings;
         let held = !s.held_out.is_empty();
-        let source = if split == Split::Valid && held { Split::Train } else { split };
-        let path = match self.path(source) {
-            Err(_) if split == Split::Valid => {
-                return Err(Error::NoSplit {
-                    task: s.kind.name().into(),
-                    split,
-                    got: format!("there is no {} and no speaker is held out", s.kind.file(split)),
-                    next: "name speakers of the training file in held_out, or evaluate on the test split",
-                });
-            }
-            found => found?,
-        };
+        let path = self.source_path(split)?;
         let file = ShdFile::open(&path)?;
         let chosen: Vec<usize> = if held && split != Split::Test {
             let Some(speakers) = file.speakers() else {
@@ -198,22 +273,8 @@ impl Shd {
         });
         let labels = labels.collect::<Result<Vec<_>>>()?;
         let edges = self.edges(&file)?;
-        let blocks: Vec<&[usize]> = chosen.chunks(64).collect();
-        let parts = parallel::map(blocks.len(), |b| {
-            let mut part = Sparse::new(s.steps);
-            for &i in blocks[b] {
-                let spikes = file.sample(i, UNITS)?;
-                let rows: Vec<_> = spikes.iter().map(|&(t, u)| (edges.row(t) as u32, u)).collect();
-                part.push(&rows);
-            }
-            Ok(part)
-        });
-        let mut spikes = Sparse::new(s.steps);
-        for part in parts {
-            spikes.append(&part?);
-        }
         let people = file.speakers().map(|p| chosen.iter().map(|&i| p[i]).collect()).unwrap_or_default();
-        Ok(Decoded { spikes: spikes.finish(), labels, people })
+        Ok(Source { file, chosen, labels, people, edges })
     }
 
     fn edges(&self, file: &ShdFile) -> Result<Edges> {
@@ -235,10 +296,27 @@ impl Shd {
             next: "give a fixed max_time, 1.4 seconds is usual".into(),
         })
     }
+}
 
-    /// The speaker of each sample of a split, in the order of `Batch::ids`; empty if the file does not say.
-    pub fn speakers(&self, split: Split) -> Result<Vec<i64>> {
-        Ok(self.decoded(split)?.people.clone())
+impl Source {
+    /// All samples in rows.
+    fn bin(self, steps: usize) -> Result<Decoded> {
+        let Source { file, chosen, labels, people, edges } = self;
+        let blocks: Vec<&[usize]> = chosen.chunks(64).collect();
+        let parts = parallel::map(blocks.len(), |b| {
+            let mut part = Sparse::new(steps);
+            for &i in blocks[b] {
+                let spikes = file.sample(i, UNITS)?;
+                let rows: Vec<_> = spikes.iter().map(|&(t, u)| (edges.row(t) as u32, u)).collect();
+                part.push(&rows);
+            }
+            Ok(part)
+        });
+        let mut spikes = Sparse::new(steps);
+        for part in parts {
+            spikes.append(&part?);
+        }
+        Ok(Decoded { spikes: spikes.finish(), labels, people })
     }
 }
 
@@ -256,14 +334,37 @@ impl Task for Shd {
         self.settings.steps
     }
     fn samples(&self, split: Split) -> Result<Option<u64>> {
-        Ok(Some(self.decoded(split)?.labels.len() as u64))
+        let n = match self.augmented(split) {
+            Some((_, source)) => source?.labels.len(),
+            None => self.decoded(split)?.labels.len(),
+        };
+        Ok(Some(n as u64))
+    }
+    fn people(&self, split: Split) -> Result<Vec<i64>> {
+        Ok(match self.augmented(split) {
+            Some((_, source)) => source?.people.clone(),
+            None => self.decoded(split)?.people.clone(),
+        })
     }
     fn batches(&self, split: Split, batch: usize) -> Result<Option<u64>> {
         Ok(self.samples(split)?.map(|n| self.settings.passes.batches(split, n, batch)))
     }
     fn batch(&self, split: Split, seed: u64, epoch: u64, step: u64, batch: usize) -> Result<Batch> {
-        let d = self.decoded(split)?;
-        batch_of(self, &self.order, &d, self.settings.binary, At { split, seed, epoch, step, batch })
+        let (at, binary) = (At { split, seed, epoch, step, batch }, self.settings.binary);
+        let Some((augment, source)) = self.augmented(split) else {
+            return batch_of(self, &self.order, &*self.decoded(split)?, binary, at);
+        };
+        let source = source?;
+        let (chosen, mut out) = self.order.select(self, at, &source.labels)?;
+        for (b, &i) in chosen.iter().enumerate() {
+            let mut spikes = source.file.sample(source.chosen[i], UNITS)?;
+            let s = &mut Stream::new(seed, "shd augment", &[epoch, i as u64]);
+            augment.apply(&mut spikes, source.edges.max_time(), s);
+            for (t, u) in spikes {
+                add(&mut out.row(source.edges.row(t), b)[usize::from(u)], binary);
+            }
+        }
+        Ok(out)
     }
 }
 

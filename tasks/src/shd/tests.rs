@@ -77,11 +77,11 @@ fn speakers_are_held_out() {
     let plain = Shd::open(ShdSettings::new(dir.path(), ShdKind::Shd)).unwrap();
     let m = plain.samples(Split::Valid).unwrap_err().to_string();
     assert!(m.contains("no valid split") && m.contains("held_out"), "{m}");
-    let speakers = plain.speakers(Split::Train).unwrap();
+    let speakers = plain.people(Split::Train).unwrap();
     let one = speakers[0];
     let held = ShdSettings { held_out: vec![one], ..ShdSettings::new(dir.path(), ShdKind::Shd) };
     let task = Shd::open(held.clone()).unwrap();
-    let (train, valid) = (task.speakers(Split::Train).unwrap(), task.speakers(Split::Valid).unwrap());
+    let (train, valid) = (task.people(Split::Train).unwrap(), task.people(Split::Valid).unwrap());
     assert!(!train.is_empty() && train.iter().all(|&p| p != one));
     assert!(!valid.is_empty() && valid.iter().all(|&p| p == one));
     assert_eq!(train.len() + valid.len(), 12);
@@ -94,6 +94,77 @@ fn speakers_are_held_out() {
             .to_string();
         assert!(m.contains("some but not all"), "{m}");
     }
+}
+
+#[test]
+fn augmentation_is_of_the_training_split_and_new_in_each_epoch() {
+    let dir = folder();
+    let plain = ShdSettings::new(dir.path(), ShdKind::Shd);
+    let none = Augment { shift: 0.0, dilate: (1.0, 1.0), jitter: 0.0 };
+    let open = |augment| Shd::open(ShdSettings { augment, ..plain.clone() }).unwrap();
+    let batch = |task: &Shd, split, seed, epoch| task.batch(split, seed, epoch, 0, 12).unwrap();
+    let (without, unmoved, moved) = (open(None), open(Some(none)), open(Some(Augment::default())));
+    let b = batch(&moved, Split::Train, 3, 1);
+    assert_eq!(batch(&unmoved, Split::Train, 3, 1), batch(&without, Split::Train, 3, 1));
+    assert_eq!(batch(&moved, Split::Test, 3, 1), batch(&without, Split::Test, 3, 1));
+    assert_eq!(batch(&open(Some(Augment::default())), Split::Train, 3, 1), b, "a function of the position");
+    assert_eq!((b.ids.clone(), b.targets.clone()), {
+        let same = batch(&without, Split::Train, 3, 1);
+        (same.ids, same.targets)
+    });
+    // The same sample in other epochs and seeds.
+    let sample_0 = |seed, epoch| {
+        let b = batch(&moved, Split::Train, seed, epoch);
+        let row = b.ids.iter().position(|&i| i == 0).unwrap();
+        (0..100).flat_map(|t| b.at(t, row).to_vec()).collect::<Vec<_>>()
+    };
+    assert_ne!(sample_0(3, 1), sample_0(3, 2));
+    assert_ne!(sample_0(3, 1), sample_0(4, 1));
+    assert_eq!((moved.samples(Split::Train).unwrap(), moved.people(Split::Train).unwrap().len()), (Some(12), 12));
+    let bad = ShdSettings { augment: Some(Augment { dilate: (1.2, 0.9), ..none }), ..plain.clone() };
+    let m = Shd::open(bad).err().unwrap().to_string();
+    assert!(m.contains("low <= high"), "{m}");
+}
+
+#[test]
+fn a_cache_gives_the_same_batches_without_the_binning() {
+    let (dir, cache) = (folder(), Folder::new("shd-cache"));
+    let held_out = vec![ShdFile::open(&tiny()).unwrap().speakers().unwrap()[0]];
+    let with = |steps| ShdSettings {
+        cache: Some(cache.path().to_owned()),
+        held_out: held_out.clone(),
+        steps,
+        ..ShdSettings::new(dir.path(), ShdKind::Shd)
+    };
+    let batches = |s: ShdSettings| {
+        let task = Shd::open(s).unwrap();
+        Split::ALL.map(|split| (task.batch(split, 1, 2, 0, 2).unwrap(), task.people(split).unwrap()))
+    };
+    let want = batches(ShdSettings { cache: None, ..with(100) });
+    assert_eq!(batches(with(100)), want);
+    let files = crate::nmnist::entries(cache.path()).unwrap();
+    assert_eq!(files.len(), 3);
+    let times = || files.iter().map(|f| f.metadata().unwrap().modified().unwrap()).collect::<Vec<_>>();
+    let before = times();
+    assert_eq!(batches(with(100)), want);
+    assert_eq!(times(), before, "nothing is written again");
+    assert_ne!(batches(with(50)), want);
+    assert_eq!(crate::nmnist::entries(cache.path()).unwrap().len(), 6);
+}
+
+#[test]
+fn settings_stand_in_a_configuration_file() {
+    let s = ShdSettings {
+        max_time: MaxTime::Longest,
+        held_out: vec![1, 2],
+        augment: Some(Augment::default()),
+        ..ShdSettings::new("data", ShdKind::Ssc)
+    };
+    let text = toml::to_string(&s).unwrap();
+    assert!(text.contains("kind = \"ssc\"") && text.contains("max_time = \"longest\""), "{text}");
+    assert_eq!(toml::from_str::<ShdSettings>(&text).unwrap(), s);
+    let s = ShdSettings::new("data", ShdKind::Shd);
+    assert_eq!(toml::from_str::<ShdSettings>(&toml::to_string(&s).unwrap()).unwrap(), s);
 }
 
 #[test]
@@ -111,7 +182,17 @@ fn rows_stay_within_the_steps() {
 fn what_is_wrong_is_said() {
     let dir = Folder::new("shd-none");
     let m = Shd::open(ShdSettings::new(dir.path(), ShdKind::Ssc)).err().unwrap().to_string();
-    assert!(["SSC", "looked for", "ssc_test.h5", "unpack it into"].iter().all(|w| m.contains(w)), "{m}");
+    assert!(
+        [
+            "SSC",
+            "looked for",
+            "ssc_test.h5.zip (MD5 a35ff1e9cffdd02a20eb850c17c37748, 20382 samples)",
+            "unpack them into"
+        ]
+        .iter()
+        .all(|w| m.contains(w)),
+        "{m}"
+    );
     dir.write("shd_test.h5", b"not a file of that kind");
     let task = Shd::open(ShdSettings::new(dir.path(), ShdKind::Shd)).unwrap();
     let m = task.samples(Split::Test).unwrap_err().to_string();
