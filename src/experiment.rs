@@ -1,20 +1,25 @@
 //! An experiment: a task, a network, and how the network learns the task. It is what `config.toml` of a run holds, so that
 //! any command can take up a run of any other.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use tasks::{
-    Dms, DmsSettings, Evidence, EvidenceSettings, Gesture, GestureSettings, NMnist, NMnistSettings, Task,
-    gesture::Framing,
+    Dms, DmsSettings, Evidence, EvidenceSettings, Gesture, GestureSet, GestureSettings, NMnist, NMnistSettings, Shd,
+    ShdSettings, Task,
 };
 
 use crate::{
-    cell::Model,
-    learn::{Method, Objective, sequence::LearnerConfig},
-    net::{ETraceNet, EiNet, GifNet},
+    cell::{Mode, Model},
+    learn::{Objective, objective::OfSum, sequence::LearnerConfig},
+    net::{ETraceNet, EiNet, GestureNet, GifNet, SpeechNet},
     train::{optimizer::Optimizer, program::Spec, trainer::Settings},
 };
+
+/// The task of a run has no files.
+#[derive(Debug, thiserror::Error)]
+#[error("the trials of this task are made as they are needed, so it has no data folder; leave out --data")]
+pub struct NoFiles;
 
 /// What is learned.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,22 +30,30 @@ pub enum TaskConfig {
     /// Evidence accumulation.
     Evidence(EvidenceSettings),
     /// N-MNIST recordings.
-    Nmnist {
-        /// Where they are.
-        data: PathBuf,
-        /// Time bins.
-        steps: usize,
-    },
+    Nmnist(NMnistSettings),
+    /// Spoken digits or words.
+    Speech(ShdSettings),
     /// DVS128 Gesture recordings.
-    Gesture {
-        /// Where they are.
-        data: PathBuf,
-        /// Time bins.
-        steps: usize,
-    },
+    Gesture(GestureSettings),
+    /// Gestures made to order.
+    Made(GestureSet),
 }
 
 impl TaskConfig {
+    /// Takes the files from another folder.
+    ///
+    /// # Errors
+    /// When the task is no data set.
+    pub fn set_data(&mut self, dir: &Path) -> Result<(), NoFiles> {
+        match self {
+            TaskConfig::Nmnist(settings) => settings.dir = dir.to_path_buf(),
+            TaskConfig::Gesture(settings) => settings.dir = dir.to_path_buf(),
+            TaskConfig::Speech(settings) => settings.dir = dir.to_path_buf(),
+            TaskConfig::Dms(_) | TaskConfig::Evidence(_) | TaskConfig::Made(_) => return Err(NoFiles),
+        }
+        Ok(())
+    }
+
     /// Checks the settings and finds the files.
     ///
     /// # Errors
@@ -49,13 +62,10 @@ impl TaskConfig {
         Ok(match self {
             TaskConfig::Dms(settings) => Arc::new(Dms::new(settings.clone())?),
             TaskConfig::Evidence(settings) => Arc::new(Evidence::new(settings.clone())?),
-            TaskConfig::Nmnist { data, steps } => {
-                Arc::new(NMnist::open(NMnistSettings { steps: *steps, ..NMnistSettings::new(data) })?)
-            }
-            TaskConfig::Gesture { data, steps } => Arc::new(Gesture::open(GestureSettings {
-                framing: Framing::Bins(*steps),
-                ..GestureSettings::new(data)
-            })?),
+            TaskConfig::Nmnist(settings) => Arc::new(NMnist::open(settings.clone())?),
+            TaskConfig::Speech(settings) => Arc::new(Shd::open(settings.clone())?),
+            TaskConfig::Gesture(settings) => Arc::new(Gesture::open(settings.clone())?),
+            TaskConfig::Made(set) => Arc::new(set.clone().open()?),
         })
     }
 }
@@ -70,24 +80,32 @@ pub enum NetConfig {
     Gif(GifNet),
     /// Excitatory and inhibitory GIF neurons for decisions.
     Ei(EiNet),
+    /// Layers of neurons with learned time constants.
+    Speech(SpeechNet),
+    /// Convolutions and event-based GRU.
+    Gesture(GestureNet),
 }
 
 impl NetConfig {
-    /// Traces one step for `batch` sequences.
-    pub fn model(&self, batch: usize) -> Model {
+    /// Traces one step for `batch` sequences; networks without dropout and normalisation are the same in every mode.
+    pub fn model(&self, batch: usize, mode: Mode) -> Model {
         match self {
             NetConfig::Etrace(net) => net.model(batch),
             NetConfig::Gif(net) => net.model(batch),
             NetConfig::Ei(net) => net.model(batch),
+            NetConfig::Speech(net) => net.model(batch, mode),
+            NetConfig::Gesture(net) => net.model(batch, mode),
         }
     }
 
-    /// Step in ms.
+    /// Step in ms, for pictures.
     pub fn dt(&self) -> f64 {
         match self {
             NetConfig::Etrace(net) => net.dt,
             NetConfig::Gif(net) => net.dt,
             NetConfig::Ei(net) => net.dt,
+            NetConfig::Speech(net) => net.dt,
+            NetConfig::Gesture(net) => net.dt,
         }
     }
 }
@@ -112,13 +130,16 @@ pub struct Experiment {
 impl Experiment {
     /// What the training program is made of, for sequences of `steps`.
     pub fn spec(&self, steps: usize) -> Spec {
+        let online = self.learner.method.is_online();
+        let mode = if online { Mode::Online } else { Mode::Offline };
         Spec {
-            model: self.net.model(self.settings.batch),
+            model: self.net.model(self.settings.batch, mode),
+            evaluation: self.net.model(self.settings.batch, Mode::Evaluation),
             objective: self.objective,
             learner: self.learner.clone(),
             optimizer: self.optimizer.clone(),
             steps,
-            mean_over_time: self.learner.method == Method::Bptt,
+            mean_over_time: !online && self.objective.of_sum != OfSum::Always,
         }
     }
 }

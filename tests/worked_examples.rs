@@ -400,6 +400,7 @@ fn adaptive_lif_of_the_speech_benchmark() {
         n: 3,
         adaptive: true,
         alpha: AdLif::ALPHA,
+        threshold: 1.0,
         init: StateInit::Zeros,
         surrogate: Surrogate::Boxcar { width: 0.5 },
     };
@@ -413,7 +414,7 @@ fn adaptive_lif_of_the_speech_benchmark() {
     t.is("out", &[&[1.0, 1.0, 1.0], &[1.0, 0.0, 0.0], &[0.0, 0.0, 1.0]]);
     let model = StepContext::trace(1, 3, |cx, x| {
         let s = cell.last_spike(cx);
-        let vs = AdLif::recurrence(cx, "V", &s);
+        let vs = AdLif::recurrence(cx, "V", &s, etrace::cell::Init::KaimingNormal(1.0));
         cell.step(cx, &(x + vs))
     });
     let x: [&[f32]; 4] = [&[7.0, 12.0, 22.0], &[7.0, 4.0, 10.0], &[5.0, 3.0, -1.0], &[9.0, 6.0, 8.0]];

@@ -71,7 +71,7 @@ fn build(g: &Graph, learner: &Learner, k: usize, params: &[Tensor], states: &[Te
     let inputs = inputs.convert(DType::F32);
     let forward = Forward::run(g, p, &learner.structure, &phis, states, &inputs);
     let chunk = Steps::new(g, p, &learner.structure, &phis, &forward, &inputs, &g.zeros(&p.target));
-    let (_, _, op_inputs) = chunk.values();
+    let op_inputs = chunk.values().inputs;
     let transition = chunk.transitions().swap_remove(k);
     let group = &learner.structure.groups[k];
     let n = group.states.len();

@@ -1,10 +1,10 @@
 //! What a step is written with: parameters, states, traced ops.
 
-use hlo::{DType, Func, Graph, Shape, Tensor};
+use hlo::{DType, Func, Graph, Shape, Tensor, random};
 
 use super::{
     init::{Init, StateInit},
-    model::{Model, ParamSpec, StateSpec},
+    model::{Model, ParamSpec, StateSpec, Tracked},
 };
 
 /// Kind of the tag on the output of a traced op `y = x W`; the tag refers to `x` and `W`.
@@ -20,6 +20,8 @@ pub struct StepContext {
     params: Vec<(ParamSpec, Tensor)>,
     states: Vec<State>,
     observed: Vec<(String, Tensor)>,
+    tracked: Vec<(Tracked, Tensor)>,
+    streams: usize,
 }
 
 struct State {
@@ -63,7 +65,16 @@ impl StepContext {
         let input = Shape::f32([batch, n_in]);
         // Parameter numbers only tell arguments apart; the order is that of `Func::params`.
         let x = graph.parameter(0, input.clone());
-        let mut cx = StepContext { graph, batch, scope: vec![], params: vec![], states: vec![], observed: vec![] };
+        let mut cx = StepContext {
+            graph,
+            batch,
+            scope: vec![],
+            params: vec![],
+            states: vec![],
+            observed: vec![],
+            tracked: vec![],
+            streams: 0,
+        };
         let out = step(&mut cx, &x);
         cx.finish(&x, &out)
     }
@@ -76,12 +87,14 @@ impl StepContext {
             self.states.iter().map(|s| s.new.clone().unwrap_or_else(|| s.old.clone())).collect();
         results.push(out.clone());
         results.extend(self.observed.iter().map(|(_, t)| t.clone()));
+        results.extend(self.tracked.iter().map(|(_, t)| t.clone()));
         Model {
             params: self.params.into_iter().map(|(p, _)| p).collect(),
             states: self.states.into_iter().map(|s| s.spec).collect(),
             input: x.shape().clone(),
             output: out.shape().clone(),
             observed: self.observed.into_iter().map(|(n, _)| n).collect(),
+            tracked: self.tracked.into_iter().map(|(t, _)| t).collect(),
             step: Func::from_values(params, results),
         }
     }
@@ -162,6 +175,51 @@ impl StepContext {
     pub fn observe(&mut self, name: &str, value: &Tensor) {
         let name = self.name(name);
         self.observed.push((name, value.clone()));
+    }
+
+    /// Moves the constant `name` at every update towards the mean of `value` over the steps of the batch, see [`Tracked`].
+    ///
+    /// # Panics
+    /// When there is no such constant, or it has another shape.
+    #[track_caller]
+    pub fn track(&mut self, name: &str, value: &Tensor, momentum: f64) {
+        let name = self.name(name);
+        let param = self.params.iter().position(|(p, _)| p.name == name && !p.trainable);
+        let param =
+            param.unwrap_or_else(|| panic!("constant `{name}` was never declared; call `constant` before `track`"));
+        assert_eq!(value.shape(), &self.params[param].0.shape, "constant `{name}` must keep its shape");
+        self.tracked.push((Tracked { param, momentum }, value.clone()));
+    }
+
+    /// Numbers drawn anew for every sequence, position and step, uniform in [0, 1), `[B, n]`.
+    ///
+    /// They come from a counter: two states hold a key, drawn for every sequence of every batch, and the number of steps; each
+    /// number is a hash of key, step, position, and how many times this was called in the step. So they are the same on every
+    /// device and for every way of cutting a sequence into chunks.
+    pub fn noise(&mut self, n: usize) -> Tensor {
+        let scope = std::mem::take(&mut self.scope);
+        let (key, tick) = (self.state("noise.key", 1, StateInit::Key), self.state("noise.tick", 1, StateInit::Zeros));
+        let (key, tick) = (key.stop_gradient(), tick.stop_gradient());
+        if self.streams == 0 {
+            self.set("noise.key", &key);
+            self.set("noise.tick", &(&tick + 1.0));
+        }
+        self.scope = scope;
+        self.streams += 1;
+        let dims = [self.batch, n];
+        let word = |t: &Tensor| t.reshape(&[self.batch]).convert(DType::U32).broadcast(&dims, &[0]);
+        let shape = Shape::new(DType::U32, dims);
+        let stream = self.graph.full(&shape, self.streams as f64);
+        random::uniform(&random::bits(&[&word(&key), &word(&tick), &self.graph.iota(shape, 1), &stream]))
+    }
+
+    /// `x` with a share `rate` of its values set to 0 and the others divided by what is left of 1; new ones in every step.
+    pub fn dropout(&mut self, x: &Tensor, rate: f64) -> Tensor {
+        if rate <= 0.0 {
+            return x.clone();
+        }
+        let kept = self.noise(x.dims()[1]).ge(&x.full_like(rate));
+        kept.select(&(x * (1.0 / (1.0 - rate))), &x.zeros_like())
     }
 
     /// A traced op `y = x W`: `[B, I] x [I, N] -> [B, N]`. `site` groups the ops of one layer in reports.

@@ -24,6 +24,10 @@ pub enum Init {
     KaimingUniform(f64),
     /// Gaussian with variance scale / mean(fan-in, fan-out).
     XavierNormal(f64),
+    /// A square matrix with orthogonal rows, times a factor.
+    Orthogonal(f64),
+    /// Beta-distributed with the two parameters.
+    Beta(f64, f64),
     /// 1 with the given probability, else 0.
     Bernoulli(f64),
     /// Rows in blocks (number of rows, how), each with its own fan-in.
@@ -56,6 +60,8 @@ impl Init {
                 let limit = (3.0 * scale / fan_in).sqrt();
                 Init::Uniform(-limit, limit).draw(dims, stream)
             }
+            Init::Orthogonal(factor) => orthogonal(dims, *factor, stream),
+            Init::Beta(a, b) => (0..count).map(|_| beta(*a, *b, stream) as f32).collect(),
             Init::Bernoulli(p) => (0..count).map(|_| if stream.uniform() < *p { 1.0 } else { 0.0 }).collect(),
             Init::Rows(blocks) => blocks
                 .iter()
@@ -72,13 +78,42 @@ impl Init {
     }
 }
 
-/// Fan-in and fan-out of an array: `[n]`, `[in, out]`, or `[out, in, ..spatial]`.
+/// The first rows of Q of the QR decomposition of a normal matrix (its signs such that R has a positive diagonal), by
+/// Gram-Schmidt, twice for accuracy.
+fn orthogonal(dims: &[usize], factor: f64, stream: &mut Stream) -> Vec<f32> {
+    let (rows, n) = (dims[0], dims[1..].iter().product::<usize>());
+    assert!(rows <= n, "an orthogonal matrix has at most as many rows as columns, got {rows} x {n}");
+    let mut done: Vec<Vec<f64>> = Vec::with_capacity(rows);
+    for _ in 0..rows {
+        let mut row: Vec<f64> = (0..n).map(|_| stream.normal()).collect();
+        for other in done.iter().chain(&done) {
+            let along: f64 = row.iter().zip(other).map(|(a, b)| a * b).sum();
+            row.iter_mut().zip(other).for_each(|(a, b)| *a -= along * b);
+        }
+        let length = row.iter().map(|a| a * a).sum::<f64>().sqrt();
+        row.iter_mut().for_each(|a| *a /= length);
+        done.push(row);
+    }
+    done.into_iter().flatten().map(|v| (v * factor) as f32).collect()
+}
+
+/// A Beta-distributed number, by Johnk's method: `x / (x + y)` with `x = u^(1/a)`, `y = v^(1/b)`, if `x + y <= 1`.
+fn beta(a: f64, b: f64, stream: &mut Stream) -> f64 {
+    loop {
+        let (x, y) = (stream.uniform().powf(1.0 / a), stream.uniform().powf(1.0 / b));
+        if x + y > 0.0 && x + y <= 1.0 {
+            return x / (x + y);
+        }
+    }
+}
+
+/// Fan-in and fan-out of an array: `[n]`, `[in, out]`, or `[..spatial, in, out]`.
 fn fans(dims: &[usize]) -> (f64, f64) {
     match dims {
         [] => (1.0, 1.0),
         [n] => (*n as f64, *n as f64),
         [i, o] => (*i as f64, *o as f64),
-        [o, i, spatial @ ..] => {
+        [spatial @ .., i, o] => {
             let field: usize = spatial.iter().product();
             ((i * field) as f64, (o * field) as f64)
         }
@@ -94,19 +129,33 @@ pub enum StateInit {
     Constant(f64),
     /// Uniform in [lo, hi), drawn anew for every sequence of every batch.
     Uniform(f64, f64),
+    /// A whole number below 2^24, drawn anew for every sequence of every batch: the key of a random generator.
+    Key,
 }
 
 impl StateInit {
+    /// Whether the values are drawn anew for every batch.
+    pub fn is_drawn(&self) -> bool {
+        matches!(self, StateInit::Uniform(..) | StateInit::Key)
+    }
+
     /// The values for `shape`, for state `name` at training step `step` of the run with `seed`.
     pub fn values(&self, shape: &Shape, seed: u64, name: &str, step: u64) -> Vec<f32> {
         match self {
             StateInit::Zeros => vec![0.0; shape.elements()],
             StateInit::Constant(c) => vec![*c as f32; shape.elements()],
-            StateInit::Uniform(lo, hi) => {
-                Init::Uniform(*lo, *hi).values(shape, seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15), name)
+            StateInit::Uniform(lo, hi) => Init::Uniform(*lo, *hi).values(shape, of_step(seed, step), name),
+            StateInit::Key => {
+                let all = Init::Uniform(0.0, f64::from(1 << 24)).values(shape, of_step(seed, step), name);
+                all.into_iter().map(|v| v.floor().min(((1 << 24) - 1) as f32)).collect()
             }
         }
     }
+}
+
+/// A seed for one training step.
+fn of_step(seed: u64, step: u64) -> u64 {
+    seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 #[cfg(test)]
@@ -133,6 +182,30 @@ mod tests {
         let (_, top) = moments(&all[..100 * 200]);
         let (_, bottom) = moments(&all[100 * 200..]);
         assert!((top * 100.0 - 1.0).abs() < 0.05 && (bottom * 400.0 - 1.0).abs() < 0.05, "{top} {bottom}");
+    }
+
+    #[test]
+    fn orthogonal_rows_are_orthogonal() {
+        let n = 40;
+        let q = Init::Orthogonal(2.0).values(&Shape::f32([n, n]), 5, "v");
+        for i in 0..n {
+            for j in 0..n {
+                let product: f32 = (0..n).map(|k| q[i * n + k] * q[j * n + k]).sum();
+                assert!((product - if i == j { 4.0 } else { 0.0 }).abs() < 1e-5, "{i} {j} {product}");
+            }
+        }
+    }
+
+    #[test]
+    fn beta_has_its_mean_and_variance() {
+        let (mean, var) = moments(&Init::Beta(1.0, 3.0).values(&Shape::f32([100_000]), 2, "thr"));
+        assert!((mean - 0.25).abs() < 0.003 && (var - 0.0375).abs() < 0.001, "{mean} {var}");
+    }
+
+    #[test]
+    fn a_kernel_counts_its_field_as_fan() {
+        let (_, var) = moments(&Init::XavierNormal(1.0).values(&Shape::f32([5, 5, 64, 192]), 1, "k"));
+        assert!((var.sqrt() - 0.01768).abs() < 1e-4, "{}", var.sqrt());
     }
 
     #[test]

@@ -12,11 +12,13 @@
 //! Declaring a traced op is all a cell does for the learners; see [`crate::learn`].
 //!
 //! Reading order: [`model`] (what tracing yields), [`context`], [`init`], [`surrogate`], then the cells: [`spiking`],
-//! [`rate`], [`readout`].
+//! [`rate`], [`egru`], [`norm`], [`readout`].
 
 pub mod context;
+pub mod egru;
 pub mod init;
 pub mod model;
+pub mod norm;
 pub mod rate;
 pub mod readout;
 pub mod spiking;
@@ -24,5 +26,5 @@ pub mod surrogate;
 
 pub use context::{Dense, StepContext};
 pub use init::{Init, StateInit};
-pub use model::{Model, ParamSpec, StateSpec};
+pub use model::{Mode, Model, ParamSpec, StateSpec, Tracked};
 pub use surrogate::Surrogate;

@@ -28,6 +28,34 @@ pub struct StateSpec {
     pub init: StateInit,
 }
 
+/// A fixed array that training moves towards the mean of a value over the steps of each batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tracked {
+    /// Position of the array among the parameters.
+    pub param: usize,
+    /// What is kept at each update: `p = momentum p + (1 - momentum) mean`. Less in the first updates, `(1 + n) / (10 + n)` after
+    /// n, so that the array forgets where it started.
+    pub momentum: f64,
+}
+
+/// What a step is traced for: dropout acts in training only, and online rules need statistics that are constants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Training with back-propagation through time.
+    Offline,
+    /// Training with an online rule.
+    Online,
+    /// No training.
+    Evaluation,
+}
+
+impl Mode {
+    /// Whether the step learns.
+    pub fn trains(self) -> bool {
+        self != Mode::Evaluation
+    }
+}
+
 /// A model for one batch size.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -41,7 +69,9 @@ pub struct Model {
     pub output: Shape,
     /// Names of further results, for regularisers and pictures (`l0.spike`, `l0.V`).
     pub observed: Vec<String>,
-    /// One step: (parameters, states, input) to (states, output, observed).
+    /// What training moves besides the trained parameters.
+    pub tracked: Vec<Tracked>,
+    /// One step: (parameters, states, input) to (states, output, observed, tracked).
     pub step: Func,
 }
 
@@ -59,6 +89,11 @@ impl Model {
     /// Position of a state.
     pub fn state(&self, name: &str) -> Option<usize> {
         self.states.iter().position(|s| s.name == name)
+    }
+
+    /// Whether training changes a parameter, be it by gradients or by statistics.
+    pub fn changes(&self, param: usize) -> bool {
+        self.params[param].trainable || self.tracked.iter().any(|t| t.param == param)
     }
 
     /// Number of trained values.

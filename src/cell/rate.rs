@@ -1,4 +1,4 @@
-//! Rate cells: units with a continuous output (and EGRU, which sends it in events).
+//! Rate cells: units with a continuous output (and [`Egru`], which sends it in events).
 //!
 //! Each is one step: `x: [B, m]` and the stored states give the output `[B, n]`. `[u; v]` is a concatenation, `s` the
 //! logistic function, `*` element by element. Appendix A of the specification of the algorithms; the parameters carry the
@@ -7,7 +7,7 @@
 use hlo::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{Dense, Init, StateInit, StepContext, Surrogate};
+use super::{Dense, Init, Mode, StateInit, StepContext, egru::Egru};
 
 /// A cell by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub enum RateCell {
     Mgu,
     /// [`minimal_rnn`].
     MinimalRnn,
-    /// [`egru`].
+    /// [`Egru`].
     Egru,
 }
 
@@ -50,7 +50,7 @@ impl RateCell {
             RateCell::Lstm => lstm(cx, x, n),
             RateCell::Mgu => mgu(cx, x, n),
             RateCell::MinimalRnn => minimal_rnn(cx, x, n),
-            RateCell::Egru => egru(cx, x, n),
+            RateCell::Egru => Egru::new(n).step(cx, x, Mode::Offline),
         }
     }
 }
@@ -111,26 +111,4 @@ pub fn minimal_rnn(cx: &mut StepContext, x: &Tensor, n: usize) -> Tensor {
     let h = &f * h + (1.0 - &f) * z;
     cx.set("h", &h);
     h
-}
-
-/// Event-based GRU with a trained threshold per unit: `z, r = s([x; h] Wz), s([x; h] Wr)`,
-/// `g = tanh(x Whx + r (h Whr))`, `c = z h + (1 - z) g`, event `e = H(c - thr)`; `o' = e`, `h' = c - e thr`, `y' = e c`.
-pub fn egru(cx: &mut StepContext, x: &Tensor, n: usize) -> Tensor {
-    let h = cx.state("h", n, StateInit::Zeros);
-    // Written for whoever looks at the cell, never read back.
-    cx.state("o", n, StateInit::Zeros);
-    cx.state("y", n, StateInit::Zeros);
-    let z = map(cx, "Wz", &[x, &h], n).sigmoid();
-    let r = map(cx, "Wr", &[x, &h], n).sigmoid();
-    let g = (map(cx, "Whx", &[x], n) + map(cx, "Whr", &[&h], n) * r).tanh();
-    let thr = cx.param("thr.weight", &[n], Init::Uniform(0.0, 1.0));
-    let thr = cx.elementwise("thr", &thr);
-    let c = &z * h + (1.0 - &z) * g;
-    let e = Surrogate::Triangle { scale: 0.7 }.spike(&(&c - &thr));
-    let y = &e * &c;
-    cx.set("o", &e);
-    cx.set("h", &(c - &e * thr));
-    cx.set("y", &y);
-    cx.observe("spike", &e);
-    y
 }

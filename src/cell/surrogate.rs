@@ -52,10 +52,26 @@ pub enum Surrogate {
         /// Half-width.
         width: f64,
     },
-    /// `scale max(0, 1 - |x|)`.
+    /// `scale exp(-(sigma x)^2 / 2) / (sqrt(2 pi) width)`.
+    Gaussian {
+        /// Overall factor.
+        scale: f64,
+        /// Divides the exponential.
+        width: f64,
+        /// Multiplies x.
+        sigma: f64,
+    },
+    /// `alpha q (1 - q)` with `q = sigmoid(alpha x)`.
+    Sigmoid {
+        /// Steepness.
+        alpha: f64,
+    },
+    /// `scale max(0, 1 - steepness |x|)`.
     Triangle {
         /// Height.
         scale: f64,
+        /// Inverse of the half-width.
+        steepness: f64,
     },
 }
 
@@ -80,7 +96,7 @@ impl Surrogate {
             "leaky_relu" => Surrogate::LeakyRelu { alpha: 0.1, beta: 1.0 },
             "inv_square" => Surrogate::InvSquare { alpha: 10.0 },
             "boxcar" => Surrogate::Boxcar { width: 0.5 },
-            "triangle" => Surrogate::Triangle { scale: 0.7 },
+            "triangle" => Surrogate::Triangle { scale: 0.7, steepness: 1.0 },
             _ => return None,
         })
     }
@@ -106,7 +122,14 @@ impl Surrogate {
             Surrogate::LeakyRelu { alpha, beta } => x.lt(&zero).select(&x.full_like(alpha), &x.full_like(beta)),
             Surrogate::InvSquare { alpha } => (alpha * x.abs() + 1.0).square().recip(),
             Surrogate::Boxcar { width } => x.abs().le(&x.full_like(width)).select(&x.full_like(1.0), &zero),
-            Surrogate::Triangle { scale } => (1.0 - x.abs()).relu() * scale,
+            Surrogate::Gaussian { scale, width, sigma } => {
+                (x.square() * (-0.5 * sigma * sigma)).exp() * (scale / (width * std::f64::consts::TAU.sqrt()))
+            }
+            Surrogate::Sigmoid { alpha } => {
+                let q = (alpha * x).sigmoid();
+                alpha * &q * (1.0 - &q)
+            }
+            Surrogate::Triangle { scale, steepness } => (1.0 - x.abs() * steepness).relu() * scale,
         }
     }
 

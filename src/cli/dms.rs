@@ -98,9 +98,10 @@ pub struct Args {
 /// # Errors
 /// When flags make no sense or training fails.
 pub fn run(args: Args, global: &Global) -> Result<()> {
-    let line: train::BatchLine =
-        |r| format!("Batch {:4}, loss = {:.8}, acc = {:.6}, time = {:.5} s", r.index, r.loss, r.accuracy, r.seconds);
-    train::run("dms", &args.training, global, Some(line), || resolve(&args))
+    let line = |r: &train::BatchReport| {
+        format!("Batch {:4}, loss = {:.8}, acc = {:.6}, time = {:.5} s", r.index, r.loss, r.accuracy, r.seconds)
+    };
+    train::run("dms", &args.training.run, args.training.epochs, global, train::Lines::Batches(line), || resolve(&args))
 }
 
 fn resolve(args: &Args) -> Result<Experiment> {
@@ -137,14 +138,10 @@ fn resolve(args: &Args) -> Result<Experiment> {
     let published = LearnerConfig { method: Method::Bptt, warmup: opened.warmup(), ..LearnerConfig::default() };
     Ok(Experiment {
         settings: Settings {
-            seed: args.training.seed(),
-            batch: args.training.batch_size.unwrap_or(128),
-            epochs: None,
             batches: Some(args.training.epochs.unwrap_or(10_000)),
             stop_at: Some(args.acc_th),
-            evaluate: None,
             checkpoint_every: 20,
-            threads: args.training.n_data_worker.max(1),
+            ..args.training.run.settings(args.training.batch_size.unwrap_or(128))
         },
         learner: args.learner.config(&published, DECAY)?,
         optimizer: args.training.optimizer()?,

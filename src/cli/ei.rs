@@ -114,13 +114,13 @@ pub struct Args {
 /// # Errors
 /// When flags make no sense or training fails.
 pub fn run(args: Args, global: &Global) -> Result<()> {
-    let line: train::BatchLine = |r| {
+    let line = |r: &train::BatchReport| {
         format!(
             "Batch {:2}, CE={:.8}, L1={:.6}, acc={:.6}, lr={:.6}, mem={:.6} GB, time={:.2} s",
             r.index, r.loss, r.l1, r.accuracy, r.next_lr, r.memory, r.seconds
         )
     };
-    train::run("ei", &args.training, global, Some(line), || resolve(&args))
+    train::run("ei", &args.training.run, args.training.epochs, global, train::Lines::Batches(line), || resolve(&args))
 }
 
 fn resolve(args: &Args) -> Result<Experiment> {
@@ -178,14 +178,10 @@ fn resolve(args: &Args) -> Result<Experiment> {
     }
     Ok(Experiment {
         settings: Settings {
-            seed: args.training.seed(),
-            batch: args.training.batch_size.unwrap_or(128),
-            epochs: None,
             batches: Some(args.training.epochs.unwrap_or(10_000)),
             stop_at: Some(args.threshold),
-            evaluate: None,
             checkpoint_every: 20,
-            threads: args.training.n_data_worker.max(1),
+            ..args.training.run.settings(args.training.batch_size.unwrap_or(128))
         },
         learner: args.learner.config(&published, DECAY)?,
         optimizer,

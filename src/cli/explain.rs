@@ -6,26 +6,26 @@ use hlo::{Shape, Value};
 
 use super::{Global, OrUsage, common::print};
 use crate::{
-    cell::{Model, rate::RateCell},
+    cell::{Mode, Model, rate::RateCell},
     learn::{
         Learner, Method, Objective, Prepared, Structure, cost,
         rules::{Slot, TraceKind, TracePlan},
         sequence::LearnerConfig,
         structure::{Exclusion, Kind, Op},
     },
-    net::{DenseNet, ETraceNet, EiNet, GifNet, Layer, RateNet},
+    net::{DenseNet, ETraceNet, EiNet, GestureNet, GifNet, Layer, RateNet, SpeechCell, SpeechNet},
     report::{Align, Table, bytes, count, flops, sizes},
 };
 
 /// Names for help and error messages.
-const MODELS: &str = "memspeed-laptop, memspeed-published, dms, ei; a layer (lif_delta, alif_expcu, lif_expco, ...); \
+const MODELS: &str = "memspeed-laptop, memspeed-published, dms, ei, shd-lif, shd-rlif, shd-adlif, shd-radlif, gesture; a layer (lif_delta, alif_expcu, lif_expco, ...); \
                       a rate cell (rnn, gru, lstm, mgu, minimal_rnn, egru)";
 
 /// Flags.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// An experiment (memspeed-laptop, memspeed-published, dms, ei), a layer (lif_delta, alif_expcu, lif_expco, ...) or a
-    /// rate cell (rnn, gru, lstm, mgu, minimal_rnn, egru)
+    /// An experiment (memspeed-laptop, memspeed-published, dms, ei, shd-lif, shd-rlif, shd-adlif, shd-radlif, gesture), a layer
+    /// (lif_delta, alif_expcu, lif_expco, ...) or a rate cell (rnn, gru, lstm, mgu, minimal_rnn, egru)
     #[arg(value_name = "MODEL")]
     model: String,
     /// Sequences in a batch [default: the experiment's, else 128]
@@ -66,6 +66,8 @@ enum Net {
     Rate(RateNet),
     Gif(GifNet),
     Ei(EiNet),
+    Speech(SpeechNet),
+    Gesture(GestureNet),
 }
 
 /// A network with the sizes of its experiment.
@@ -86,6 +88,11 @@ impl Preset {
             "memspeed-published" => preset(Net::Memspeed(ETraceNet::default()), 128, 1000, 0),
             "dms" => preset(Net::Gif(GifNet::default()), 128, 2010, 1510),
             "ei" => preset(Net::Ei(EiNet::default()), 128, 2200, 2050),
+            "gesture" => preset(Net::Gesture(GestureNet::default()), 64, 67, 0),
+            _ if name.starts_with("shd-") => {
+                let cell = SpeechCell::by_name(&name[4..])?;
+                preset(Net::Speech(SpeechNet { cell, hidden: vec![1024; 2], ..SpeechNet::default() }), 128, 100, 0)
+            }
             _ => match (RateCell::by_name(name), Layer::by_name(name)) {
                 (Some(cell), _) => {
                     let net = RateNet { cell, n_in: 100, n_rec: 200, n_out: 2, tau_o: Some(10.0), dt: 1.0 };
@@ -99,14 +106,16 @@ impl Preset {
 }
 
 impl Net {
-    /// Inputs, neurons, outputs.
-    fn sizes(&mut self) -> [&mut usize; 3] {
+    /// Inputs (where they can be chosen), neurons of each recurrent layer, outputs.
+    fn sizes(&mut self) -> (Option<&mut usize>, Vec<&mut usize>, &mut usize) {
         match self {
-            Net::Dense(n) => [&mut n.n_in, &mut n.n_rec, &mut n.n_out],
-            Net::Memspeed(n) => [&mut n.n_in, &mut n.n_rec, &mut n.n_out],
-            Net::Rate(n) => [&mut n.n_in, &mut n.n_rec, &mut n.n_out],
-            Net::Gif(n) => [&mut n.n_in, &mut n.n_rec, &mut n.n_out],
-            Net::Ei(n) => [&mut n.n_in, &mut n.n_rec, &mut n.n_out],
+            Net::Dense(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
+            Net::Memspeed(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
+            Net::Rate(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
+            Net::Gif(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
+            Net::Ei(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
+            Net::Speech(n) => (Some(&mut n.n_in), n.hidden.iter_mut().collect(), &mut n.n_out),
+            Net::Gesture(n) => (None, vec![&mut n.units], &mut n.n_out),
         }
     }
 
@@ -114,6 +123,15 @@ impl Net {
         let taus = match self {
             Net::Dense(n) => &mut n.tau_mem,
             Net::Memspeed(n) => &mut n.tau_mem,
+            Net::Speech(n) => {
+                let width = n.hidden.last().copied().unwrap_or(1024);
+                n.hidden.resize(layers, width);
+                return Ok(());
+            }
+            Net::Gesture(n) => {
+                n.layers = layers;
+                return Ok(());
+            }
             Net::Rate(_) | Net::Gif(_) | Net::Ei(_) => {
                 anyhow::bail!(
                     "--n_layer belongs to networks of spiking layers, and this model has one layer; leave the flag out"
@@ -132,6 +150,8 @@ impl Net {
             Net::Rate(n) => n.model(batch),
             Net::Gif(n) => n.model(batch),
             Net::Ei(n) => n.model(batch),
+            Net::Speech(n) => n.model(batch, Mode::Online),
+            Net::Gesture(n) => n.model(batch, Mode::Online),
         }
     }
 }
@@ -143,12 +163,22 @@ impl Net {
 pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
     let unknown = || anyhow::anyhow!("no model is called `{}`; known are {MODELS}", args.model);
     let mut preset = Preset::by_name(&args.model).ok_or_else(unknown).or_usage()?;
-    for (size, flag) in preset.net.sizes().into_iter().zip([args.n_in, args.n_rec, args.n_out]) {
-        *size = flag.map_or(*size, |n| n as usize);
-    }
     if let Some(layers) = args.n_layer {
         preset.net.set_layers(layers as usize).or_usage()?;
     }
+    let (inputs, neurons, outputs) = preset.net.sizes();
+    match (inputs, args.n_in) {
+        (Some(inputs), Some(n)) => *inputs = n as usize,
+        (None, Some(_)) => {
+            let text = "the inputs of this model are the pixels of a frame, so --n_in cannot be chosen; leave it out";
+            return Err(anyhow::anyhow!(text)).or_usage();
+        }
+        _ => {}
+    }
+    for size in neurons {
+        *size = args.n_rec.map_or(*size, |n| n as usize);
+    }
+    *outputs = args.n_out.map_or(*outputs, |n| n as usize);
     let batch = args.batch.map_or(preset.batch, |b| b as usize);
     let steps = args.steps.map_or(preset.steps, |t| t as usize);
     let warmup = args.warmup.map_or(preset.warmup, |t| t as usize);

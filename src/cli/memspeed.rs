@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use tasks::Split;
+use tasks::{GestureSettings, NMnistSettings, Split, gesture::Framing};
 
 use super::{
     Global, OrUsage,
@@ -235,8 +235,15 @@ impl Args {
 /// # Errors
 /// When flags make no sense, files are missing, or a run fails.
 pub fn run(args: Args, global: &Global) -> Result<()> {
-    if args.dataset.is_some() || args.training.resume.is_some() {
-        return train::run("memspeed", &args.training, global, None, || resolve(&args, global));
+    if args.dataset.is_some() || args.training.run.resume.is_some() {
+        return train::run(
+            "memspeed",
+            &args.training.run,
+            args.training.epochs,
+            global,
+            train::Lines::Epochs(train::epoch_line),
+            || resolve(&args, global),
+        );
     }
     sweep(&args, global)
 }
@@ -278,6 +285,7 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
                 let learner = LearnerConfig { chunk, warmup, ..config.clone() };
                 let spec = Spec {
                     model: model.clone(),
+                    evaluation: model.clone(),
                     objective,
                     learner,
                     optimizer: optimizer.clone(),
@@ -288,13 +296,14 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
                     Ok(learner) => learner.chunk_length(steps),
                     Err(error) => bail!(error),
                 };
-                if args.training.dry_run {
+                if args.training.run.dry_run {
                     println!("{}", toml::to_string_pretty(&spec.learner)?);
-                    train::print_program(&session, &spec, args.training.target.as_deref())?;
+                    train::print_program(&session, &spec, args.training.run.target.as_deref())?;
                     continue;
                 }
                 let length = if drive == Drive::Step { divisor(length, steps) } else { length };
-                let row = sweep::measure(&session, &spec, drive, length, args.repeats, args.training.seed(), args.rate);
+                let row =
+                    sweep::measure(&session, &spec, drive, length, args.repeats, args.training.run.seed(), args.rate);
                 print_row(&row);
                 rows.push(row);
             }
@@ -303,7 +312,7 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
     rows.sort_by_key(|r| learners.iter().position(|l| l.method.name() == r.method));
     if !rows.is_empty() {
         println!("\n{}", table(&rows));
-        if let Some(out) = &args.training.out {
+        if let Some(out) = &args.training.run.out {
             write_results(out, &rows, &net, sizes.batch)
                 .with_context(|| format!("cannot write results to {}", out.display()))?;
         }
@@ -435,8 +444,10 @@ fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
     };
     let steps = args.data_length;
     let task = match dataset {
-        Dataset::Nmnist => TaskConfig::Nmnist { data: data.clone(), steps },
-        Dataset::Gesture => TaskConfig::Gesture { data: data.clone(), steps },
+        Dataset::Nmnist => TaskConfig::Nmnist(NMnistSettings { steps, ..NMnistSettings::new(&data) }),
+        Dataset::Gesture => {
+            TaskConfig::Gesture(GestureSettings { framing: Framing::Bins(steps), ..GestureSettings::new(&data) })
+        }
     };
     let opened = task.open().or_usage()?;
     let sizes = args.sizes(global);
@@ -454,14 +465,9 @@ fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
     Ok(Experiment {
         task,
         settings: Settings {
-            seed: args.training.seed(),
-            batch: sizes.batch,
             epochs: Some(args.training.epochs.unwrap_or(20)),
-            batches: None,
-            stop_at: None,
             evaluate: Some(Split::Test.name().into()),
-            checkpoint_every: 100,
-            threads: args.training.n_data_worker.max(1),
+            ..args.training.run.settings(sizes.batch)
         },
         optimizer: args.training.optimizer()?,
         objective: args.training.objective(args.dt)?,

@@ -11,10 +11,13 @@ pub mod common;
 pub mod data;
 pub mod dms;
 pub mod ei;
+pub mod eval;
 pub mod explain;
+pub mod gesture;
 pub mod memspeed;
 pub mod observe;
 pub mod plugin;
+pub mod shd;
 pub mod train;
 pub mod verify;
 
@@ -53,6 +56,12 @@ enum Command {
     Dms(Box<dms::Args>),
     /// Evidence accumulation with excitatory and inhibitory neurons
     Ei(Box<ei::Args>),
+    /// Spoken digits and words: layers of neurons with learned time constants
+    Shd(Box<shd::Args>),
+    /// Gestures before an event camera: convolutions and event-based recurrent units
+    Gesture(Box<gesture::Args>),
+    /// Test a trained network: accuracy, confusions, firing rates
+    Eval(eval::Args),
     /// Draw what a trained network does: spikes, potentials, decisions
     Observe(observe::Args),
     /// Study how good the approximations of online learning are
@@ -73,6 +82,9 @@ impl Command {
             Command::Memspeed(args) => memspeed::run(*args, global),
             Command::Dms(args) => dms::run(*args, global),
             Command::Ei(args) => ei::run(*args, global),
+            Command::Shd(args) => shd::run(*args, global),
+            Command::Gesture(args) => gesture::run(*args, global),
+            Command::Eval(args) => eval::run(&args, global),
             Command::Observe(args) => observe::run(&args, global),
             Command::Analyze(args) => analyze::run(args, global),
             Command::Explain(args) => explain::run(args, global),

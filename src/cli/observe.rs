@@ -3,15 +3,23 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap::{Args as ClapArgs, ValueEnum};
-use tasks::Split;
+use clap::Args as ClapArgs;
+use hlo::pjrt::Buffer;
+use tasks::{Split, Task};
 
-use super::{Global, OrUsage, common};
+use super::{Global, OrUsage, common, eval::CheckpointName};
 use crate::{
     experiment::Experiment,
     plot::{Axis, Figure, Panel, Panels, Series},
     report::{Align, Table},
-    train::{checkpoint, history::History, observe::Observation, run::RunDir},
+    train::{
+        checkpoint,
+        history::History,
+        observe::Observation,
+        program::{self, Spec},
+        run::RunDir,
+        session::Session,
+    },
 };
 
 /// Pictures of a run: its curves, and for some samples the input, the spikes and potentials of each layer, the outputs and the
@@ -26,20 +34,24 @@ pub struct Args {
     samples: u16,
     /// Which parameters
     #[arg(long, value_enum, default_value = "best")]
-    checkpoint: Checkpoint,
+    checkpoint: CheckpointName,
     /// Which batch the samples come from; training never saw those of the default
-    #[arg(long, default_value_t = 1_000_000_007)]
+    #[arg(long, default_value_t = SEED)]
     seed: u64,
     /// Where the pictures go [default: the run's folder]
     #[arg(long)]
     out: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Checkpoint {
-    Best,
-    Last,
+impl Args {
+    /// Pictures of `samples` samples of a run, in its folder.
+    pub fn new(run: PathBuf, samples: u16, checkpoint: CheckpointName) -> Args {
+        Args { run, samples, checkpoint, seed: SEED, out: None }
+    }
 }
+
+/// Seed of batches that training never sees.
+const SEED: u64 = 1_000_000_007;
 
 /// Neurons whose potential is drawn.
 const TRACES: usize = 8;
@@ -60,33 +72,60 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let slots = experiment.optimizer.rule.slots();
     experiment.settings.batch = usize::from(args.samples);
     let spec = experiment.spec(task.steps());
-    let split = if task.samples(Split::Test)?.is_some() { Split::Test } else { Split::Train };
-    let batch = task.batch(split, args.seed, 0, 0, experiment.settings.batch)?;
     let session = global.session()?;
-    let name = if args.checkpoint == Checkpoint::Best { "best" } else { "last" };
+    let name = args.checkpoint.stem();
     let trained = spec.model.params.iter().filter(|p| p.trainable).count();
     let file = args.run.join(format!("{name}.safetensors"));
     let (state, progress) = checkpoint::load(&file, &session, &spec.model, slots * trained)?;
-    let seen = Observation::new(&session, &spec, &state.params, batch, args.seed)?;
-    let dt = experiment.net.dt();
-
+    println!("{}, {name} checkpoint after {} updates\n", task.name(), progress.step);
     let out = args.out.clone().unwrap_or_else(|| args.run.clone());
-    std::fs::create_dir_all(&out)?;
+    pictures(&session, &spec, task.as_ref(), &state.params, experiment.net.dt(), args.seed, &out)
+}
+
+/// Pictures of what the network of an experiment does before any training.
+///
+/// # Errors
+/// When data are missing, or a picture cannot be written.
+pub fn untrained(experiment: &Experiment, out: &Path, samples: usize, global: &Global) -> Result<()> {
+    let mut experiment = experiment.clone();
+    experiment.settings.batch = samples;
+    let task = experiment.task.open().or_usage()?;
+    let spec = experiment.spec(task.steps());
+    let session = global.session()?;
+    let state = program::start(&session, &spec.model, experiment.optimizer.rule, experiment.settings.seed)?;
+    println!("{}, untrained\n", task.name());
+    pictures(&session, &spec, task.as_ref(), &state.params, experiment.net.dt(), SEED, out)
+}
+
+fn pictures(
+    session: &Session,
+    spec: &Spec,
+    task: &dyn Task,
+    params: &[Buffer],
+    dt: f64,
+    seed: u64,
+    out: &Path,
+) -> Result<()> {
+    let split = if task.samples(Split::Test)?.is_some() { Split::Test } else { Split::Train };
+    let batch = task.batch(split, seed, 0, 0, spec.evaluation.batch())?;
+    let seen = Observation::new(session, spec, params, batch, seed)?;
+    std::fs::create_dir_all(out)?;
     let mut table = Table::new([("sample", Align::Right), ("target", Align::Right), ("answer", Align::Right)]);
     for b in 0..seen.samples() {
         table.row([b.to_string(), seen.target(b).to_string(), seen.decision(b).to_string()]);
-        draw(&seen, b, &task.phases(), dt, &out)?;
+        draw(&seen, b, &task.phases(), dt, out)?;
     }
-    println!("{}, {name} checkpoint after {} updates\n\n{table}\n", task.name(), progress.step);
+    println!("{table}\n");
     for (layer, neurons) in seen.layers() {
         let rate = seen.rate(&layer, dt);
-        let silent = if rate == 0.0 { ": this layer never fires; raise --ff_scale or lower the threshold" } else { "" };
+        let silent =
+            if rate == 0.0 { ": this layer never fires; raise the input scale or lower the threshold" } else { "" };
         println!(
             "layer {} of {neurons} neurons fires at {rate:.2} Hz{silent}",
             if layer.is_empty() { "0" } else { &layer }
         );
     }
-    println!("written to {}: curve.svg/.png, sample-0..{}.svg/.png", out.display(), seen.samples() - 1);
+    println!("written to {}: sample-0..{}.svg/.png", out.display(), seen.samples() - 1);
     Ok(())
 }
 

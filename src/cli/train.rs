@@ -8,24 +8,61 @@ use hlo::pjrt::{self, aot};
 use indicatif::{ProgressBar, ProgressStyle};
 use tasks::Split;
 
-use super::{Global, OrUsage, common, usage};
+use super::{Global, OrUsage, common, eval, usage};
 use crate::{
     cell::Surrogate,
     experiment::Experiment,
-    learn::{LossKind, Objective, objective::Regularizer},
+    learn::{
+        LossKind, Objective,
+        objective::{OfSum, Regularizer},
+    },
     report::bytes,
     train::{
+        checkpoint,
         history::History,
         optimizer::{Optimizer, Rule, Schedule},
         program::{EvalProgram, Spec, TrainProgram},
         run::RunDir,
         session::Session,
         sweep,
-        trainer::{Ending, Event, Outcome, Trainer},
+        trainer::{Ending, Event, Outcome, Settings, Trainer},
     },
 };
 
-/// Flags of every training command. Both `_` and `-` are accepted in their names.
+/// Flags of every run: where it is recorded, how it is reproduced. Both `_` and `-` are accepted in their names.
+#[derive(Clone, Debug, Args)]
+#[command(rename_all = "snake_case", next_help_heading = "Run")]
+pub struct RunFlags {
+    /// Seed of everything random; a negative one is drawn from the clock and recorded
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub seed: i64,
+    /// Threads that make batches
+    #[arg(long, aliases = ["n-data-worker", "num_workers", "num-workers"], default_value_t = 1)]
+    pub n_data_worker: usize,
+    /// Folder of the run [default: a new one below checkpoints/]
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Name of the run's folder below checkpoints/
+    #[arg(long, alias = "exp-name", default_value = "", hide_default_value = true)]
+    pub exp_name: String,
+    /// Go on with the run in this folder; its configuration is used, --epochs may lengthen it
+    #[arg(long, value_name = "RUN")]
+    pub resume: Option<PathBuf>,
+    /// Resolve, build and compile; print what would run; train nothing
+    #[arg(long = "dry-run", alias = "dry_run")]
+    pub dry_run: bool,
+    /// With --dry-run: compile for a device that is not there, tpu:v5e, tpu:v4 or cuda:h100 (its plugin must be installed)
+    #[arg(long, value_name = "TARGET", requires = "dry_run")]
+    pub target: Option<String>,
+    /// Accepted for the published command lines; choose the device with --device
+    #[arg(long, hide = true)]
+    pub devices: Option<String>,
+    /// Accepted for the published command lines; see --out
+    #[arg(long, hide = true)]
+    pub filepath: Option<String>,
+}
+
+/// Flags of the tasks of the first paper: their optimiser, loss and regularisers.
 #[derive(Clone, Debug, Args)]
 #[command(rename_all = "snake_case", next_help_heading = "Training")]
 pub struct TrainFlags {
@@ -71,42 +108,48 @@ pub struct TrainFlags {
     /// Weight decay
     #[arg(long = "weight_L2", alias = "weight-L2", alias = "weight_l2", default_value_t = 0.0)]
     pub weight_l2: f64,
-    /// Seed of everything random; a negative one is drawn from the clock and recorded
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    pub seed: i64,
-    /// Threads that make batches
-    #[arg(long, alias = "n-data-worker", default_value_t = 1)]
-    pub n_data_worker: usize,
-    /// Folder of the run [default: a new one below checkpoints/]
-    #[arg(long)]
-    pub out: Option<PathBuf>,
-    /// Name of the run's folder below checkpoints/
-    #[arg(long, alias = "exp-name", default_value = "", hide_default_value = true)]
-    pub exp_name: String,
-    /// Go on with the run in this folder; its configuration is used, --epochs may lengthen it
-    #[arg(long, value_name = "RUN")]
-    pub resume: Option<PathBuf>,
-    /// Resolve, build and compile; print what would run; train nothing
-    #[arg(long = "dry-run", alias = "dry_run")]
-    pub dry_run: bool,
-    /// With --dry-run: compile for a device that is not there, tpu:v5e, tpu:v4 or cuda:h100 (its plugin must be installed)
-    #[arg(long, value_name = "TARGET", requires = "dry_run")]
-    pub target: Option<String>,
-    /// Accepted for the published command lines; choose the device with --device
-    #[arg(long, hide = true)]
-    pub devices: Option<String>,
-    /// Accepted for the published command lines; see --out
-    #[arg(long, hide = true)]
-    pub filepath: Option<String>,
+    /// What every run has
+    #[command(flatten)]
+    pub run: RunFlags,
 }
 
-impl TrainFlags {
+impl RunFlags {
     /// The seed; drawn from the clock if it is negative.
     pub fn seed(&self) -> u64 {
         let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         u64::try_from(self.seed).unwrap_or_else(|_| clock().map_or(0, |t| u64::from(t.subsec_nanos()) % 10_000))
     }
 
+    /// Settings with this seed and so many threads.
+    pub fn settings(&self, batch: usize) -> Settings {
+        Settings { seed: self.seed(), batch, threads: self.n_data_worker.max(1), ..Settings::default() }
+    }
+
+    /// Where the run goes: `--out`, or a folder that is not there yet.
+    fn folder(&self, command: &str, experiment: &Experiment) -> Result<PathBuf> {
+        let taken = |dir: &Path| dir.join("config.toml").exists();
+        if let Some(out) = &self.out {
+            if taken(out) {
+                bail!(usage(format!(
+                    "--out must not hold a run already, but {} does; name another folder, or go on with --resume {}",
+                    out.display(),
+                    out.display()
+                )));
+            }
+            return Ok(out.clone());
+        }
+        let name = if self.exp_name.is_empty() {
+            format!("{command}-{}-seed{}", experiment.learner.method.name(), experiment.settings.seed)
+        } else {
+            self.exp_name.clone()
+        };
+        let base = PathBuf::from("checkpoints");
+        let numbered = (2..).map(|k| base.join(format!("{name}-{k}")));
+        Ok(std::iter::once(base.join(&name)).chain(numbered).find(|d| !taken(d)).unwrap_or(base))
+    }
+}
+
+impl TrainFlags {
     /// The optimiser, with clipping to norm 1 as all published scripts have it.
     ///
     /// # Errors
@@ -148,7 +191,7 @@ impl TrainFlags {
             spike: self.spk_reg_factor,
             rate: self.spk_reg_rate * dt / 1000.0,
         };
-        Ok(Objective { loss, regularizer })
+        Ok(Objective { loss, regularizer, of_sum: OfSum::Never })
     }
 
     /// The surrogate derivative.
@@ -160,33 +203,16 @@ impl TrainFlags {
             usage(format!("--spk_fun must be one of {}, got `{}`", Surrogate::NAMES.join(", "), self.spk_fun)).into()
         })
     }
-
-    /// Where the run goes: `--out`, or a folder that is not there yet.
-    fn folder(&self, command: &str, experiment: &Experiment) -> Result<PathBuf> {
-        let taken = |dir: &Path| dir.join("config.toml").exists();
-        if let Some(out) = &self.out {
-            if taken(out) {
-                bail!(usage(format!(
-                    "--out must not hold a run already, but {} does; name another folder, or go on with --resume {}",
-                    out.display(),
-                    out.display()
-                )));
-            }
-            return Ok(out.clone());
-        }
-        let name = if self.exp_name.is_empty() {
-            format!("{command}-{}-seed{}", experiment.learner.method.name(), experiment.settings.seed)
-        } else {
-            self.exp_name.clone()
-        };
-        let base = PathBuf::from("checkpoints");
-        let numbered = (2..).map(|k| base.join(format!("{name}-{k}")));
-        Ok(std::iter::once(base.join(&name)).chain(numbered).find(|d| !taken(d)).unwrap_or(base))
-    }
 }
 
-/// What a command prints after each batch; `None` for data sets, which report by epoch.
-pub type BatchLine = fn(&BatchReport) -> String;
+/// What a command prints while it trains.
+#[derive(Clone, Copy)]
+pub enum Lines {
+    /// After each batch.
+    Batches(fn(&BatchReport) -> String),
+    /// After each pass over a data set.
+    Epochs(fn(&EpochReport) -> String),
+}
 
 /// A batch in words and numbers.
 pub struct BatchReport {
@@ -206,15 +232,44 @@ pub struct BatchReport {
     pub memory: f64,
 }
 
+/// A pass over a data set in numbers.
+pub struct EpochReport<'a> {
+    /// Which pass, from 1.
+    pub epoch: u64,
+    /// Learning rate of its last update.
+    pub lr: f64,
+    /// Mean training loss.
+    pub training_loss: f64,
+    /// Mean training accuracy.
+    pub training_accuracy: f64,
+    /// Mean seconds per batch.
+    pub batch_seconds: f64,
+    /// Seconds of the pass, evaluation not included.
+    pub seconds: f64,
+    /// The split evaluated.
+    pub split: &'a str,
+    /// Its mean loss.
+    pub loss: f64,
+    /// Its accuracy.
+    pub accuracy: f64,
+    /// Spikes (events) per neuron and step, mean over the layers that fire; 1 if none does.
+    pub activity: f64,
+    /// Whether this is the best accuracy so far.
+    pub best: bool,
+    /// Memory in use, GB.
+    pub memory: f64,
+}
+
 /// Trains: resolves (or takes up) the experiment, compiles, runs, draws the curves, says what came of it.
 ///
 /// # Errors
 /// When flags make no sense, files are missing, or training fails.
 pub fn run(
     command: &str,
-    flags: &TrainFlags,
+    flags: &RunFlags,
+    epochs: Option<u64>,
     global: &Global,
-    line: Option<BatchLine>,
+    lines: Lines,
     resolve: impl FnOnce() -> Result<Experiment>,
 ) -> Result<()> {
     let (experiment, dir) = match &flags.resume {
@@ -225,7 +280,7 @@ pub fn run(
                 "name a folder that a training command wrote",
             )?;
             let mut experiment: Experiment = RunDir::config(dir)?;
-            if let Some(longer) = flags.epochs {
+            if let Some(longer) = epochs {
                 let settings = &mut experiment.settings;
                 let limit = if settings.batches.is_some() { &mut settings.batches } else { &mut settings.epochs };
                 *limit = Some(longer);
@@ -263,14 +318,14 @@ pub fn run(
         common::device_line(&session),
         dir.display()
     );
-    let mut screen = Screen::new(global, &session, &experiment, line);
+    let mut screen = Screen::new(global, &session, &experiment, lines);
     let result = trainer.train(&program, flags.resume.is_some(), |event| screen.hear(event));
     screen.bar.finish_and_clear();
     // A failed run has its curve too: that is where one looks first.
     let history = History::read(&dir)?;
     history.draw(&dir)?;
     let outcome = result?;
-    conclude(&trainer, &outcome, &history, &dir)
+    conclude(&trainer, &outcome, &history, experiment.net.dt(), &dir)
 }
 
 /// The compiled program in words, for `--dry-run`; compiled for `target` if there is one.
@@ -310,18 +365,23 @@ struct Screen<'a> {
     session: &'a Session,
     optimizer: Optimizer,
     batch: f64,
-    line: Option<BatchLine>,
+    lines: Lines,
     /// (loss, accuracy, seconds) of the batches of this epoch.
     epoch: Vec<(f64, f64, f64)>,
+    /// Learning rate of the last update.
+    lr: f64,
+    best: f64,
+    warned: Vec<String>,
 }
 
 impl<'a> Screen<'a> {
-    fn new(global: &Global, session: &'a Session, experiment: &Experiment, line: Option<BatchLine>) -> Screen<'a> {
+    fn new(global: &Global, session: &'a Session, experiment: &Experiment, lines: Lines) -> Screen<'a> {
         let bar = if global.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
         let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         let (optimizer, batch) = (experiment.optimizer.clone(), experiment.settings.batch as f64);
-        Screen { bar, session, optimizer, batch, line, epoch: Vec::new() }
+        let (lr, best) = (optimizer.lr, f64::NEG_INFINITY);
+        Screen { bar, session, optimizer, batch, lines, epoch: Vec::new(), lr, best, warned: Vec::new() }
     }
 
     fn gigabytes(&self) -> f64 {
@@ -330,10 +390,11 @@ impl<'a> Screen<'a> {
 
     fn hear(&mut self, event: &Event) {
         match event {
-            Event::Step { step, epoch, loss, accuracy, smoothed, seconds, l1, .. } => {
+            Event::Step { step, epoch, loss, accuracy, smoothed, seconds, l1, lr, .. } => {
+                self.lr = *lr;
                 let (loss, accuracy) = (f64::from(*loss), f64::from(*accuracy));
                 self.epoch.push((loss, accuracy, *seconds));
-                if let Some(line) = self.line {
+                if let Lines::Batches(line) = self.lines {
                     let report = BatchReport {
                         index: step - 1,
                         loss,
@@ -352,27 +413,52 @@ impl<'a> Screen<'a> {
                 ));
                 self.bar.tick();
             }
-            Event::Evaluation { epoch, split, loss, accuracy, .. } => {
+            Event::Evaluation { epoch, split, loss, accuracy, rates, .. } => {
                 let n = self.epoch.len().max(1) as f64;
-                let mean = |f: fn(&(f64, f64, f64)) -> f64| self.epoch.iter().map(f).sum::<f64>() / n;
-                let memory = self.gigabytes();
-                self.bar.suspend(|| {
-                    println!(
-                        "Epoch {:4}, training loss = {:.8}, training acc = {:.6}, time = {:.5} s, memory = {memory:.2} GB",
-                        epoch - 1,
-                        mean(|r| r.0),
-                        mean(|r| r.1),
-                        mean(|r| r.2),
-                    );
-                    println!("Epoch {:4}, {split} loss = {loss:.8}, {split} acc = {accuracy:.6}", epoch - 1);
-                });
+                let sum = |f: fn(&(f64, f64, f64)) -> f64| self.epoch.iter().map(f).sum::<f64>();
+                let report = EpochReport {
+                    epoch: *epoch,
+                    lr: self.lr,
+                    training_loss: sum(|r| r.0) / n,
+                    training_accuracy: sum(|r| r.1) / n,
+                    batch_seconds: sum(|r| r.2) / n,
+                    seconds: sum(|r| r.2),
+                    split,
+                    loss: *loss,
+                    accuracy: *accuracy,
+                    activity: match rates.len() {
+                        0 => 1.0,
+                        n => rates.iter().map(|(_, rate)| rate).sum::<f64>() / n as f64,
+                    },
+                    best: *accuracy > self.best,
+                    memory: self.gigabytes(),
+                };
+                self.best = self.best.max(*accuracy);
+                let line = if let Lines::Epochs(line) = self.lines { line } else { epoch_line };
+                self.bar.suspend(|| println!("{}", line(&report)));
+                for (layer, _) in rates.iter().filter(|(_, rate)| *rate == 0.0) {
+                    if !self.warned.contains(layer) {
+                        self.bar.suspend(|| println!("{}", eval::silent(layer)));
+                        self.warned.push(layer.clone());
+                    }
+                }
                 self.epoch.clear();
             }
         }
     }
 }
 
-fn conclude(trainer: &Trainer<'_>, outcome: &Outcome, history: &History, dir: &Path) -> Result<()> {
+/// The published lines of the memory-and-speed evaluation.
+pub fn epoch_line(r: &EpochReport<'_>) -> String {
+    let (epoch, split) = (r.epoch - 1, r.split);
+    format!(
+        "Epoch {epoch:4}, training loss = {:.8}, training acc = {:.6}, time = {:.5} s, memory = {:.2} GB\n\
+         Epoch {epoch:4}, {split} loss = {:.8}, {split} acc = {:.6}",
+        r.training_loss, r.training_accuracy, r.batch_seconds, r.memory, r.loss, r.accuracy
+    )
+}
+
+fn conclude(trainer: &Trainer<'_>, outcome: &Outcome, history: &History, dt: f64, dir: &Path) -> Result<()> {
     let at = outcome.progress.step;
     match outcome.ending {
         Ending::Interrupted => {
@@ -383,18 +469,29 @@ fn conclude(trainer: &Trainer<'_>, outcome: &Outcome, history: &History, dir: &P
             let wanted = trainer.settings.stop_at.unwrap_or_default() * 100.0;
             println!("Accuracy reaches {wanted}% at batch {}. Stop training.", at - 1);
         }
+        Ending::Settled => println!("The evaluation has stopped improving, at update {at}. Stop training."),
         Ending::Finished => {}
     }
     if trainer.task.samples(Split::Test)?.is_some() {
-        let (loss, accuracy) = match outcome.evaluation {
-            Some(known) => known,
-            None => {
-                let eval = EvalProgram::new(trainer.session, &trainer.spec)?;
-                let (loss, accuracy, _) = trainer.evaluate(&eval, &outcome.state, Split::Test)?;
-                (loss, accuracy)
-            }
-        };
-        println!("test accuracy {accuracy:.4}, test loss {loss:.4} after {at} updates");
+        let eval = EvalProgram::new(trainer.session, &trainer.spec)?;
+        let last = trainer.evaluate(&eval, &outcome.state.params, Split::Test)?;
+        println!("test accuracy {:.4}, test loss {:.4} after {at} updates", last.accuracy, last.loss);
+        let mut reported = last;
+        if trainer.settings.select {
+            let slots = outcome.state.slots.len();
+            let (best, progress) =
+                checkpoint::load(&dir.join("best.safetensors"), trainer.session, &trainer.spec.model, slots)?;
+            reported = trainer.evaluate(&eval, &best.params, Split::Test)?;
+            println!(
+                "best checkpoint, epoch {} ({} accuracy {:.4}): test accuracy {:.4}, test loss {:.4}",
+                progress.best_epoch,
+                trainer.settings.evaluate.as_deref().unwrap_or("training"),
+                progress.best.unwrap_or_default(),
+                reported.accuracy,
+                reported.loss
+            );
+        }
+        eval::report(&reported, trainer.task.as_ref(), Split::Test, dt, dir)?;
     } else {
         println!("{history}");
     }

@@ -63,6 +63,18 @@ pub type Transition = Vec<Vec<Option<Tensor>>>;
 /// Derivatives of the loss with respect to the states of every group, by group and state, `[K, B, N]`; `None` is zero.
 pub type Signal = Vec<Vec<Option<Tensor>>>;
 
+/// What the steps of a chunk compute besides states.
+pub struct Values {
+    /// Loss, `[K]`.
+    pub loss: Tensor,
+    /// Output, `[K, B, C]`.
+    pub out: Tensor,
+    /// Input of each dense op, `[K, B, I]`, by op.
+    pub inputs: HashMap<usize, Tensor>,
+    /// Tracked values, `[K, ..]`.
+    pub tracked: Vec<Tensor>,
+}
+
 /// The step mapped over the K steps of a chunk.
 pub struct Steps<'a> {
     graph: Graph,
@@ -141,8 +153,8 @@ impl<'a> Steps<'a> {
         t.broadcast_to(&full)
     }
 
-    /// Values in every step: loss `[K]`, output `[K, B, C]`, and the input of each dense op `[K, B, I]`.
-    pub fn values(&self) -> (Tensor, Tensor, HashMap<usize, Tensor>) {
+    /// Values in every step.
+    pub fn values(&self) -> Values {
         let env = jvp_with(&self.graph, &self.func, &self.args, &self.rules());
         let value = |v: &Tensor| env.get(self.place[&v.value()]).primal.clone();
         let inputs = self.structure.ops.iter().enumerate().filter_map(|(k, op)| {
@@ -151,7 +163,8 @@ impl<'a> Steps<'a> {
             Some((k, self.per_step(env.get(self.place[&x]).primal.clone(), &dims)))
         });
         let inputs = inputs.collect();
-        (value(self.prepared.loss()), value(self.prepared.out()), inputs)
+        let tracked = self.prepared.tracked().iter().map(|t| self.per_step(value(t), t.dims())).collect();
+        Values { loss: value(self.prepared.loss()), out: value(self.prepared.out()), inputs, tracked }
     }
 
     /// Transition of every group, with all op outputs held fixed.

@@ -1,6 +1,7 @@
 //! What a traced program costs, counted on its graph before anything is compiled.
 //!
-//! The counts are of the mathematics: a product of `[M, K]` and `[K, N]` is `2 M N K` operations, arithmetic one per
+//! The counts are of the mathematics: a product of `[M, K]` and `[K, N]` is `2 M N K` operations, a convolution two for each
+//! element of its kernel and position of its result (zeros between elements count like others), arithmetic one per
 //! element of its result, a sum one per element that goes in; moving, copying and converting values is free. A compiler may do
 //! less (it may find a product that is made twice) and no compiler counts a product for less.
 
@@ -51,6 +52,11 @@ fn node_cost(graph: &Graph, index: usize, node: &Node, used: &HashSet<Value>) ->
         let left = operand(0);
         let inner: usize = dot.lhs_contract.iter().map(|&axis| left.dims[axis]).product();
         return Cost { flops: 2 * elements * inner as u64, stacked: 0 };
+    }
+    if node.op.name() == "convolution" {
+        let kernel = operand(1);
+        let field: usize = kernel.dims[..3].iter().product();
+        return Cost { flops: 2 * elements * field as u64, stacked: 0 };
     }
     let flops = match node.op.name() {
         "tag" | "stop-gradient" | "custom-derivative" | "convert" => 0,

@@ -36,9 +36,34 @@ pub struct Objective {
     pub loss: LossKind,
     /// Terms on potentials and spikes.
     pub regularizer: Regularizer,
+    /// When one loss of the summed output takes the place of the losses of all steps.
+    #[serde(default)]
+    pub of_sum: OfSum,
+}
+
+/// When one loss of the output summed over the steps takes the place of the losses of all steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OfSum {
+    /// Never.
+    #[default]
+    Never,
+    /// In evaluation.
+    Evaluation,
+    /// In evaluation and in training with BPTT. An online rule cannot wait for the sum.
+    Always,
 }
 
 impl Objective {
+    /// 1 for sequences, 0 for rows that only fill up a batch (target below 0); scaled so that the mean over the rows is a mean over
+    /// the sequences, `[B]`.
+    pub fn weights(target: &Tensor) -> Tensor {
+        let real = target.ge(&target.zeros_like()).convert(DType::F32);
+        let share = real.mean_all();
+        let share = share.maximum(&share.full_like(1e-9)).broadcast_to(real.dims());
+        real / share
+    }
+
     /// Loss of one step for every sequence, `[B]`, without regularisers.
     pub fn sequence_losses(&self, out: &Tensor, target: &Tensor) -> Tensor {
         let hot = target.one_hot(out.dims()[1], DType::F32);
@@ -48,10 +73,15 @@ impl Objective {
         }
     }
 
+    /// Mean of [`Objective::sequence_losses`] over the sequences, a scalar.
+    pub fn mean_loss(&self, out: &Tensor, target: &Tensor) -> Tensor {
+        (self.sequence_losses(out, target) * Objective::weights(target)).mean_all()
+    }
+
     /// Loss of one step, a scalar. `out: [B, C]`, `target: s32[B]`, `observed` as the model names it.
     pub fn step_loss(&self, out: &Tensor, target: &Tensor, observed: &[(&str, Tensor)]) -> Tensor {
         let Regularizer { membrane, low, high, spike, rate } = self.regularizer;
-        let mut total = self.sequence_losses(out, target).mean_all();
+        let mut total = self.mean_loss(out, target);
         for (name, value) in observed {
             if membrane > 0.0 && name.rsplit('.').next() == Some("V") {
                 let beyond = (value - high).relu().square() + (low - value).relu().square();

@@ -13,7 +13,7 @@ use crate::cell::Model;
 pub struct Prepared {
     /// Parameters to `phi`: parameters as the step uses them. Computed once per program.
     pub prefix: Func,
-    /// One step: (phi, states, input, target) to (states, loss, out, observed).
+    /// One step: (phi, states, input, target) to (states, loss, out, observed, tracked).
     pub body: Func,
     /// (out, observed that enter the loss, target) to the loss of one step.
     pub loss_of: Func,
@@ -21,6 +21,8 @@ pub struct Prepared {
     pub phis: usize,
     /// Number of states.
     pub states: usize,
+    /// Number of tracked values.
+    pub tracked: usize,
     /// Which parameters each `phi` is made from.
     pub sources: Vec<Vec<usize>>,
     /// Which parameters are trained.
@@ -110,6 +112,7 @@ impl Prepared {
             loss_of,
             phis: frontier.len(),
             states: n_states,
+            tracked: model.tracked.len(),
             sources,
             trainable: model.params.iter().map(|p| p.trainable).collect(),
             input: model.input.clone(),
@@ -141,6 +144,11 @@ impl Prepared {
     /// Those observed values that enter the loss, among the body's results.
     pub fn observed(&self) -> &[Tensor] {
         &self.body.results()[self.states + 2..][..self.loss_of.params().len() - 2]
+    }
+
+    /// The tracked values among the body's results.
+    pub fn tracked(&self) -> &[Tensor] {
+        &self.body.results()[self.body.results().len() - self.tracked..]
     }
 
     /// The new states among the body's results.

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Attachment, LearnError, Method, Objective, Prepared, Structure, Vjp,
-    chunk::{Forward, Signal, Steps},
+    chunk::{Forward, Signal, Steps, Values},
+    objective::OfSum,
     rules::{ChunkView, Slot, Slots, TraceKind, TracePlan, Traces},
     structure::Kind,
 };
@@ -43,6 +44,8 @@ pub struct Learner {
     objective: Objective,
     config: LearnerConfig,
     batch: usize,
+    /// Positions of spikes among the observed values.
+    spikes: Vec<usize>,
 }
 
 /// Result of a sequence.
@@ -53,8 +56,20 @@ pub struct SequenceOut {
     pub loss: Tensor,
     /// Output summed over the steps that count, `[B, C]`.
     pub out: Tensor,
+    /// Tracked values, their means over all steps.
+    pub tracked: Vec<Tensor>,
     /// States after the sequence.
     pub states: Vec<Tensor>,
+}
+
+/// Result of a sequence without learning.
+pub struct Evaluated {
+    /// Loss of every sequence, `[B]`: of the summed output, or the sum over the steps that count.
+    pub losses: Tensor,
+    /// Output summed over the steps that count, `[B, C]`.
+    pub out: Tensor,
+    /// Spikes per neuron of every layer that fires, summed over all steps, `[B]` each.
+    pub spikes: Vec<Tensor>,
 }
 
 /// What passes from chunk to chunk.
@@ -76,6 +91,8 @@ pub struct Sums {
     pub loss: Tensor,
     /// Output, `[B, C]`.
     pub out: Tensor,
+    /// Tracked values.
+    pub tracked: Vec<Tensor>,
 }
 
 impl Sums {
@@ -84,6 +101,7 @@ impl Sums {
             grads: self.grads.into_iter().zip(other.grads).map(|(a, b)| Tensor::sum_of([a, b])).collect(),
             loss: self.loss + other.loss,
             out: self.out + other.out,
+            tracked: self.tracked.iter().zip(&other.tracked).map(|(a, b)| a + b).collect(),
         }
     }
 }
@@ -105,6 +123,11 @@ impl Learner {
     /// When the rule cannot treat the model, or a setting makes no sense.
     pub fn new(model: &Model, objective: &Objective, config: &LearnerConfig) -> Result<Learner, LearnError> {
         check(config)?;
+        if objective.of_sum == OfSum::Always && objective.regularized() {
+            let text =
+                "regularisers act on single steps, but the loss is one of the summed output; leave one of them out";
+            return Err(LearnError::Setting(text.into()));
+        }
         let prepared = Prepared::new(model, objective);
         let structure = Structure::new(&prepared)?;
         if config.method.is_online() {
@@ -112,7 +135,16 @@ impl Learner {
             structure.check_online(&prepared, &names)?;
         }
         let plan = plan(config, &structure, model.batch());
-        Ok(Learner { prepared, structure, plan, objective: *objective, config: config.clone(), batch: model.batch() })
+        let is_spike = |k: &usize| model.observed[*k].rsplit('.').next() == Some("spike");
+        Ok(Learner {
+            prepared,
+            structure,
+            plan,
+            objective: *objective,
+            config: config.clone(),
+            batch: model.batch(),
+            spikes: (0..model.observed.len()).filter(is_spike).collect(),
+        })
     }
 
     /// The settings.
@@ -184,7 +216,8 @@ impl Learner {
             self.bptt(g, &phis, states, inputs, target, warmup)
         };
         let grads = self.prepared.pull(g, params, &sums.grads);
-        SequenceOut { grads, loss: sums.loss, out: sums.out, states }
+        let tracked = sums.tracked.iter().map(|sum| sum * (1.0 / steps.max(1) as f64)).collect();
+        SequenceOut { grads, loss: sums.loss, out: sums.out, tracked, states }
     }
 
     /// The state before a sequence.
@@ -204,7 +237,8 @@ impl Learner {
 
     fn no_sums(&self, g: &Graph) -> Sums {
         let out = self.prepared.out().shape();
-        Sums { grads: vec![None; self.prepared.phis], loss: g.scalar(DType::F32, 0.0), out: g.zeros(out) }
+        let tracked = self.prepared.tracked().iter().map(|t| g.zeros(t.shape())).collect();
+        Sums { grads: vec![None; self.prepared.phis], loss: g.scalar(DType::F32, 0.0), out: g.zeros(out), tracked }
     }
 
     /// Runs many steps, chunk by chunk. With `learn` the steps carry loss; with `keep` the traces after the last step are
@@ -264,6 +298,7 @@ impl Learner {
         init.extend(slots.iter().map(|s| traces[s].clone()));
         init.push(carry.time);
         init.extend([none.loss, none.out]);
+        init.extend(none.tracked);
         init.extend(learned.iter().map(|&k| g.zeros(phis[k].shape())));
         let starts =
             g.iota(Shape::s32([count]), 0) * g.scalar(DType::S32, length as f64) + g.scalar(DType::S32, at as f64);
@@ -273,7 +308,7 @@ impl Learner {
         let mut shapes: Vec<Shape> = init.iter().map(|t| t.shape().clone()).collect();
         shapes.push(Shape::s32([]));
         shapes.extend(consts.iter().map(|t| t.shape().clone()));
-        let (n, s) = (carry.states.len(), slots.len());
+        let (n, s, tracked) = (carry.states.len(), slots.len(), self.prepared.tracked);
         let body = Func::trace(&shapes, |g, p| {
             let (carried, rest) = p.split_at(init.len());
             let traces = slots.iter().cloned().zip(carried[n..n + s].iter().cloned()).collect();
@@ -287,7 +322,8 @@ impl Learner {
             out.push(next.time);
             let old = &carried[n + s + 1..];
             out.extend([&old[0] + sums.loss, &old[1] + sums.out]);
-            out.extend(learned.iter().zip(&old[2..]).map(|(&k, sum)| match &sums.grads[k] {
+            out.extend(sums.tracked.iter().zip(&old[2..]).map(|(new, sum)| sum + new));
+            out.extend(learned.iter().zip(&old[2 + tracked..]).map(|(&k, sum)| match &sums.grads[k] {
                 Some(grad) => sum + grad,
                 None => sum.clone(),
             }));
@@ -295,9 +331,10 @@ impl Learner {
         });
         let (mut last, _) = scan_whole(g, &body, count, false, &init, &[starts], &consts);
         let mut sums = self.no_sums(g);
-        for (&k, grad) in learned.iter().zip(last.split_off(n + s + 3)) {
+        for (&k, grad) in learned.iter().zip(last.split_off(n + s + 3 + tracked)) {
             sums.grads[k] = Some(grad);
         }
+        sums.tracked = last.split_off(n + s + 3);
         sums.loss = last[n + s + 1].clone();
         sums.out = last[n + s + 2].clone();
         let traces = slots.into_iter().zip(last[n..n + s].iter().cloned()).collect();
@@ -326,7 +363,7 @@ impl Learner {
             (Forward::run(g, &self.prepared, &self.structure, phis, &carry.states, &inputs), None)
         };
         let steps = Steps::new(g, &self.prepared, &self.structure, phis, &forward, &inputs, target);
-        let (loss, out, op_inputs) = steps.values();
+        let Values { loss, out, inputs: op_inputs, tracked } = steps.values();
         let mut sums = self.no_sums(g);
         let mut slots = None;
         if learn {
@@ -338,13 +375,13 @@ impl Learner {
                 }
                 (None, Vjp::SingleStep { attachment }) => {
                     let (signal, grads) = steps.signals(attachment);
-                    sums = Sums { grads, loss: loss.sum_all(), out: out.sum(&[0]) };
+                    sums = Sums { grads, loss: loss.sum_all(), out: out.sum(&[0]), tracked: vec![] };
                     (empty(), signal)
                 }
                 (None, Vjp::MultiStep { .. }) => {
                     // The signal at the entry of step s belongs to the trace after step s - 1.
                     let (before, grads) = steps.entry_signals();
-                    sums = Sums { grads, loss: loss.sum_all(), out: out.sum(&[0]) };
+                    sums = Sums { grads, loss: loss.sum_all(), out: out.sum(&[0]), tracked: vec![] };
                     let each = |f: &dyn Fn(&Tensor) -> Tensor| -> Signal {
                         before.iter().map(|s| s.iter().map(|t| t.as_ref().map(f)).collect()).collect()
                     };
@@ -359,6 +396,7 @@ impl Learner {
             };
             slots = Some(Slots { entry, steps: signal, correction: self.correction(&carry.time, length) });
         }
+        sums.tracked = tracked.iter().map(|t| t.sum(&[0])).collect();
         let transitions = steps.transitions();
         let drives = self
             .structure
@@ -417,7 +455,7 @@ impl Learner {
         let kept: Vec<usize> = (0..self.structure.ops.len())
             .filter(|&k| self.structure.ops[k].recurrent && self.structure.ops[k].kind == Kind::Dense)
             .collect();
-        let whole = self.unrolled(phis, states, inputs, target, 0, &kept);
+        let whole = self.unrolled(phis, states, inputs, target, 0, &kept, false);
         let args: Vec<Tensor> = phis.iter().chain(states).chain([inputs, target]).cloned().collect();
         let wrt: Vec<bool> = (0..args.len())
             .map(|k| if k < phis.len() { self.prepared.is_trained(k) } else { k < phis.len() + states.len() })
@@ -434,8 +472,12 @@ impl Learner {
         };
         let entry = self.structure.groups.iter();
         let entry = entry.map(|gr| gr.states.iter().map(|&s| found[phis.len() + s].clone()).collect()).collect();
-        let sums =
-            Sums { grads: found[..phis.len()].to_vec(), loss: vjp.results[0].clone(), out: vjp.results[1].clone() };
+        let sums = Sums {
+            grads: found[..phis.len()].to_vec(),
+            loss: vjp.results[0].clone(),
+            out: vjp.results[1].clone(),
+            tracked: vec![],
+        };
         (forward, entry, sums)
     }
 
@@ -449,7 +491,7 @@ impl Learner {
         target: &Tensor,
         warmup: usize,
     ) -> (Sums, Vec<Tensor>) {
-        let whole = self.unrolled(phis, states, inputs, target, warmup, &[]);
+        let whole = self.unrolled(phis, states, inputs, target, warmup, &[], self.objective.of_sum == OfSum::Always);
         let args: Vec<Tensor> = phis.iter().chain(states).chain([inputs, target]).cloned().collect();
         let wrt: Vec<bool> = (0..args.len()).map(|k| k < phis.len() && self.prepared.is_trained(k)).collect();
         let vjp = transform::vjp(g, &whole, &args, &wrt);
@@ -457,11 +499,15 @@ impl Learner {
         cts[0] = Some(vjp.results[0].full_like(1.0));
         let mut grads = vjp.pull(&cts);
         grads.truncate(phis.len());
-        let sums = Sums { grads, loss: vjp.results[0].clone(), out: vjp.results[1].clone() };
-        (sums, vjp.results[2..2 + states.len()].to_vec())
+        let n = states.len();
+        let tracked = vjp.results[2 + 2 * n..].to_vec();
+        let sums = Sums { grads, loss: vjp.results[0].clone(), out: vjp.results[1].clone(), tracked };
+        (sums, vjp.results[2..2 + n].to_vec())
     }
 
-    /// (phi, states, inputs, target) to (loss, out summed, states after, states before each step, outputs of `kept` ops).
+    /// (phi, states, inputs, target) to (loss, out summed, states after, states before each step, outputs of `kept` ops,
+    /// tracked values summed); the loss is that of every step, or one `of_sum`.
+    #[allow(clippy::too_many_arguments, reason = "a sequence and what is wanted of it")]
     fn unrolled(
         &self,
         phis: &[Tensor],
@@ -470,6 +516,7 @@ impl Learner {
         target: &Tensor,
         warmup: usize,
         kept: &[usize],
+        of_sum: bool,
     ) -> Func {
         let p = &self.prepared;
         let n = states.len();
@@ -477,6 +524,7 @@ impl Learner {
         results.push(p.out().clone());
         results.extend(p.observed().iter().cloned());
         results.extend(kept.iter().map(|&k| p.body.graph().tensor(self.structure.ops[k].y)));
+        results.extend(p.tracked().iter().cloned());
         let step = p.body.with_results(results);
         let observed = p.observed().len();
         let steps = inputs.dims()[0];
@@ -499,22 +547,28 @@ impl Learner {
                 out
             });
             let (after, mut stacks) = scan(g, &body, steps, false, states, &[inputs], phis);
+            let tracked: Vec<Tensor> = stacks.split_off(stacks.len() - p.tracked).iter().map(|t| t.sum(&[0])).collect();
             let outputs = stacks.split_off(n + 1 + observed);
             let seen: Vec<Tensor> = stacks[n..].iter().map(|t| t.slice_axis(0, warmup, steps)).collect();
-            let mut args: Vec<Mapped> = seen.iter().map(|t| Mapped { tensor: t.clone(), mapped: true }).collect();
-            args.push(Mapped { tensor: rest[1].clone(), mapped: false });
-            let env = transform::vmap(g, &p.loss_of, &args, steps - warmup);
-            let loss = env.get(p.loss_of.results()[0].value()).materialize(steps - warmup).sum_all();
-            let mut results = vec![loss, seen[0].sum(&[0])];
+            let out = seen[0].sum(&[0]);
+            let loss = if of_sum {
+                self.objective.mean_loss(&out, &rest[1])
+            } else {
+                let mut args: Vec<Mapped> = seen.iter().map(|t| Mapped { tensor: t.clone(), mapped: true }).collect();
+                args.push(Mapped { tensor: rest[1].clone(), mapped: false });
+                let env = transform::vmap(g, &p.loss_of, &args, steps - warmup);
+                env.get(p.loss_of.results()[0].value()).materialize(steps - warmup).sum_all()
+            };
+            let mut results = vec![loss, out];
             results.extend(after);
             results.extend_from_slice(&stacks[..n]);
             results.extend(outputs);
+            results.extend(tracked);
             results
         })
     }
 
-    /// Loss of every sequence summed over the steps that count, `[B]`, and the summed output, `[B, C]`; no learning.
-    /// Memory does not grow with the number of steps.
+    /// Runs sequences without learning. Memory does not grow with the number of steps.
     pub fn evaluate(
         &self,
         g: &Graph,
@@ -522,14 +576,17 @@ impl Learner {
         states: &[Tensor],
         inputs: &Tensor,
         target: &Tensor,
-    ) -> (Tensor, Tensor) {
+    ) -> Evaluated {
         let p = &self.prepared;
         let phis = p.prefix.call(g, params);
         let (n, steps) = (states.len(), inputs.dims()[0]);
         let warmup = self.config.warmup.min(steps);
         let length = self.chunk_length(steps);
         let mut carry: Vec<Tensor> = states.to_vec();
-        carry.extend([g.zeros(&p.target.with_dtype(DType::F32)), g.zeros(p.out().shape())]);
+        let per_sequence = g.zeros(&p.target.with_dtype(DType::F32));
+        carry.extend([per_sequence.clone(), g.zeros(p.out().shape())]);
+        carry.extend(self.spikes.iter().map(|_| per_sequence.clone()));
+        let carried = carry.len();
         for (from, to, counts) in [(0, warmup, false), (warmup, steps, true)] {
             let equal = (to - from) / length;
             for (count, length, at) in [(equal, length, from), (1, (to - from) % length, from + equal * length)] {
@@ -542,14 +599,20 @@ impl Learner {
                 shapes.push(rows.shape().with_dims(&rows.dims()[1..]));
                 shapes.extend(phis.iter().chain([target]).map(|t| t.shape().clone()));
                 let body = Func::trace(&shapes, |g, v| {
-                    let (carry, rest) = v.split_at(n + 2);
+                    let (carry, rest) = v.split_at(carried);
                     self.evaluate_chunk(g, carry, &rest[0], &rest[1..=phis.len()], &rest[1 + phis.len()], counts)
                 });
                 let consts: Vec<Tensor> = phis.iter().chain([target]).cloned().collect();
                 carry = scan_whole(g, &body, count, false, &carry, &[rows], &consts).0;
             }
         }
-        (carry[n].clone(), carry[n + 1].clone())
+        let spikes = carry.split_off(n + 2);
+        let out = carry[n + 1].clone();
+        let losses = match self.objective.of_sum {
+            OfSum::Never => carry[n].clone(),
+            OfSum::Evaluation | OfSum::Always => self.objective.sequence_losses(&out, target),
+        };
+        Evaluated { losses, out, spikes }
     }
 
     fn evaluate_chunk(
@@ -565,6 +628,7 @@ impl Learner {
         let n = p.states;
         let mut results: Vec<Tensor> = p.new_states().to_vec();
         results.push(p.out().clone());
+        results.extend(self.spikes.iter().map(|&k| p.body.results()[n + 2 + k].mean(&[1])));
         let step = p.body.with_results(results);
         let body = self.loop_body(&step, phis);
         let inputs = inputs.convert(DType::F32);
@@ -580,6 +644,7 @@ impl Learner {
             sum = sum + outs[0].sum(&[0]);
         }
         after.extend([losses, sum]);
+        after.extend(carry[n + 2..].iter().zip(&outs[1..]).map(|(before, spikes)| before + spikes.sum(&[0])));
         after
     }
 
@@ -605,7 +670,7 @@ impl Learner {
         let n = states.len();
         let mut results: Vec<Tensor> = p.new_states().to_vec();
         results.extend_from_slice(p.new_states());
-        results.extend_from_slice(&p.body.results()[n + 1..]);
+        results.extend_from_slice(&p.body.results()[n + 1..p.body.results().len() - p.tracked]);
         let body = self.loop_body(&p.body.with_results(results), &phis);
         let inputs = inputs.convert(DType::F32);
         scan(g, &body, inputs.dims()[0], false, states, &[inputs], &phis).1

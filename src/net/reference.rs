@@ -179,6 +179,7 @@ fn radlif(c: &Case, batch: usize) -> Result<Model, MissingHyper> {
         n,
         adaptive: true,
         alpha: AdLif::ALPHA,
+        threshold: 1.0,
         init: StateInit::Zeros,
         surrogate: Surrogate::Boxcar { width: 0.5 },
     };
@@ -186,7 +187,7 @@ fn radlif(c: &Case, batch: usize) -> Result<Model, MissingHyper> {
         let s = cell.last_spike(cx);
         let init = [Init::KaimingUniform(1.0)];
         let wx = cx.dense("W", &[x], n, &Dense { bias, ..Dense::new(&init) });
-        let vs = AdLif::recurrence(cx, "V", &s);
+        let vs = AdLif::recurrence(cx, "V", &s, Init::KaimingNormal(1.0));
         let u = cell.step(cx, &(wx + vs));
         readout::leaky(cx, &u, n_out, tau_o, 1.0)
     }))

@@ -57,6 +57,12 @@ pub struct Progress {
     pub smoothed: Option<f64>,
     /// Best value so far of what selects the `best` checkpoint.
     pub best: Option<f64>,
+    /// Passes completed when it was reached.
+    #[serde(default)]
+    pub best_epoch: u64,
+    /// Sum of the training accuracies of the batches of this epoch.
+    #[serde(default)]
+    pub epoch_accuracy: f64,
 }
 
 /// Writes bytes so that the file is either the old one or the new one, never half of it.

@@ -27,7 +27,7 @@ pub struct Update {
 }
 
 /// An evaluation.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     /// Updates so far.
     pub step: u64,
@@ -35,6 +35,8 @@ pub struct Evaluation {
     pub loss: f64,
     /// Share of right answers.
     pub accuracy: f64,
+    /// Layers that fire: name, spikes per neuron and step.
+    pub rates: Vec<(String, f64)>,
 }
 
 /// Everything recorded, in order.
@@ -62,8 +64,8 @@ impl History {
                     norm: norm.map(f64::from),
                     seconds,
                 }),
-                Ok(Event::Evaluation { step, loss, accuracy, .. }) => {
-                    history.evaluations.push(Evaluation { step, loss, accuracy });
+                Ok(Event::Evaluation { step, loss, accuracy, rates, .. }) => {
+                    history.evaluations.push(Evaluation { step, loss, accuracy, rates });
                 }
                 Err(_) => {}
             }

@@ -4,7 +4,7 @@ use hlo::{DType, Func, Shape, Tensor, array::Array, pjrt::Buffer};
 use tasks::Batch;
 
 use super::{
-    program::{ProgramError, Spec, drawn_states, initial_states},
+    program::{ProgramError, Spec, drawn_states, initial_states, layer_of},
     session::{Session, SessionError},
     trainer::arrays,
 };
@@ -35,7 +35,7 @@ impl Observation {
         batch: Batch,
         seed: u64,
     ) -> Result<Observation, ProgramError> {
-        let model = &spec.model;
+        let model = &spec.evaluation;
         let config = LearnerConfig { method: Method::Bptt, ..spec.learner.clone() };
         let learner = Learner::new(model, &spec.objective, &config)?;
         let drawn = drawn_states(model, seed, 0);
@@ -81,11 +81,7 @@ impl Observation {
 
     /// Layers that fire: the name of each without `spike`, and its number of neurons.
     pub fn layers(&self) -> Vec<(String, usize)> {
-        let name = |full: &str| {
-            let scope = full.strip_suffix("spike")?;
-            Some(scope.strip_suffix('.').unwrap_or(scope).to_string())
-        };
-        self.observed.iter().filter_map(|(full, n, _)| Some((name(full)?, *n))).collect()
+        self.observed.iter().filter_map(|(full, n, _)| Some((layer_of(full)?, *n))).collect()
     }
 
     fn value(&self, name: &str, t: usize, b: usize, i: usize) -> Option<f32> {

@@ -15,6 +15,8 @@ pub enum Rule {
     Sgd,
     /// `v = 0.9 v + g; w -= lr v`.
     Momentum,
+    /// `s = 0.99 s + 0.01 g^2; w -= lr g / (sqrt(s) + 1e-8)`.
+    RmsProp,
     /// Adam with 0.9, 0.999, 1e-8 and bias correction.
     #[default]
     Adam,
@@ -22,7 +24,7 @@ pub enum Rule {
 
 impl Rule {
     /// The names the published commands use.
-    pub const NAMES: &[&str] = &["adam", "momentum", "sgd"];
+    pub const NAMES: &[&str] = &["adam", "momentum", "sgd", "rmsprop"];
 
     /// A rule by name.
     pub fn by_name(name: &str) -> Option<Rule> {
@@ -30,6 +32,7 @@ impl Rule {
             "adam" => Rule::Adam,
             "momentum" => Rule::Momentum,
             "sgd" => Rule::Sgd,
+            "rmsprop" => Rule::RmsProp,
             _ => return None,
         })
     }
@@ -38,7 +41,7 @@ impl Rule {
     pub fn slots(self) -> usize {
         match self {
             Rule::Sgd => 0,
-            Rule::Momentum => 1,
+            Rule::Momentum | Rule::RmsProp => 1,
             Rule::Adam => 2,
         }
     }
@@ -191,6 +194,11 @@ impl Optimizer {
                     new_slots[0].push(keep(v.clone(), slot(0)));
                     v
                 }
+                Rule::RmsProp => {
+                    let s = slot(0) * 0.99 + d.square() * 0.01;
+                    new_slots[0].push(keep(s.clone(), slot(0)));
+                    d / (s.sqrt() + 1e-8)
+                }
                 Rule::Adam => {
                     let m = slot(0) * 0.9 + &d * 0.1;
                     let v = slot(1) * 0.999 + d.square() * 0.001;
@@ -265,6 +273,13 @@ mod tests {
     fn momentum_follows_the_worked_example() {
         let momentum = Optimizer { rule: Rule::Momentum, lr: 0.01, clip: 0.0, ..Optimizer::default() };
         close(&run(&momentum, [1.0, -2.0], &GRADS[..2]), &[[0.995, -1.999], [0.9885, -2.0011]]);
+    }
+
+    #[test]
+    fn rmsprop_divides_by_the_root_of_a_running_mean_of_squares() {
+        let rmsprop = Optimizer { rule: Rule::RmsProp, lr: 0.01, clip: 0.0, ..Optimizer::default() };
+        // s = 0.01 * 0.25, step 0.5 / 0.05; then s = 0.99 * 0.0025 + 0.01 * 0.04 = 0.002875, step 0.2 / 0.0536190.
+        close(&run(&rmsprop, [1.0, 0.0], &[[0.5, 0.0], [0.2, 0.0]]), &[[0.9, 0.0], [0.862700, 0.0]]);
     }
 
     #[test]

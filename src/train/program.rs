@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! train: (params, slots, count, lr, states, inputs, target) -> (params, slots, count, loss, accuracy, norm, l1)
-//! eval:  (params, states, inputs, target, weight)           -> (loss, correct)
+//! eval:  (params, states, inputs, target)                   -> (losses, hits, out, spikes)
 //! ```
 //!
 //! Parameters, slots and count are donated. States that start from constants are part of the program; those drawn anew for
@@ -21,14 +21,16 @@ use super::{
 };
 use crate::{
     cell::{Model, StateInit},
-    learn::{LearnError, Learner, Objective, sequence::LearnerConfig},
+    learn::{LearnError, Learner, Objective, objective::OfSum, sequence::LearnerConfig},
 };
 
 /// What a program is made of.
 #[derive(Clone, Debug)]
 pub struct Spec {
-    /// The model, for the batch size of the program.
+    /// The model as it is trained, for the batch size of the program.
     pub model: Model,
+    /// The same model as it is evaluated: the same parameters, no dropout.
+    pub evaluation: Model,
     /// What is minimised.
     pub objective: Objective,
     /// How gradients are found.
@@ -54,7 +56,7 @@ pub struct TrainState {
 /// What a training step reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
-    /// Mean loss per step that counts.
+    /// Mean loss per step that counts, or the loss of the summed output.
     pub loss: f32,
     /// Share of the batch whose summed output is largest at the target.
     pub accuracy: f32,
@@ -78,6 +80,34 @@ pub struct EvalProgram {
     /// The compiled program.
     pub executable: Executable,
     model: Model,
+    /// Layers that fire.
+    layers: Vec<String>,
+}
+
+/// What the evaluation of a batch of B sequences says.
+pub struct EvalReport {
+    /// Loss of each sequence, `[B]`.
+    pub losses: Vec<f32>,
+    /// 1 where the largest output is the target's, `[B]`.
+    pub hits: Vec<f32>,
+    /// Output summed over the steps that count, `[B, C]`.
+    pub out: Vec<f32>,
+    /// Spikes per neuron and step of each layer that fires, `[B]` each.
+    pub rates: Vec<Vec<f32>>,
+}
+
+/// The layer whose spikes an observed value holds: its name without `spike`.
+pub fn layer_of(observed: &str) -> Option<String> {
+    let scope = observed.strip_suffix("spike")?;
+    Some(scope.strip_suffix('.').unwrap_or(scope).to_string())
+}
+
+/// The next value of a tracked array, see [`Tracked`](crate::cell::Tracked).
+fn average(old: &Tensor, mean: &Tensor, momentum: f64, count: &Tensor) -> Tensor {
+    let n = count.convert(DType::F32);
+    let early = (&n + 1.0) / (&n + 10.0);
+    let kept = early.minimum(&early.full_like(momentum)).broadcast_to(old.dims());
+    old * &kept + mean * (1.0 - &kept)
 }
 
 /// States at the start of a sequence: constants of the program, or arguments.
@@ -86,7 +116,7 @@ pub(super) fn initial_states(g: &Graph, model: &Model, given: &[Tensor]) -> Vec<
     let state = |s: &crate::cell::StateSpec| match s.init {
         StateInit::Zeros => g.zeros(&s.shape),
         StateInit::Constant(c) => g.full(&s.shape, c),
-        StateInit::Uniform(..) => given.next().cloned().unwrap_or_else(|| g.zeros(&s.shape)),
+        StateInit::Uniform(..) | StateInit::Key => given.next().cloned().unwrap_or_else(|| g.zeros(&s.shape)),
     };
     model.states.iter().map(state).collect()
 }
@@ -96,13 +126,13 @@ pub fn drawn_states(model: &Model, seed: u64, step: u64) -> Vec<Array> {
     model
         .states
         .iter()
-        .filter(|s| matches!(s.init, StateInit::Uniform(..)))
+        .filter(|s| s.init.is_drawn())
         .filter_map(|s| Array::f32(s.init.values(&s.shape, seed, &s.name, step), s.shape.dims.clone()).ok())
         .collect()
 }
 
 fn drawn_shapes(model: &Model) -> Vec<(String, Shape)> {
-    let drawn = model.states.iter().filter(|s| matches!(s.init, StateInit::Uniform(..)));
+    let drawn = model.states.iter().filter(|s| s.init.is_drawn());
     drawn.map(|s| (format!("state.{}", s.name), s.shape.clone())).collect()
 }
 
@@ -151,6 +181,7 @@ impl TrainProgram {
         let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
         let model = &spec.model;
         let trained: Vec<usize> = (0..model.params.len()).filter(|&k| model.params[k].trainable).collect();
+        let changed: Vec<usize> = (0..model.params.len()).filter(|&k| model.changes(k)).collect();
         let slots = trained.len() * spec.optimizer.rule.slots();
         let mut arguments: Vec<(String, Shape)> =
             model.params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
@@ -176,21 +207,33 @@ impl TrainProgram {
             let (given, data) = rest[2..].split_at(rest.len() - 4);
             let states = initial_states(g, model, given);
             let out = learner.sequence(g, params, &states, &data[0], &data[1]);
-            let per_step = 1.0 / counted.max(1) as f64;
+            let one_loss = spec.objective.of_sum == OfSum::Always && !spec.learner.method.is_online();
+            let per_step = if one_loss { 1.0 } else { 1.0 / counted.max(1) as f64 };
             let pick = |all: &[Tensor]| trained.iter().map(|&k| all[k].clone()).collect::<Vec<_>>();
             let grads: Vec<Tensor> =
                 pick(&out.grads).into_iter().map(|d| if spec.mean_over_time { d * per_step } else { d }).collect();
             let updated = spec.optimizer.update(&pick(params), &grads, old_slots, count, lr);
-            let mut results = updated.params;
+            let mut results: Vec<Tensor> = params.to_vec();
+            for (&k, new) in trained.iter().zip(updated.params) {
+                results[k] = new;
+            }
+            for (t, mean) in model.tracked.iter().zip(&out.tracked) {
+                results[t.param] = average(&params[t.param], mean, t.momentum, count);
+            }
+            let mut results: Vec<Tensor> = changed.iter().map(|&k| results[k].clone()).collect();
             results.extend(updated.slots);
             results.push(updated.count);
-            results.extend([out.loss * per_step, hits(&out.out, &data[1]).mean_all(), updated.norm]);
+            results.extend([
+                out.loss * per_step,
+                (hits(&out.out, &data[1]) * Objective::weights(&data[1])).mean_all(),
+                updated.norm,
+            ]);
             results.push(spec.optimizer.l1(g, &pick(params)));
             results
         });
         let names: Vec<String> = arguments.into_iter().map(|(n, _)| n).collect();
-        // Trained parameters, slots and counter are replaced by results of the same name.
-        let replaced: Vec<usize> = trained.iter().copied().chain(n..=n + slots).collect();
+        // What training changes is replaced by results of the same name.
+        let replaced: Vec<usize> = changed.iter().copied().chain(n..=n + slots).collect();
         let mut results: Vec<String> = replaced.iter().map(|&k| names[k].clone()).collect();
         results.extend(["loss", "accuracy", "norm", "l1"].map(String::from));
         let donations: Vec<(usize, usize)> = replaced.iter().enumerate().map(|(r, &a)| (a, r)).collect();
@@ -240,7 +283,7 @@ impl TrainProgram {
         let mut fixed: Vec<Option<Buffer>> = Vec::new();
         let mut given: Vec<Buffer> = Vec::new();
         for (k, buffer) in state.params.into_iter().enumerate() {
-            if self.model.params[k].trainable {
+            if self.model.changes(k) {
                 given.push(buffer);
                 fixed.push(None);
             } else {
@@ -276,11 +319,11 @@ impl EvalProgram {
     /// When the program does not compile.
     pub fn new(session: &Session, spec: &Spec) -> Result<EvalProgram, ProgramError> {
         let learner = Learner::new(
-            &spec.model,
+            &spec.evaluation,
             &spec.objective,
             &LearnerConfig { method: crate::learn::Method::Bptt, ..spec.learner.clone() },
         )?;
-        let model = &spec.model;
+        let model = &spec.evaluation;
         let mut arguments: Vec<(String, Shape)> =
             model.params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
         arguments.extend(drawn_shapes(model));
@@ -293,16 +336,21 @@ impl EvalProgram {
         let func = Func::trace(&shapes, |g, v| {
             let (given, data) = v[n..].split_at(v.len() - n - 2);
             let states = initial_states(g, model, given);
-            let (losses, out) = learner.evaluate(g, &v[..n], &states, &data[0], &data[1]);
-            vec![losses * (1.0 / counted), hits(&out, &data[1]), out]
+            let all = learner.evaluate(g, &v[..n], &states, &data[0], &data[1]);
+            let losses = if spec.objective.of_sum == OfSum::Never { all.losses * (1.0 / counted) } else { all.losses };
+            let mut results = vec![losses, hits(&all.out, &data[1]), all.out];
+            results.extend(all.spikes.into_iter().map(|s| s * (1.0 / spec.steps.max(1) as f64)));
+            results
         });
         let names: Vec<String> = arguments.into_iter().map(|(n, _)| n).collect();
-        let results = ["losses", "hits", "out"].map(String::from);
+        let mut results = ["losses", "hits", "out"].map(String::from).to_vec();
+        let layers: Vec<String> = model.observed.iter().filter_map(|name| layer_of(name)).collect();
+        results.extend(layers.iter().enumerate().map(|(k, _)| format!("rate.{k}")));
         let executable = session.compile("eval", &func, &names, &results, &[])?;
-        Ok(EvalProgram { executable, model: model.clone() })
+        Ok(EvalProgram { executable, model: model.clone(), layers })
     }
 
-    /// Loss and hit of every sequence of a batch, `[B]` each, and the summed output `[B, C]`.
+    /// Runs a batch.
     ///
     /// # Errors
     /// When data do not fit the program or the device fails.
@@ -313,19 +361,29 @@ impl EvalProgram {
         drawn: &[Array],
         inputs: &Array,
         target: &Array,
-    ) -> Result<(Vec<f32>, Vec<f32>, Array), SessionError> {
+    ) -> Result<EvalReport, SessionError> {
         let data =
             drawn.iter().chain([inputs, target]).map(|a| session.client.upload(a)).collect::<Result<Vec<_>, _>>()?;
         let out = self.executable.run(params.iter().chain(&data).map(Arg::Keep).collect())?;
         let vector = |b: &Buffer| -> Result<Vec<f32>, SessionError> {
             Ok(b.to_array()?.to_vec().map_err(hlo::pjrt::Error::from)?)
         };
-        Ok((vector(&out[0])?, vector(&out[1])?, out[2].to_array()?))
+        Ok(EvalReport {
+            losses: vector(&out[0])?,
+            hits: vector(&out[1])?,
+            out: vector(&out[2])?,
+            rates: out[3..].iter().map(vector).collect::<Result<_, _>>()?,
+        })
     }
 
     /// The model inside.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// Names of the layers that fire.
+    pub fn layers(&self) -> &[String] {
+        &self.layers
     }
 }
 

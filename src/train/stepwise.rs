@@ -48,6 +48,11 @@ impl Stepwise {
         }
         let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
         let model = &spec.model;
+        if !model.tracked.is_empty() || model.states.iter().any(|s| s.init.is_drawn()) {
+            return Err(ProgramError::Learn(crate::learn::LearnError::Setting(
+                "driving a sequence step by step needs a model without running statistics and drawn states; use --drive scan".into(),
+            )));
+        }
         let n = model.params.len();
         let states = model.states.len();
         let trace_slots: Vec<(Slot, Shape)> = learner.trace_slots().into_iter().collect();

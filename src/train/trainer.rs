@@ -13,12 +13,13 @@ use std::{
     time::Instant,
 };
 
-use hlo::{DType, Shape, array::Array};
+use hlo::{DType, Shape, array::Array, pjrt::Buffer};
 use serde::{Deserialize, Serialize};
 use tasks::{Batch, Loader, LoaderSettings, Position, Split, Task};
 
 use super::{
     checkpoint::{self, CheckpointError, Progress},
+    evaluate::{Evaluation, evaluate},
     program::{self, EvalProgram, ProgramError, Spec, TrainProgram, TrainState, drawn_states},
     run::{RunDir, RunError},
     session::{Session, SessionError},
@@ -47,12 +48,45 @@ pub struct Settings {
     /// Stop when the smoothed accuracy (factor 0.8) reaches this, from batch [`SETTLED`] on: the published scripts start the
     /// average at the first batch, whose luck can end a run at once.
     pub stop_at: Option<f64>,
-    /// Evaluate on this split after each epoch.
+    /// Evaluate on this split after each epoch; the best evaluation selects the `best` checkpoint.
     pub evaluate: Option<String>,
+    /// Report the checkpoint that was best on the evaluated split; otherwise the last.
+    #[serde(default)]
+    pub select: bool,
+    /// Stop when the evaluation has not improved for so many epochs.
+    #[serde(default)]
+    pub patience: Option<Patience>,
     /// Write `last` every so many updates (and at every epoch's end).
     pub checkpoint_every: u64,
     /// Threads that make batches.
     pub threads: usize,
+}
+
+impl Default for Settings {
+    /// Seed 0, batches of 128, no end, no evaluation, a checkpoint every 100 updates, one thread.
+    fn default() -> Self {
+        Settings {
+            seed: 0,
+            batch: 128,
+            epochs: None,
+            batches: None,
+            stop_at: None,
+            evaluate: None,
+            select: false,
+            patience: None,
+            checkpoint_every: 100,
+            threads: 1,
+        }
+    }
+}
+
+/// When waiting for a better evaluation ends.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Patience {
+    /// Epochs without improvement.
+    pub epochs: u64,
+    /// They count only while the training accuracy of the epoch is above this.
+    pub trained: f64,
 }
 
 /// What happened.
@@ -94,6 +128,9 @@ pub enum Event {
         accuracy: f64,
         /// How many sequences.
         samples: usize,
+        /// Layers that fire: name, spikes per neuron and step.
+        #[serde(default)]
+        rates: Vec<(String, f64)>,
     },
 }
 
@@ -104,6 +141,8 @@ pub enum Ending {
     Finished,
     /// The accuracy asked for was reached.
     Reached,
+    /// The evaluation stopped improving.
+    Settled,
     /// Ctrl-C.
     Interrupted,
 }
@@ -116,8 +155,8 @@ pub struct Outcome {
     pub progress: Progress,
     /// The trained values.
     pub state: TrainState,
-    /// The last evaluation: (loss, accuracy).
-    pub evaluation: Option<(f64, f64)>,
+    /// The last evaluation.
+    pub evaluation: Option<Evaluation>,
 }
 
 /// Training failed.
@@ -271,27 +310,55 @@ impl Trainer<'_> {
             clock = Instant::now();
             let mut selected = (eval.is_none()).then_some(smoothed);
             if let (true, Some(split), Some(eval)) = (last_of_epoch, split, &eval) {
-                let (loss, accuracy, samples) = self.evaluate(eval, &state, split)?;
-                evaluation = Some((loss, accuracy));
+                let found = self.evaluate(eval, &state.params, split)?;
+                let (loss, accuracy, samples) = (found.loss, found.accuracy, found.answers.len());
                 selected = Some(accuracy);
-                let split = split.name().to_string();
+                let (split, rates) = (split.name().to_string(), found.rates.clone());
+                evaluation = Some(found);
                 self.tell(
-                    Event::Evaluation { step: progress.step, epoch: progress.epoch, split, loss, accuracy, samples },
+                    Event::Evaluation {
+                        step: progress.step,
+                        epoch: progress.epoch,
+                        split,
+                        loss,
+                        accuracy,
+                        samples,
+                        rates,
+                    },
                     &mut hear,
                 )?;
                 clock = Instant::now();
             }
             if let Some(value) = selected.filter(|v| progress.best.is_none_or(|b| *v > b)) {
                 progress.best = Some(value);
+                progress.best_epoch = progress.epoch;
                 self.save("best", &state, &progress)?;
             }
             let reached = progress.step >= SETTLED && self.settings.stop_at.is_some_and(|s| smoothed >= s);
             let interrupted = INTERRUPTED.load(Ordering::SeqCst);
-            if reached || interrupted || last_of_epoch || progress.step % self.settings.checkpoint_every.max(1) == 0 {
+            progress.epoch_accuracy += accuracy;
+            let settled = last_of_epoch
+                && self.settings.patience.is_some_and(|p| {
+                    progress.epoch >= progress.best_epoch + p.epochs
+                        && progress.epoch_accuracy / (position.step + 1) as f64 > p.trained
+                });
+            if last_of_epoch {
+                progress.epoch_accuracy = 0.0;
+            }
+            if reached
+                || settled
+                || interrupted
+                || last_of_epoch
+                || progress.step % self.settings.checkpoint_every.max(1) == 0
+            {
                 self.save("last", &state, &progress)?;
             }
-            if reached || interrupted {
-                ending = if reached { Ending::Reached } else { Ending::Interrupted };
+            if reached || settled || interrupted {
+                ending = match (reached, settled) {
+                    (true, _) => Ending::Reached,
+                    (_, true) => Ending::Settled,
+                    _ => Ending::Interrupted,
+                };
                 break;
             }
         }
@@ -328,36 +395,11 @@ impl Trainer<'_> {
         Ok(format!(" (saved in {})", path.display()))
     }
 
-    /// Mean loss and accuracy over a split, and how many sequences it has.
+    /// How good `params` are on a split.
     ///
     /// # Errors
     /// When data or device fail.
-    pub fn evaluate(
-        &self,
-        eval: &EvalProgram,
-        state: &TrainState,
-        split: Split,
-    ) -> Result<(f64, f64, usize), TrainError> {
-        let settings = LoaderSettings {
-            batch: self.settings.batch,
-            epochs: Some(1),
-            threads: self.settings.threads.max(1),
-            ahead: 2,
-            ..LoaderSettings::new(split, self.settings.seed)
-        };
-        let (mut loss, mut right, mut samples) = (0.0, 0.0, 0usize);
-        for item in Loader::new(self.task.clone(), settings)? {
-            let (position, batch) = item?;
-            let real = batch.real;
-            let (inputs, target) = arrays(batch)?;
-            // A stream of its own: evaluation must not change what training draws.
-            let drawn = drawn_states(&self.spec.model, self.settings.seed ^ 0xE7A1, position.step);
-            let (losses, hits, _) = eval.run(self.session, &state.params, &drawn, &inputs, &target)?;
-            loss += losses[..real].iter().map(|v| f64::from(*v)).sum::<f64>();
-            right += hits[..real].iter().map(|v| f64::from(*v)).sum::<f64>();
-            samples += real;
-        }
-        let n = samples.max(1) as f64;
-        Ok((loss / n, right / n, samples))
+    pub fn evaluate(&self, eval: &EvalProgram, params: &[Buffer], split: Split) -> Result<Evaluation, TrainError> {
+        evaluate(self.session, eval, &self.task, params, split, self.settings.seed, self.settings.threads)
     }
 }

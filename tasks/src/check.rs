@@ -170,9 +170,14 @@ pub fn check(dir: &Path) -> Result<Report> {
     }
     if let Ok(task) = Gesture::open(GestureSettings::new(dir)) {
         for split in [Split::Train, Split::Test] {
-            if let Ok(folder) = task.folder(split) {
-                let files = gesture::files(&folder);
-                parts.push(check_events(Kind::Gesture, split, &folder, files, |path| {
+            if let Ok(layout) = task.layout(split) {
+                let found = layout.recordings(split).map(|all| {
+                    // One line a file, be it one gesture or many.
+                    let mut files: Vec<(PathBuf, i32)> = all.into_iter().map(|r| (r.path, r.label)).collect();
+                    files.dedup_by(|a, b| a.0 == b.0);
+                    files
+                });
+                parts.push(check_events(Kind::Gesture, split, layout.folder(), found, |path| {
                     gesture::read(path, Disorder::Refuse)
                 })?);
             }

@@ -11,6 +11,7 @@
 //! | [`RandomSpikes`] | any number | any | measuring memory and speed |
 //! | [`NMnist`] | 2 x 34 x 34 | 10 | event-camera digits |
 //! | [`Gesture`] | 2 x 128 x 128 | 11 | event-camera gestures |
+//! | [`GestureSet`] | 2 x 32 x 32 | 8 | shapes that move before an event camera |
 //! | [`Shd`] | 700 | 20 or 35 | spoken digits and words |
 //!
 //! To read the crate: [`task`] says what a task is, [`rng`] where its randomness comes from, [`order`] how a set is passed over,
@@ -27,6 +28,7 @@ pub mod error;
 pub mod events;
 pub mod evidence;
 pub mod gesture;
+pub mod gesture_set;
 pub mod loader;
 pub mod nmnist;
 pub mod order;
@@ -46,6 +48,7 @@ pub use dms::{Dms, DmsSettings};
 pub use error::{Error, Result};
 pub use evidence::{Evidence, EvidenceSettings, Variant};
 pub use gesture::{Gesture, GestureSettings};
+pub use gesture_set::GestureSet;
 pub use loader::{Loader, LoaderSettings, Position};
 pub use nmnist::{NMnist, NMnistSettings};
 pub use order::{Passes, Tail};

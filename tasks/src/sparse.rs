@@ -29,6 +29,7 @@ impl Sparse {
     }
 
     /// Samples so far.
+    #[cfg(test)]
     pub fn samples(&self) -> usize {
         self.starts.len() - 1
     }

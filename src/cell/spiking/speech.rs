@@ -9,7 +9,7 @@ use crate::cell::{Dense, Init, StateInit, StepContext, Surrogate};
 /// ```text
 /// w' = beta w + a u + b s
 /// u' = alpha (u - s) + (1 - alpha) (y - w')
-/// s' = H(u' - 1)
+/// s' = H(u' - threshold)
 /// ```
 ///
 /// The parameters are limited to their ranges where they are used; the derivative beyond a limit is 0. Equations: section
@@ -22,10 +22,18 @@ pub struct AdLif {
     pub adaptive: bool,
     /// Range of `alpha`.
     pub alpha: (f64, f64),
+    /// Threshold.
+    pub threshold: f64,
     /// States at the start of a sequence.
     pub init: StateInit,
     /// Derivative of a spike.
     pub surrogate: Surrogate,
+}
+
+/// A traced parameter for each of `n` neurons, limited to `[lo, hi]` where it is used and uniform there at the start.
+pub fn bounded(cx: &mut StepContext, name: &str, n: usize, (lo, hi): (f64, f64)) -> Tensor {
+    let weight = cx.param(name, &[n], Init::Uniform(lo, hi));
+    cx.elementwise(name, &weight.clamp(lo, hi))
 }
 
 impl AdLif {
@@ -34,19 +42,17 @@ impl AdLif {
     /// Range of `beta` for time constants of 30 to 120 steps.
     pub const BETA: (f64, f64) = (0.967_216_100_482_005_9, 0.991_701_292_638_876_8);
 
-    /// A traced parameter per neuron, limited to `[lo, hi]` in use.
-    fn factor(&self, cx: &mut StepContext, name: &str, (lo, hi): (f64, f64)) -> Tensor {
-        let weight = cx.param(name, &[self.n], Init::Uniform(lo, hi));
-        cx.elementwise(name, &weight.clamp(lo, hi))
+    fn factor(&self, cx: &mut StepContext, name: &str, range: (f64, f64)) -> Tensor {
+        bounded(cx, name, self.n, range)
     }
 
     /// `s V` with parameter `NAME.weight`, the diagonal taken as 0: no neuron drives itself.
-    pub fn recurrence(cx: &mut StepContext, name: &str, s: &Tensor) -> Tensor {
+    pub fn recurrence(cx: &mut StepContext, name: &str, s: &Tensor, init: Init) -> Tensor {
         let off_diagonal = |w: &Tensor| {
             let index = |axis| w.graph().iota(w.shape().with_dtype(DType::S32), axis);
             index(0).ne(&index(1)).select(w, &w.zeros_like())
         };
-        let init = [Init::KaimingNormal(1.0)];
+        let init = [init];
         cx.dense(name, &[s], s.dims()[1], &Dense::new(&init).without_bias().through(&off_diagonal))
     }
 
@@ -70,7 +76,7 @@ impl AdLif {
         };
         let u = &alpha * (u - s) + (1.0 - &alpha) * drive;
         cx.set("u", &u);
-        let s = self.surrogate.spike(&(&u - 1.0));
+        let s = self.surrogate.spike(&(&u - self.threshold));
         cx.set("s", &s);
         cx.observe("V", &u);
         cx.observe("spike", &s);

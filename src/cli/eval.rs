@@ -1,0 +1,139 @@
+//! `etrace eval`: how good a trained network is.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clap::{Args as ClapArgs, ValueEnum};
+use tasks::{Split, Task};
+
+use super::{Global, OrUsage, common, usage};
+use crate::{
+    experiment::Experiment,
+    train::{
+        checkpoint,
+        evaluate::{Evaluation, Rates, evaluate},
+        program::EvalProgram,
+        run::RunDir,
+    },
+};
+
+/// Tests a trained network on a data set: loss, accuracy (samples of people heard in training and of others apart), the classes
+/// it confuses, the firing rates of its layers.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(rename_all = "snake_case")]
+pub struct Args {
+    /// Folder of the run
+    run: PathBuf,
+    /// Folder of the data [default: where the run had them]
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Which part of the data
+    #[arg(long, value_enum, default_value = "test")]
+    split: SplitName,
+    /// Which parameters
+    #[arg(long, value_enum, default_value = "best")]
+    checkpoint: CheckpointName,
+    /// Where confusion.csv and confusion.svg/.png go [default: the run's folder]
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SplitName {
+    Train,
+    Valid,
+    Test,
+}
+
+/// A checkpoint of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckpointName {
+    /// The one with the best evaluation.
+    Best,
+    /// The newest.
+    Last,
+}
+
+impl CheckpointName {
+    /// The name of its file, without extension.
+    pub fn stem(self) -> &'static str {
+        match self {
+            CheckpointName::Best => "best",
+            CheckpointName::Last => "last",
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the folder is no run, or data are missing.
+pub fn run(args: &Args, global: &Global) -> Result<()> {
+    common::existing_directory(&args.run, "eval takes the folder of a run", "name one that a training command wrote")?;
+    let mut experiment: Experiment = RunDir::config(&args.run).or_usage()?;
+    if let Some(data) = &args.data {
+        experiment.task.set_data(data).or_usage()?;
+    }
+    let task = experiment.task.open().or_usage()?;
+    let split = match args.split {
+        SplitName::Train => Split::Train,
+        SplitName::Valid => Split::Valid,
+        SplitName::Test => Split::Test,
+    };
+    if task.samples(split)?.is_none() {
+        bail!(usage(format!(
+            "eval needs a data set, but the trials of {} are made as they are needed; its accuracy is in metrics.jsonl",
+            task.name()
+        )));
+    }
+    let session = global.session()?;
+    let spec = experiment.spec(task.steps());
+    let slots = spec.model.params.iter().filter(|p| p.trainable).count() * experiment.optimizer.rule.slots();
+    let name = args.checkpoint.stem();
+    let file = args.run.join(format!("{name}.safetensors"));
+    let (state, progress) = checkpoint::load(&file, &session, &spec.model, slots)?;
+    let program = EvalProgram::new(&session, &spec)?;
+    let settings = &experiment.settings;
+    let found = evaluate(&session, &program, &task, &state.params, split, settings.seed, settings.threads)?;
+    println!(
+        "{}, {name} checkpoint after {} updates: {split} accuracy {:.4}, loss {:.4}, {} samples",
+        task.name(),
+        progress.step,
+        found.accuracy,
+        found.loss,
+        found.answers.len()
+    );
+    report(&found, task.as_ref(), split, experiment.net.dt(), args.out.as_deref().unwrap_or(&args.run))
+}
+
+/// Prints accuracy by speaker and the firing rates, and writes the confusions into `dir`.
+///
+/// # Errors
+/// When data cannot be read or files cannot be written.
+pub fn report(found: &Evaluation, task: &dyn Task, split: Split, dt: f64, dir: &Path) -> Result<()> {
+    let (people, known) = (task.people(split)?, task.people(Split::Train)?);
+    if split != Split::Train && !people.is_empty() {
+        for (who, samples, accuracy) in found.by_person(&people, &known) {
+            if let Some(accuracy) = accuracy {
+                println!("{samples} samples of people {who}: accuracy {accuracy:.4}");
+            }
+        }
+    }
+    if !found.rates.is_empty() {
+        println!("{}", Rates(&found.rates, dt));
+    }
+    for layer in found.silent() {
+        println!("{}", silent(layer));
+    }
+    found.write(dir, &format!("{} {split}: accuracy {:.3}", task.name(), found.accuracy))?;
+    println!("confusions in {}/confusion.csv, .svg, .png", dir.display());
+    Ok(())
+}
+
+/// What to do about a layer that does not fire.
+pub fn silent(layer: &str) -> String {
+    format!(
+        "warning: layer {layer} did not spike once, so nothing behind it can learn; raise --inp_scale (20 is a good value), \
+         or lower the threshold"
+    )
+}

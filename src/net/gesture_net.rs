@@ -1,0 +1,161 @@
+//! The network of the gesture experiments: a convolutional front end that sees single frames, recurrent layers, a linear head.
+//! Section 2.2 of their specification.
+
+use hlo::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::cell::{
+    Dense, Init, Mode, Model, StepContext, Surrogate,
+    egru::{Egru, Feedback, Zoneout},
+    rate::RateCell,
+    readout,
+};
+
+/// What a frame's two polarities become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Polarity {
+    /// Their mean, one channel.
+    #[default]
+    Mean,
+    /// Two channels.
+    Both,
+}
+
+/// The recurrent layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GestureCell {
+    /// Event-based GRU.
+    #[default]
+    EventGru,
+    /// GRU.
+    Gru,
+    /// LSTM.
+    Lstm,
+}
+
+/// Sizes and constants.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GestureNet {
+    /// Pixels of a side of a frame.
+    pub frame_size: usize,
+    /// What the polarities become.
+    pub polarity: Polarity,
+    /// Counts are divided by this.
+    pub scale: f64,
+    /// Whether there is a convolutional front end; frames are flattened otherwise.
+    pub cnn: bool,
+    /// Share of the front end's output that is dropped in training.
+    pub dropout: f64,
+    /// What the recurrent layers are made of.
+    pub cell: GestureCell,
+    /// Units of each.
+    pub units: usize,
+    /// Their number.
+    pub layers: usize,
+    /// Mean of the initial thresholds of event-based units.
+    pub threshold_mean: f64,
+    /// Inverse width of their surrogate derivative.
+    pub steepness: f64,
+    /// Event-based units that keep their state.
+    pub zoneout: Zoneout,
+    /// What event-based units tell each other.
+    pub feedback: Feedback,
+    /// Classes.
+    pub n_out: usize,
+    /// Length of a step, ms.
+    pub dt: f64,
+}
+
+impl Default for GestureNet {
+    /// The published size.
+    fn default() -> Self {
+        GestureNet {
+            frame_size: 128,
+            polarity: Polarity::Mean,
+            scale: 19.0,
+            cnn: true,
+            dropout: 0.5,
+            cell: GestureCell::EventGru,
+            units: 1024,
+            layers: 1,
+            threshold_mean: 0.25,
+            steepness: 1.7,
+            zoneout: Zoneout::default(),
+            feedback: Feedback::State,
+            n_out: 11,
+            dt: 25.0,
+        }
+    }
+}
+
+/// Outputs of the front end.
+const FEATURES: usize = 512;
+
+impl GestureNet {
+    /// Inputs: (polarity, y, x).
+    pub fn n_in(&self) -> usize {
+        2 * self.frame_size * self.frame_size
+    }
+
+    /// Traces one step for `batch` sequences.
+    pub fn model(&self, batch: usize, mode: Mode) -> Model {
+        StepContext::trace(batch, self.n_in(), |cx, x| {
+            let mut x = self.front(cx, x, mode);
+            for k in 0..self.layers {
+                let last = k + 1 == self.layers;
+                x = cx.scope(&format!("l{k}"), |cx| match self.cell {
+                    GestureCell::Gru => RateCell::Gru.step(cx, &x, self.units),
+                    GestureCell::Lstm => RateCell::Lstm.step(cx, &x, self.units),
+                    GestureCell::EventGru => Egru {
+                        init: Init::XavierNormal(1.0),
+                        threshold: Egru::thresholds(self.threshold_mean),
+                        surrogate: Surrogate::Triangle { scale: 0.7, steepness: self.steepness },
+                        zoneout: self.zoneout,
+                        feedback: self.feedback,
+                        trace: last,
+                        ..Egru::new(self.units)
+                    }
+                    .step(cx, &x, mode),
+                });
+            }
+            readout::linear(cx, &x, self.n_out)
+        })
+    }
+
+    /// From counts `[B, 2 * size * size]` to features `[B, n]`.
+    fn front(&self, cx: &mut StepContext, x: &Tensor, mode: Mode) -> Tensor {
+        let (batch, size) = (cx.batch(), self.frame_size);
+        let frames = (x * (1.0 / self.scale)).reshape(&[batch, 2, size, size]);
+        let (frames, channels) = match self.polarity {
+            Polarity::Mean => (frames.mean(&[1]).reshape(&[batch, size, size, 1]), 1),
+            Polarity::Both => (frames.transpose(&[0, 2, 3, 1]), 2),
+        };
+        if !self.cnn {
+            return frames.reshape(&[batch, channels * size * size]);
+        }
+        let features = self.convolutions(cx, &frames);
+        let width: usize = features.dims()[1..].iter().product();
+        let flat = features.reshape(&[batch, width]);
+        let out = cx.dense("front", &[&flat], FEATURES, &Dense::new(&[Init::KaimingNormal(2.0)]));
+        if mode.trains() { cx.dropout(&out, self.dropout) } else { out }
+    }
+
+    /// Five convolutions with pooling in between, as many as the size of a frame allows.
+    fn convolutions(&self, cx: &mut StepContext, frames: &Tensor) -> Tensor {
+        // Width of the kernel, channels, stride, padding, and the least frame size for pooling after it.
+        const STAGES: [(usize, usize, usize, usize, usize); 5] =
+            [(11, 64, 4, 2, 0), (5, 192, 1, 2, 0), (3, 384, 1, 1, 64), (3, 256, 1, 1, 128), (3, 256, 1, 1, usize::MAX)];
+        let mut x = frames.clone();
+        for (k, (width, channels, stride, padding, pools)) in STAGES.into_iter().enumerate() {
+            let dims = [width, width, x.dims()[3], channels];
+            let kernel = cx.param(&format!("conv{k}.weight"), &dims, Init::XavierNormal(1.0));
+            x = x.conv2d(&kernel, [stride; 2], [(padding, padding); 2]).relu();
+            if self.frame_size >= pools {
+                x = x.max_pool2d([3; 2], [2; 2]);
+            }
+        }
+        x
+    }
+}

@@ -1,0 +1,184 @@
+//! The networks of the speech experiments: feed-forward layers of neurons with learned time constants, with or without
+//! adaptation and with or without connections inside a layer, and a leaky readout. Section 1 of the specification of the speech
+//! experiments.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cell::{
+    Dense, Init, Mode, Model, StateInit, StepContext, Surrogate,
+    norm::Norm,
+    spiking::{AdLif, speech::bounded},
+};
+
+/// The four kinds of hidden layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpeechCell {
+    /// Leaky integrate-and-fire.
+    #[default]
+    Lif,
+    /// With connections inside the layer.
+    Rlif,
+    /// With adaptation.
+    Adlif,
+    /// With both.
+    Radlif,
+}
+
+impl SpeechCell {
+    /// The names the published commands use.
+    pub const NAMES: &[&str] = &["LIF", "RLIF", "adLIF", "RadLIF"];
+
+    /// A kind by its published name, in upper or lower case.
+    pub fn by_name(name: &str) -> Option<SpeechCell> {
+        Some(match name.to_lowercase().as_str() {
+            "lif" => SpeechCell::Lif,
+            "rlif" => SpeechCell::Rlif,
+            "adlif" => SpeechCell::Adlif,
+            "radlif" => SpeechCell::Radlif,
+            _ => return None,
+        })
+    }
+
+    /// Whether neurons adapt.
+    pub fn adaptive(self) -> bool {
+        matches!(self, SpeechCell::Adlif | SpeechCell::Radlif)
+    }
+
+    /// Whether neurons of a layer are connected.
+    pub fn recurrent(self) -> bool {
+        matches!(self, SpeechCell::Rlif | SpeechCell::Radlif)
+    }
+}
+
+/// What the last layer is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpeechReadout {
+    /// Leaky integrators: `u' = alpha u + (1 - alpha) y`, output `u'`.
+    #[default]
+    Leaky,
+    /// Neurons of the hidden kind; their spikes are the output.
+    Spiking,
+}
+
+/// Sizes and constants.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SpeechNet {
+    /// What the hidden layers are made of.
+    pub cell: SpeechCell,
+    /// Inputs.
+    pub n_in: usize,
+    /// Neurons of each hidden layer.
+    pub hidden: Vec<usize>,
+    /// Classes.
+    pub n_out: usize,
+    /// Share of a hidden layer's output that is dropped in training.
+    pub dropout: f64,
+    /// Normalisation of the drive from the layer below.
+    pub norm: Norm,
+    /// Whether the connections between layers have a bias.
+    pub bias: bool,
+    /// Variance of the input weights of hidden layers, in units of 1/fan-in.
+    pub inp_scale: f64,
+    /// Factor on the orthogonal matrix of connections inside a layer.
+    pub rec_scale: f64,
+    /// Derivative of a spike.
+    pub surrogate: Surrogate,
+    /// Threshold.
+    pub threshold: f64,
+    /// Range of the leak of hidden layers.
+    pub alpha: (f64, f64),
+    /// Whether hidden states start from numbers in [0, 1), drawn for every sequence, rather than from 0.
+    pub random_states: bool,
+    /// The last layer.
+    pub readout: SpeechReadout,
+    /// In training the output is the readout summed over the steps so far, so that the loss of every step is one of the evidence
+    /// up to then. Evaluation sums the readout itself.
+    #[serde(default)]
+    pub running: bool,
+    /// Length of a step, ms (for pictures; the equations count steps).
+    pub dt: f64,
+}
+
+impl Default for SpeechNet {
+    /// Two hidden layers of 128, as published.
+    fn default() -> Self {
+        SpeechNet {
+            cell: SpeechCell::Lif,
+            n_in: 700,
+            hidden: vec![128; 2],
+            n_out: 20,
+            dropout: 0.1,
+            norm: Norm::None,
+            bias: false,
+            inp_scale: 5f64.sqrt(),
+            rec_scale: 1.0,
+            surrogate: Surrogate::Boxcar { width: 0.5 },
+            threshold: 1.0,
+            alpha: AdLif::ALPHA,
+            random_states: false,
+            readout: SpeechReadout::Leaky,
+            running: false,
+            dt: 14.0,
+        }
+    }
+}
+
+impl SpeechNet {
+    /// Traces one step for `batch` sequences.
+    pub fn model(&self, batch: usize, mode: Mode) -> Model {
+        StepContext::trace(batch, self.n_in, |cx, x| {
+            let mut x = x.clone();
+            for (k, &n) in self.hidden.iter().enumerate() {
+                let s = cx.scope(&format!("l{k}"), |cx| self.layer(cx, &x, n, mode));
+                x = if mode.trains() { cx.dropout(&s, self.dropout) } else { s };
+            }
+            cx.scope("out", |cx| {
+                let out = match self.readout {
+                    SpeechReadout::Spiking => self.layer(cx, &x, self.n_out, mode),
+                    SpeechReadout::Leaky => {
+                        let y = self.drive(cx, &x, self.n_out, Init::KaimingNormal(2.0), mode);
+                        let u = cx.state("u", self.n_out, StateInit::Zeros);
+                        let alpha = bounded(cx, "alpha", self.n_out, AdLif::ALPHA);
+                        let u = &alpha * u + (1.0 - &alpha) * y;
+                        cx.set("u", &u);
+                        u
+                    }
+                };
+                if !(self.running && mode.trains()) {
+                    return out;
+                }
+                let sum = cx.state("sum", self.n_out, StateInit::Zeros) + out;
+                cx.set("sum", &sum);
+                sum
+            })
+        })
+    }
+
+    /// What a layer receives from the one below.
+    fn drive(&self, cx: &mut StepContext, x: &hlo::Tensor, n: usize, init: Init, mode: Mode) -> hlo::Tensor {
+        let init = [init];
+        let y = cx.dense("W", &[x], n, &Dense { bias: self.bias, ..Dense::new(&init) });
+        self.norm.apply(cx, &y, mode)
+    }
+
+    fn layer(&self, cx: &mut StepContext, x: &hlo::Tensor, n: usize, mode: Mode) -> hlo::Tensor {
+        let cell = AdLif {
+            n,
+            adaptive: self.cell.adaptive(),
+            alpha: self.alpha,
+            threshold: self.threshold,
+            init: if self.random_states { StateInit::Uniform(0.0, 1.0) } else { StateInit::Zeros },
+            surrogate: self.surrogate,
+        };
+        let y = self.drive(cx, x, n, Init::KaimingUniform(self.inp_scale), mode);
+        let y = if self.cell.recurrent() {
+            let s = cell.last_spike(cx);
+            y + AdLif::recurrence(cx, "V", &s, Init::Orthogonal(self.rec_scale))
+        } else {
+            y
+        };
+        cell.step(cx, &y)
+    }
+}

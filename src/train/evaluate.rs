@@ -1,0 +1,173 @@
+//! How good a network is on a split: loss, accuracy, which classes it confuses, who is understood, which layers fire.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use hlo::pjrt::Buffer;
+use tasks::{Loader, LoaderSettings, Split, Task};
+
+use super::{
+    checkpoint::write_atomic,
+    program::{EvalProgram, drawn_states},
+    session::Session,
+    trainer::{TrainError, arrays},
+};
+use crate::{
+    plot::{Axis, Figure, HeatMap, PlotError},
+    report::{Align, Table},
+};
+
+/// The answer to one sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Number of the sample in its split.
+    pub id: u64,
+    /// The right class.
+    pub target: usize,
+    /// The class whose summed output is largest.
+    pub answer: usize,
+}
+
+/// Everything an evaluation says.
+#[derive(Clone, Debug, Default)]
+pub struct Evaluation {
+    /// Mean loss.
+    pub loss: f64,
+    /// Share of right answers.
+    pub accuracy: f64,
+    /// One for each sample.
+    pub answers: Vec<Answer>,
+    /// Layers that fire: name, spikes per neuron and step.
+    pub rates: Vec<(String, f64)>,
+    /// Number of classes.
+    pub classes: usize,
+}
+
+/// Evaluates `params` on a split of a task.
+///
+/// # Errors
+/// When data or device fail.
+pub fn evaluate(
+    session: &Session,
+    program: &EvalProgram,
+    task: &Arc<dyn Task>,
+    params: &[Buffer],
+    split: Split,
+    seed: u64,
+    threads: usize,
+) -> Result<Evaluation, TrainError> {
+    let settings = LoaderSettings {
+        batch: program.model().batch(),
+        epochs: Some(1),
+        threads: threads.max(1),
+        ahead: 2,
+        ..LoaderSettings::new(split, seed)
+    };
+    let classes = program.model().output.dims[1];
+    let mut found = Evaluation { classes, ..Evaluation::default() };
+    found.rates = program.layers().iter().map(|name| (name.clone(), 0.0)).collect();
+    for item in Loader::new(task.clone(), settings)? {
+        let (position, batch) = item?;
+        let (real, ids) = (batch.real, batch.ids.clone());
+        let targets = batch.targets.clone();
+        let (inputs, target) = arrays(batch)?;
+        // A stream of its own: evaluation must not change what training draws.
+        let drawn = drawn_states(program.model(), seed ^ 0xE7A1, position.step);
+        let report = program.run(session, params, &drawn, &inputs, &target)?;
+        found.loss += report.losses[..real].iter().map(|v| f64::from(*v)).sum::<f64>();
+        for (mean, rates) in found.rates.iter_mut().zip(&report.rates) {
+            mean.1 += rates[..real].iter().map(|v| f64::from(*v)).sum::<f64>();
+        }
+        for b in 0..real {
+            let out = &report.out[b * classes..][..classes];
+            // The first of equals, as the device's argmax has it.
+            let answer = (0..classes).fold(0, |best, c| if out[c] > out[best] { c } else { best });
+            found.answers.push(Answer { id: ids[b], target: usize::try_from(targets[b]).unwrap_or(0), answer });
+        }
+    }
+    let n = found.answers.len().max(1) as f64;
+    found.loss /= n;
+    found.accuracy = found.share(|_| true).unwrap_or(0.0);
+    found.rates.iter_mut().for_each(|(_, rate)| *rate /= n);
+    Ok(found)
+}
+
+impl Evaluation {
+    /// Share of right answers among the samples that `counts`; `None` if there are none.
+    pub fn share(&self, counts: impl Fn(&Answer) -> bool) -> Option<f64> {
+        let chosen: Vec<&Answer> = self.answers.iter().filter(|a| counts(a)).collect();
+        let right = chosen.iter().filter(|a| a.answer == a.target).count();
+        (!chosen.is_empty()).then(|| right as f64 / chosen.len() as f64)
+    }
+
+    /// How often class `target` (row) was answered with `answer` (column).
+    pub fn confusion(&self) -> Vec<Vec<u64>> {
+        let mut table = vec![vec![0; self.classes]; self.classes];
+        for a in &self.answers {
+            table[a.target][a.answer] += 1;
+        }
+        table
+    }
+
+    /// Layers without a single spike.
+    pub fn silent(&self) -> Vec<&str> {
+        self.rates.iter().filter(|(_, rate)| *rate == 0.0).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Accuracy by whose samples they are: those of `known` people, and the others.
+    pub fn by_person(&self, people: &[i64], known: &[i64]) -> [(&'static str, usize, Option<f64>); 2] {
+        let is_known = |a: &Answer| people.get(a.id as usize).is_some_and(|m| known.contains(m));
+        let count = |f: &dyn Fn(&Answer) -> bool| self.answers.iter().filter(|a| f(a)).count();
+        let unknown = |a: &Answer| !is_known(a);
+        [
+            ("heard in training", count(&is_known), self.share(is_known)),
+            ("never heard", count(&unknown), self.share(unknown)),
+        ]
+    }
+
+    /// Writes `confusion.csv` and `confusion.svg/.png` into `dir`.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    pub fn write(&self, dir: &Path, title: &str) -> Result<(), PlotError> {
+        let table = self.confusion();
+        let line = |row: &Vec<u64>| row.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+        let mut csv = format!("target,{}\n", (0..self.classes).map(|c| c.to_string()).collect::<Vec<_>>().join(","));
+        for (target, row) in table.iter().enumerate() {
+            csv.push_str(&format!("{target},{}\n", line(row)));
+        }
+        let path = dir.join("confusion.csv");
+        let written = std::fs::create_dir_all(dir).and_then(|()| write_atomic(&path, csv.as_bytes()));
+        written.map_err(|source| PlotError::Io { path, source })?;
+        let share = |row: &Vec<u64>| {
+            let total = row.iter().sum::<u64>().max(1) as f64;
+            row.iter().map(|&n| n as f64 / total).collect::<Vec<_>>()
+        };
+        let names: Vec<String> = (0..self.classes).map(|c| c.to_string()).collect();
+        HeatMap::new(
+            "Answers",
+            [self.classes; 2],
+            table.iter().flat_map(share),
+            Axis::new("share of the class").range(0.0, 1.0),
+        )
+        .subtitle(title)
+        .x_names("answer", names.clone())
+        .y_names("target", names)
+        .square()
+        .save(dir.join("confusion"))?;
+        Ok(())
+    }
+}
+
+/// Rates of layers as a table, with Hz for steps of `dt` ms.
+pub struct Rates<'a>(pub &'a [(String, f64)], pub f64);
+
+impl fmt::Display for Rates<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table =
+            Table::new([("layer", Align::Left), ("spikes per neuron and step", Align::Right), ("Hz", Align::Right)]);
+        for (name, rate) in self.0 {
+            table.row([name.clone(), format!("{rate:.4}"), format!("{:.2}", rate * 1000.0 / self.1)]);
+        }
+        write!(f, "{table}")
+    }
+}
