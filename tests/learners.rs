@@ -4,11 +4,13 @@
 
 use etrace::{
     cell::{
-        Dense, Init, Model, StateInit, StepContext, Surrogate, rate, readout,
+        Dense, Init, Mode, Model, StateInit, StepContext, Surrogate,
+        egru::{Egru, Feedback},
+        rate, readout,
         spiking::{Reset, Tau},
     },
     learn::{Attachment, LearnError, Learner, Method, Objective, Vjp, sequence::LearnerConfig},
-    net::{ETraceNet, Layer},
+    net::{ETraceNet, Layer, SpeechCell, SpeechNet},
     rng::Stream,
     train::session::Session,
     verify::relative_error,
@@ -259,4 +261,69 @@ fn settings_that_make_no_sense_are_refused() {
     assert!(decay.contains("[0, 1)") && decay.contains("1.5"), "{decay}");
     assert!(refused(&config(Method::DRtrl, EXIT, Some(0))).is_some());
     assert!(refused(&config(Method::DRtrl, Vjp::MultiStep { window: 0 }, None)).is_some());
+}
+
+/// Training with any rule, evaluation and observation run the same network: their outputs agree.
+#[test]
+fn evaluation_runs_the_network_that_is_trained() {
+    let session = session();
+    let steps = 10;
+    let egru = |feedback| {
+        StepContext::trace(BATCH, N_IN, |cx, x| {
+            let unit = Egru { trace: true, feedback, threshold: Init::Constant(0.1), ..Egru::new(7) };
+            let y = unit.step(cx, x, Mode::Offline);
+            readout::linear(cx, &y, 3)
+        })
+    };
+    let speech = |cell| {
+        SpeechNet {
+            cell,
+            n_in: N_IN,
+            hidden: vec![7, 5],
+            n_out: 3,
+            dropout: 0.0,
+            inp_scale: 40.0,
+            ..SpeechNet::default()
+        }
+        .model(BATCH, Mode::Offline)
+    };
+    let models = [
+        ("memspeed", net(Layer::LifDelta, 2)),
+        ("rnn", rnn()),
+        ("egru", egru(Feedback::State)),
+        ("egru with events", egru(Feedback::Events)),
+        ("RadLIF", speech(SpeechCell::Radlif)),
+        ("LIF", speech(SpeechCell::Lif)),
+    ];
+    for (name, model) in models {
+        let args = arguments(&model, steps);
+        let shapes: Vec<Shape> = args.iter().map(|a| a.shape().clone()).collect();
+        let (n, s) = (model.params.len(), model.states.len());
+        let run = |what: &str, method, chunk| {
+            let config = LearnerConfig { method, chunk, vjp: Vjp::MultiStep { window: 1 }, ..LearnerConfig::default() };
+            let learner = Learner::new(&model, &Objective::default(), &config).expect("the learner takes the model");
+            let func = Func::trace(&shapes, |g, v| {
+                let (params, states, inputs, target) = (&v[..n], &v[n..n + s], &v[n + s], &v[n + s + 1]);
+                vec![match what {
+                    "train" => learner.sequence(g, params, states, inputs, target).out,
+                    "evaluate" => learner.evaluate(g, params, states, inputs, target).out,
+                    _ => learner.observe(g, params, states, inputs)[s].sum(&[0]),
+                }]
+            });
+            session.evaluate("outputs", &func, &args).expect("the program runs").remove(0)
+        };
+        let want = run("observe", Method::Bptt, None);
+        assert!(want.to_f64_vec().iter().any(|v| v.abs() > 1e-3), "{name} says something");
+        for (what, method, chunk) in [
+            ("train", Method::Bptt, None),
+            ("train", Method::DRtrl, Some(3)),
+            ("train", Method::EsDRtrl { decay: 0.9 }, Some(10)),
+            ("evaluate", Method::Bptt, Some(10)),
+            ("evaluate", Method::Bptt, Some(5)),
+            ("evaluate", Method::Bptt, Some(3)),
+        ] {
+            let apart = relative_error(&run(what, method, chunk), &want);
+            assert!(apart < 1e-5, "{name}: {what} with {} in chunks of {chunk:?} is {apart} off", method.name());
+        }
+    }
 }

@@ -137,7 +137,7 @@ impl Executable {
     pub(super) fn compile(client: &Arc<Client>, program: &Program, options: &CompileOptions) -> Result<Executable> {
         let start = Instant::now();
         let module = program.module.to_bytes();
-        let option_bytes = options.to_bytes();
+        let option_bytes = options.sound_on(client.plugin().kind()).to_bytes();
         let entry = if options.cache { cache::Entry::find(client, &module, &option_bytes) } else { None };
 
         let cached = entry.as_ref().and_then(cache::Entry::read);

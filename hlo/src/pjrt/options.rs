@@ -3,6 +3,8 @@
 use prost::Message;
 use std::{collections::BTreeMap, num::NonZeroUsize};
 
+use super::PluginKind;
+
 /// Options of one compilation.
 ///
 /// Replica and partition counts cannot be zero here, because XLA aborts the process when they are.
@@ -50,6 +52,19 @@ impl CompileOptions {
     pub fn with(mut self, name: impl Into<String>, value: OptionValue) -> CompileOptions {
         self.overrides.insert(name.into(), value);
         self
+    }
+
+    /// These options with what a plugin needs to be right, where nothing else is said.
+    ///
+    /// XLA's CPU backend hands products to XNNPACK, which packs a matrix that is an argument of the program once and knows it
+    /// again by its address. A weight that is donated and updated in place keeps its address: from the second call on the
+    /// program would multiply with the weights of the first. So XNNPACK is off, which costs no time in our programs.
+    pub(super) fn sound_on(&self, kind: PluginKind) -> CompileOptions {
+        let mut options = self.clone();
+        if kind == PluginKind::Cpu {
+            options.overrides.entry("xla_cpu_use_xnnpack".into()).or_insert(OptionValue::Bool(false));
+        }
+        options
     }
 
     /// The same options without the cache on disk.
