@@ -235,6 +235,17 @@ fn the_published_command_lines_are_accepted() {
     let dms = "--dataset dms --t_delay 1000 --tau_I2 1500 --tau_neu 100 --tau_syn 100 --n_rec 200 --lr 0.001 --A2 1 --optimizer \
                adam --devices 3 --t_fixation 10. --spk_fun relu --acc_th 0.95 --n_data_worker 4 --dt 1. --ff_scale 6 --rec_scale 2";
     let ei = "--tau_neu 200 --tau_syn 10 --tau_I2 2000 --ff_scale 4.0 --rec_scale 2.0";
+    let shd = "--dataset_name shd --nb_epochs 100 --nb_hiddens 1024";
+    let gesture = "--batch-size 64 --units 1024 --num-layers 1 --frame-size 128 --train-epochs 500 --frame-time 25 --rnn-type \
+                   event-gru --learning-rate 0.001 --lr-gamma 0.9 --event-agg-method mean --use-cnn --dropout 0.5 --zoneout 0 \
+                   --pseudo-derivative-width 1.7 --threshold-mean 0.25 --augment-data --devices 0 --data ../data --cache ./cache";
+    // In place of the data sets: a few samples in their layout, and patterns made to order.
+    let folder = Folder::new("published");
+    for file in ["shd_train.h5", "shd_test.h5"] {
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks/data/shd_tiny.h5");
+        fs::copy(sample, folder.join(file)).expect("a copied sample");
+    }
+    let data = folder.join("");
     for (line, parts) in [
         (format!("dms --epochs 2000 --method bptt {dms}"), ["warmup = 1510", "name = \"bptt\""]),
         (
@@ -255,6 +266,28 @@ fn the_published_command_lines_are_accepted() {
         (
             format!("ei {ei} --method bptt --n_rec 800 --epoch_per_step 30 --diff_spike 0 --epochs 300 --lr 0.001"),
             ["n_rec = 800", "name = \"bptt\""],
+        ),
+        (format!("shd --model_type LIF {shd} --method bptt --data_folder {data}"), ["hidden = [", "cell = \"lif\""]),
+        (format!("shd --model_type RLIF {shd} --method d-rtrl --data_folder {data}"), ["1024", "cell = \"rlif\""]),
+        (
+            format!("shd --model_type adLIF {shd} --method esd-rtrl --etrace_decay 0.98 --data_folder {data}"),
+            ["decay = 0.98", "cell = \"adlif\""],
+        ),
+        (
+            format!("shd --model_type RadLIF {shd} --method esd-rtrl --etrace_decay 0.98 --data_folder {data}"),
+            ["epochs = 100", "cell = \"radlif\""],
+        ),
+        (
+            format!("gesture {gesture} --method bptt --lr-decay-epochs 100 --dataset made"),
+            ["cell = \"event-gru\"", "name = \"bptt\""],
+        ),
+        (
+            format!("gesture {gesture} --method d-rtrl --lr-decay-epochs 50 --dataset made"),
+            ["units = 1024", "name = \"d-rtrl\""],
+        ),
+        (
+            format!("gesture {gesture} --method es-d-rtrl --etrace-decay 0.2 --lr-decay-epochs 100 --dataset made"),
+            ["decay = 0.2", "cnn = true"],
         ),
     ] {
         let text = succeeds(&format!("{line} --dry-run"));

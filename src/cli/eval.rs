@@ -30,9 +30,9 @@ pub struct Args {
     /// Which part of the data
     #[arg(long, value_enum, default_value = "test")]
     split: SplitName,
-    /// Which parameters
-    #[arg(long, value_enum, default_value = "best")]
-    checkpoint: CheckpointName,
+    /// Which parameters [default: those that the run reports: best where it selects, else last]
+    #[arg(long, value_enum)]
+    checkpoint: Option<CheckpointName>,
     /// Where confusion.csv and confusion.svg/.png go [default: the run's folder]
     #[arg(long)]
     out: Option<PathBuf>,
@@ -89,7 +89,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let session = global.session()?;
     let spec = experiment.spec(task.steps());
     let slots = spec.model.params.iter().filter(|p| p.trainable).count() * experiment.optimizer.rule.slots();
-    let name = args.checkpoint.stem();
+    let reported = if experiment.settings.select { CheckpointName::Best } else { CheckpointName::Last };
+    let name = args.checkpoint.unwrap_or(reported).stem();
     let file = args.run.join(format!("{name}.safetensors"));
     let (state, progress) = checkpoint::load(&file, &session, &spec.model, slots)?;
     let program = EvalProgram::new(&session, &spec)?;
@@ -133,7 +134,7 @@ pub fn report(found: &Evaluation, task: &dyn Task, split: Split, dt: f64, dir: &
 /// What to do about a layer that does not fire.
 pub fn silent(layer: &str) -> String {
     format!(
-        "warning: layer {layer} did not spike once, so nothing behind it can learn; raise --inp_scale (20 is a good value), \
-         or lower the threshold"
+        "warning: layer {layer} did not spike once, so nothing behind it can learn; raise the scale of its input \
+         (etrace shd: --inp_scale 20), or lower the threshold"
     )
 }

@@ -7,13 +7,17 @@ use clap::Args as ClapArgs;
 use hlo::pjrt::Buffer;
 use tasks::{Split, Task};
 
-use super::{Global, OrUsage, common, eval::CheckpointName};
+use super::{
+    Global, OrUsage, common,
+    eval::{self, CheckpointName},
+};
 use crate::{
     experiment::Experiment,
-    plot::{Axis, Figure, Panel, Panels, Series},
+    plot::{Axis, ColorMap, Figure, HeatMap, Panel, Panels, Series},
     report::{Align, Table},
     train::{
         checkpoint,
+        evaluate::Rates,
         history::History,
         observe::Observation,
         program::{self, Spec},
@@ -22,8 +26,8 @@ use crate::{
     },
 };
 
-/// Pictures of a run: its curves, and for some samples the input, the spikes and potentials of each layer, the outputs and the
-/// decision.
+/// Pictures of a run: its curves, and for some samples the input (frames, where it comes from an event camera), the spikes and
+/// potentials of each layer, the outputs and the decision; and how sparse the activity is.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
@@ -55,6 +59,9 @@ const SEED: u64 = 1_000_000_007;
 
 /// Neurons whose potential is drawn.
 const TRACES: usize = 8;
+
+/// Frames of a sample that are drawn at most, and how many stand in a row.
+const FRAMES: (usize, usize) = (16, 8);
 
 /// Runs the command.
 ///
@@ -113,33 +120,66 @@ fn pictures(
     let mut table = Table::new([("sample", Align::Right), ("target", Align::Right), ("answer", Align::Right)]);
     for b in 0..seen.samples() {
         table.row([b.to_string(), seen.target(b).to_string(), seen.decision(b).to_string()]);
-        draw(&seen, b, &task.phases(), dt, out)?;
+        draw(&seen, b, task, dt, out)?;
+        if let Some(shape) = task.frame() {
+            frames(&seen, b, shape, dt).save(out.join(format!("sample-{b}-frames")))?;
+        }
     }
     println!("{table}\n");
-    for (layer, neurons) in seen.layers() {
-        let rate = seen.rate(&layer, dt);
-        let silent =
-            if rate == 0.0 { ": this layer never fires; raise the input scale or lower the threshold" } else { "" };
-        println!(
-            "layer {} of {neurons} neurons fires at {rate:.2} Hz{silent}",
-            if layer.is_empty() { "0" } else { &layer }
-        );
+    let rates: Vec<(String, f64)> = seen.layers().into_iter().map(|(l, _)| (l.clone(), seen.rate(&l))).collect();
+    println!("{}", Rates(&rates, dt));
+    for (layer, _) in rates.iter().filter(|(_, rate)| *rate == 0.0) {
+        println!("{}", eval::silent(layer));
     }
-    println!("written to {}: sample-0..{}.svg/.png", out.display(), seen.samples() - 1);
+    let frames = if task.frame().is_some() { ", sample-0..-frames.svg/.png" } else { "" };
+    println!("written to {}: sample-0..{}.svg/.png{frames}", out.display(), seen.samples() - 1);
     Ok(())
 }
 
-fn draw(seen: &Observation, b: usize, phases: &[(String, usize, usize)], dt: f64, out: &Path) -> Result<()> {
+/// Frames of a sample side by side, on events above zero and off events below.
+fn frames(seen: &Observation, b: usize, [polarities, height, width]: [usize; 3], dt: f64) -> HeatMap {
+    let every = seen.batch.steps.div_ceil(FRAMES.0);
+    let shown: Vec<usize> = (0..seen.batch.steps).step_by(every).collect();
+    let columns = shown.len().min(FRAMES.1);
+    let [rows, row] = [shown.len().div_ceil(columns) * (height + 1) - 1, columns * (width + 1) - 1];
+    let mut values = vec![f64::NAN; rows * row];
+    for (k, &t) in shown.iter().enumerate() {
+        let corner = k / columns * (height + 1) * row + k % columns * (width + 1);
+        for (i, &count) in seen.batch.at(t, b).iter().enumerate() {
+            let (p, y, x) = (i / (height * width), i / width % height, i % width);
+            let sign = if p + 1 == polarities { 1.0 } else { -1.0 };
+            let cell = &mut values[corner + y * row + x];
+            *cell = if p == 0 { 0.0 } else { *cell } + sign * f64::from(count);
+        }
+    }
+    HeatMap::new(format!("Frames of sample {b}"), [rows, row], values, Axis::new("on less off events"))
+        .subtitle(format!("one every {} ms, from left to right and then down; grey parts them", every as f64 * dt))
+        .x(Axis::new("pixels"), 0.0, row as f64)
+        .y(Axis::new("pixels"), 0.0, rows as f64)
+        .colors(ColorMap::Diverging)
+        .square()
+        .size(1000, 360)
+}
+
+fn draw(seen: &Observation, b: usize, task: &dyn Task, dt: f64, out: &Path) -> Result<()> {
     let time = |t: usize| t as f64 * dt;
     let points = |values: Vec<f32>| values.into_iter().enumerate().map(move |(t, v)| (time(t), f64::from(v)));
     let events = |spikes: Vec<(usize, usize)>| spikes.into_iter().map(move |(t, i)| (time(t), i)).collect::<Vec<_>>();
     let right = if seen.target(b) == seen.decision(b) as i32 { "right" } else { "wrong" };
+    let input = match task.frame() {
+        None => Panel::raster("input", seen.batch.n_in, events(seen.input_spikes(b))),
+        // Frames have a picture of their own.
+        Some(_) => {
+            let counts = (0..seen.batch.steps).map(|t| seen.batch.at(t, b).iter().map(|c| f32::from(*c)).sum());
+            Panel::traces(Axis::new("input events"), [Series::new("all", points(counts.collect())).markers(false)])
+        }
+    };
     let mut panels = Panels::new(format!("Sample {b}"), Axis::new("time (ms)").range(0.0, time(seen.batch.steps)))
         .subtitle(format!("target {}, answer {} ({right})", seen.target(b), seen.decision(b)))
         .width(1000)
-        .panel(Panel::raster("input", seen.batch.n_in, events(seen.input_spikes(b))));
-    for (name, from, to) in phases {
-        panels = panels.phase(name, time(*from), time(*to));
+        .panel(input);
+    for (name, from, to) in task.phases() {
+        panels = panels.phase(&name, time(from), time(to));
     }
     for (layer, neurons) in seen.layers() {
         let label = |what: &str| if layer.is_empty() { what.to_string() } else { format!("{layer} {what}") };

@@ -158,15 +158,18 @@ impl Evaluation {
     }
 }
 
-/// Rates of layers as a table, with Hz for steps of `dt` ms.
+/// Spikes per neuron and step of layers as a table, with Hz for steps of `dt` ms, and the activity sparsity: the share of neurons
+/// that say nothing in a step, and whose outgoing products need not be computed.
 pub struct Rates<'a>(pub &'a [(String, f64)], pub f64);
 
 impl fmt::Display for Rates<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table =
-            Table::new([("layer", Align::Left), ("spikes per neuron and step", Align::Right), ("Hz", Align::Right)]);
+        let columns = ["spikes per neuron and step", "Hz", "activity sparsity"].map(|c| (c, Align::Right));
+        let mut table = Table::new([("layer", Align::Left)].into_iter().chain(columns));
         for (name, rate) in self.0 {
-            table.row([name.clone(), format!("{rate:.4}"), format!("{:.2}", rate * 1000.0 / self.1)]);
+            let name = if name.is_empty() { "0" } else { name };
+            let (hz, sparsity) = (rate * 1000.0 / self.1, 100.0 * (1.0 - rate));
+            table.row([name.to_string(), format!("{rate:.4}"), format!("{hz:.2}"), format!("{sparsity:.2} %")]);
         }
         write!(f, "{table}")
     }

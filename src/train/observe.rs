@@ -107,11 +107,11 @@ impl Observation {
         (0..self.batch.steps).map_while(|t| self.value(&name, t, b, neuron)).collect()
     }
 
-    /// Mean rate of a layer over all samples, Hz, for steps of `dt` ms.
-    pub fn rate(&self, layer: &str, dt: f64) -> f64 {
+    /// Spikes per neuron and step of a layer, over all samples.
+    pub fn rate(&self, layer: &str) -> f64 {
         let spikes: usize = (0..self.samples()).map(|b| self.spikes(layer, b).len()).sum();
         let neurons = self.layers().iter().find(|(name, _)| name == layer).map_or(1, |(_, n)| *n);
-        spikes as f64 / (self.samples().max(1) * self.batch.steps * neurons) as f64 * 1000.0 / dt
+        spikes as f64 / (self.samples().max(1) * self.batch.steps * neurons) as f64
     }
 
     /// Output of a class over time.

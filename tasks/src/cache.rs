@@ -129,7 +129,7 @@ fn parse(bytes: &[u8], key: &str, entry: &Entry) -> Option<Decoded> {
         && each_sample_ends
         && labels.iter().all(|l| (0..entry.n_out as i32).contains(l))
         && channels.iter().all(|&c| usize::from(c) < entry.n_in);
-    sound.then(|| Decoded { spikes: Sparse { steps: entry.steps, starts, ends, channels }, labels, people })
+    sound.then_some(Decoded { spikes: Sparse { steps: entry.steps, starts, ends, channels }, labels, people })
 }
 
 /// Writes under a name of its own, then renames: readers see the old file or the new one.

@@ -183,14 +183,13 @@ impl Made {
                 }
             }
             // The gaps between noise events are exponential: as many draws as events.
-            let pixels = 2 * side * side;
+            let pixels = if set.noise > 0.0 { (2 * side * side) as f64 } else { 0.0 };
             let mut at = 0.0;
-            while set.noise > 0.0 {
+            while at < pixels {
                 at += (1.0 - s.unit()).ln() / (1.0 - set.noise.min(1.0 - 1e-9)).ln();
-                if at >= pixels as f64 {
-                    break;
+                if at < pixels {
+                    events.push((t as u32, at as u16));
                 }
-                events.push((t as u32, at as u16));
                 at = at.floor() + 1.0;
             }
             before = now;
@@ -208,6 +207,10 @@ impl Task for Made {
     }
     fn n_out(&self) -> usize {
         CLASSES.len()
+    }
+    fn frame(&self) -> Option<[usize; 3]> {
+        let side = usize::from(self.set.size);
+        Some([2, side, side])
     }
     fn steps(&self) -> usize {
         self.set.steps

@@ -213,6 +213,9 @@ impl Task for NMnist {
     fn n_in(&self) -> usize {
         Sensor::NMNIST.channels()
     }
+    fn frame(&self) -> Option<[usize; 3]> {
+        Some([2, Sensor::NMNIST.height as usize, Sensor::NMNIST.width as usize])
+    }
     fn n_out(&self) -> usize {
         10
     }

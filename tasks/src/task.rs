@@ -116,6 +116,11 @@ pub trait Task: Send + Sync {
         0
     }
 
+    /// The picture that the inputs of one step make: polarities, height, width; `None` where they make none.
+    fn frame(&self) -> Option<[usize; 3]> {
+        None
+    }
+
     /// Named parts of a sample for pictures: name, first step, step after the last.
     fn phases(&self) -> Vec<(String, usize, usize)> {
         Vec::new()

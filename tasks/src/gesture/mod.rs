@@ -307,6 +307,10 @@ impl Task for Gesture {
     fn n_out(&self) -> usize {
         CLASSES.len()
     }
+    fn frame(&self) -> Option<[usize; 3]> {
+        let side = usize::from(self.settings.frame_size);
+        Some([2, side, side])
+    }
     fn steps(&self) -> usize {
         self.settings.framing.steps()
     }
