@@ -102,6 +102,38 @@ fn a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit() {
     }
 }
 
+/// A network that draws random numbers in every step, with data that change in every epoch.
+const GESTURES: &str = "gesture --dataset made --made-samples 24 9 --frames 6 --frame-size 32 --rnn-type event-gru --units 8 \
+                        --batch-size 8 --dropout 0.3 --zoneout 0.2 --use-cnn --seed 5";
+
+#[test]
+fn a_resumed_run_draws_the_random_numbers_of_an_uninterrupted_one() {
+    let folder = Folder::new("resume-gesture");
+    let (whole, halves) = (folder.join("whole"), folder.join("halves"));
+    succeeds(&format!("{GESTURES} --method d-rtrl --train-epochs 4 --out {whole}"));
+    succeeds(&format!("{GESTURES} --method d-rtrl --train-epochs 2 --out {halves}"));
+    succeeds(&format!("gesture --resume {halves} --train-epochs 4"));
+    assert_eq!(checkpoint(&whole), checkpoint(&halves));
+    assert_eq!(updates(&whole), updates(&halves));
+
+    // The trained network is found again, as good as training said.
+    let said = |text: String| {
+        let line = text.lines().find(|l| l.contains("test accuracy")).map(str::to_owned);
+        let line = line.unwrap_or_else(|| panic!("no accuracy in {text}"));
+        line.split("test accuracy ").nth(1).and_then(|rest| rest.split(',').next().map(str::to_owned))
+    };
+    let trained = succeeds(&format!("gesture --resume {whole} --train-epochs 4"));
+    let found = succeeds(&format!("eval {whole}"));
+    assert!(found.contains("activity sparsity") && found.contains("confusion.csv"), "{found}");
+    assert_eq!(said(trained), said(found));
+
+    let seen = succeeds(&format!("observe {whole} --samples 2"));
+    assert!(seen.contains("activity sparsity"), "{seen}");
+    for file in ["sample-1.png", "sample-1.svg", "sample-1-frames.png", "sample-1-frames.svg"] {
+        assert!(Path::new(&whole).join(file).is_file(), "{file}");
+    }
+}
+
 #[test]
 fn a_killed_run_goes_on_from_its_checkpoint() {
     let folder = Folder::new("killed");
@@ -310,6 +342,14 @@ fn wrong_values_are_usage_errors() {
         ("ei --net cubic", "--net must be coba or cuba"),
         ("ei --n_rec 3", "--n_rec must be at least 5"),
         ("ei --sparsity 0", "--sparsity"),
+        ("shd --data_folder /nowhere", "MD5"),
+        ("shd --model_type GRU", "LIF"),
+        ("shd --pdrop 1.5", "pdrop"),
+        ("gesture --data /nowhere", "MD5"),
+        ("gesture --frame-size 50", "--frame-size"),
+        ("gesture --frame-size 20 --dataset made --use-cnn", "--use-cnn"),
+        ("gesture --dropout 1 --dataset made", "dropout"),
+        ("eval /nowhere", "/nowhere"),
         ("memspeed --dataset nmnist", "--data DIR"),
         ("memspeed --dataset nmnist --data /nowhere", "/nowhere"),
     ] {
