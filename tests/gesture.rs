@@ -176,7 +176,7 @@ fn the_pseudo_derivative_has_its_worked_numbers() {
     let x = [-0.6f32, -0.5, -0.2, 0., 0.2, 0.5, 0.6];
     let func =
         Func::trace(&[Shape::f32([7])], |_, v| vec![Surrogate::Triangle { scale: 0.7, steepness: 1.7 }.slope(&v[0])]);
-    let got = session().evaluate("slope", &func, &[Array::f32(x.to_vec(), [7]).expect("values")]).expect("runs");
+    let got = session().evaluate("slope", &func, &[Array::f32(x, [7]).expect("values")]).expect("runs");
     close("slope", &got[0].to_f64_vec(), &[0., 0.105, 0.462, 0.7, 0.462, 0.105, 0.], 1e-6);
 }
 

@@ -308,7 +308,7 @@ fn surrogates_have_their_worked_numbers() {
         let all = [Surrogate::Boxcar { width: 0.5 }, Surrogate::default(), wide];
         all.iter().map(|s| s.slope(&v[0])).chain([all[0].spike(&v[0])]).collect()
     });
-    let got = session().evaluate("surrogates", &func, &[Array::f32(x.to_vec(), [7]).expect("values")]).expect("runs");
+    let got = session().evaluate("surrogates", &func, &[Array::f32(x, [7]).expect("values")]).expect("runs");
     let want = [
         [0., 1., 1., 1., 1., 1., 0.],
         [0.147, 0.15, 0.27, 0.3, 0.27, 0.15, 0.147],
@@ -408,7 +408,7 @@ fn dropout_is_new_in_every_step_and_the_same_in_every_chunking() {
         let learner = LearnerConfig { method: Method::DRtrl, vjp: MULTI, chunk, ..LearnerConfig::default() };
         let learner = Learner::new(&model, &Objective::default(), &learner).expect("the rule takes it");
         let mut args = params(&model, &given);
-        args.push(Array::f32(X.to_vec(), [4, 2, 2]).expect("values"));
+        args.push(Array::f32(X, [4, 2, 2]).expect("values"));
         args.push(Array::s32(vec![0, 1], [2]).expect("labels"));
         let shapes: Vec<Shape> = args.iter().map(|a| a.shape().clone()).collect();
         let (n, m) = (model.params.len(), args.len() - 2);

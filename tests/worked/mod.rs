@@ -87,8 +87,8 @@ pub fn gradients(
     let learner = Learner::new(model, &objective, &config).expect("the rule takes this model");
     let mut args = params(model, given);
     let dims = &model.input.dims;
-    args.push(Array::f32(inputs.to_vec(), [inputs.len() / (dims[0] * dims[1]), dims[0], dims[1]]).expect("equal rows"));
-    args.push(Array::s32(labels.to_vec(), [labels.len()]).expect("labels"));
+    args.push(Array::f32(inputs, [inputs.len() / (dims[0] * dims[1]), dims[0], dims[1]]).expect("equal rows"));
+    args.push(Array::s32(labels, [labels.len()]).expect("labels"));
     let shapes: Vec<Shape> = args.iter().map(|a| a.shape().clone()).collect();
     let (n, m) = (model.params.len(), args.len() - 2);
     let func = Func::trace(&shapes, |g, v| {
