@@ -161,6 +161,12 @@ impl InstallBar {
     /// Draws one report.
     pub fn show(&mut self, progress: pjrt::Progress) {
         let (doing, package, at, total) = match progress {
+            pjrt::Progress::Wait => {
+                if self.plain {
+                    let _ = writeln!(std::io::stderr(), "waiting for another installation of the same plugin");
+                }
+                return;
+            }
             pjrt::Progress::Download { package, received, total } => ("fetching", package, received, total),
             pjrt::Progress::Verify { package } => ("checking", package, 0, None),
             pjrt::Progress::Unpack { package, done, total } => ("unpacking", package, done, Some(total)),

@@ -4,7 +4,8 @@
 //! user's index, proxy and certificates), and the rest happens here: compare the SHA-256 recorded below,
 //! unpack, write a record of the library's size and hash, and rename the finished folder into place. All work
 //! is done in a folder that is not looked in, so an installation that is killed leaves nothing half-written;
-//! the next one removes what is left.
+//! the next one removes what is left. One installation of a kind runs at a time, on this machine: who comes
+//! second waits, and finds it done.
 //!
 //! The folder keeps the layout of `site-packages`: the CUDA plugin finds its libraries by relative path.
 
@@ -27,6 +28,8 @@ use std::{
 /// What an installation is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
+    /// Another process or thread installs the same plugin; this one waits for it.
+    Wait,
     /// Fetching a wheel.
     Download {
         /// Package and version.
@@ -83,9 +86,11 @@ pub fn install(kind: PluginKind, progress: &mut dyn FnMut(Progress)) -> Result<P
         progress(Progress::Installed { path: library.clone() });
         return Ok(library);
     }
-    let plugins = root.join("plugins");
-    remove_leftovers(&plugins);
-    let work = Workplace::new(&plugins, kind)?;
+    let work = Workplace::new(&root.join("plugins"), kind, progress)?;
+    if library.is_file() && is_whole(&library, kind, &wheels) {
+        progress(Progress::Installed { path: library.clone() });
+        return Ok(library);
+    }
     let unpacked = work.path.join("unpacked");
     for wheel in &wheels {
         let archive = download(kind, wheel, &work.path, progress)?;
@@ -98,12 +103,7 @@ pub fn install(kind: PluginKind, progress: &mut dyn FnMut(Progress)) -> Result<P
     if destination.exists() {
         fs::remove_dir_all(&destination).map_err(Error::io(&destination))?;
     }
-    if let Err(source) = fs::rename(&unpacked, &destination) {
-        // Another process may have finished first; its result is as good.
-        if !(library.is_file() && is_whole(&library, kind, &wheels)) {
-            return Err(Error::Io { path: destination, source });
-        }
-    }
+    fs::rename(&unpacked, &destination).map_err(Error::io(&destination))?;
     progress(Progress::Installed { path: library.clone() });
     Ok(library)
 }
@@ -166,19 +166,29 @@ fn write_record(folder: &Path, package: &Package, wheels: &[&Wheel]) -> Result<(
     fs::write(&path, format!("{record:#}\n")).map_err(Error::io(&path))
 }
 
-/// A folder for unfinished work, removed on drop. Its name carries the process id, so that the leftovers of a
-/// dead process can be told from the work of a live one.
+/// A folder for unfinished work, this installation's alone while it lives; removed on drop.
 struct Workplace {
     path: PathBuf,
+    /// Locked until it is closed, and unlocked by the system if the process dies.
+    _lock: File,
 }
 
-const WORK_PREFIX: &str = ".partial-";
-
 impl Workplace {
-    fn new(plugins: &Path, kind: PluginKind) -> Result<Workplace> {
-        let path = plugins.join(format!("{WORK_PREFIX}{kind}-{}", std::process::id()));
+    /// Waits for its turn and clears away what a killed installation left.
+    fn new(plugins: &Path, kind: PluginKind, progress: &mut dyn FnMut(Progress)) -> Result<Workplace> {
+        fs::create_dir_all(plugins).map_err(Error::io(plugins))?;
+        let turn = plugins.join(format!(".lock-{kind}"));
+        let lock = File::create(&turn).map_err(Error::io(&turn))?;
+        if lock.try_lock().is_err() {
+            progress(Progress::Wait);
+            lock.lock().map_err(Error::io(&turn))?;
+        }
+        let path = plugins.join(format!(".partial-{kind}"));
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+        }
         fs::create_dir_all(path.join("temporary")).map_err(Error::io(&path))?;
-        Ok(Workplace { path })
+        Ok(Workplace { path, _lock: lock })
     }
 }
 
@@ -186,17 +196,6 @@ impl Drop for Workplace {
     fn drop(&mut self) {
         // What cannot be removed now is removed by the next installation.
         let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
-fn remove_leftovers(plugins: &Path) {
-    for entry in fs::read_dir(plugins).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(work) = name.to_str().and_then(|n| n.strip_prefix(WORK_PREFIX)) else { continue };
-        let process = work.rsplit('-').next().unwrap_or_default();
-        if !Path::new("/proc").join(process).exists() {
-            let _ = fs::remove_dir_all(entry.path());
-        }
     }
 }
 
@@ -392,15 +391,25 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_of_dead_processes_go_and_live_ones_stay() {
-        let folder = folder("left");
-        // Process ids are far below this one.
-        let dead = folder.join(".partial-cpu-4294967295");
-        let live = folder.join(format!(".partial-cpu-{}", std::process::id()));
-        fs::create_dir_all(&dead).unwrap();
-        fs::create_dir_all(&live).unwrap();
-        remove_leftovers(&folder);
-        assert!(!dead.exists() && live.exists());
+    fn installations_take_turns_and_clear_away_leftovers() {
+        let folder = folder("turns");
+        let left = folder.join(".partial-cpu/wheel/half.whl");
+        fs::create_dir_all(left.parent().unwrap()).unwrap();
+        fs::write(&left, b"half").unwrap();
+        let inside = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let work = Workplace::new(&folder, PluginKind::Cpu, &mut |_| {}).unwrap();
+                    assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0, "two at once");
+                    assert_eq!(size_of_folder(&work.path), 0, "something is left");
+                    fs::write(work.path.join("temporary/part"), b"part").unwrap();
+                    std::thread::sleep(Duration::from_millis(20));
+                    inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                });
+            }
+        });
+        assert!(!folder.join(".partial-cpu").exists());
         fs::remove_dir_all(folder).unwrap();
     }
 
