@@ -18,6 +18,7 @@ use hlo::{
     array::Array,
     func::downcast,
     ops::{
+        conv::Slide,
         elementwise::{BINARY, BITWISE, UNARY},
         scan::Scan,
     },
@@ -137,6 +138,12 @@ fn dot_case(note: &'static str, a: &[usize], b: &[usize], dot: Dot) -> Case {
     two("Dot", note, any(a), any(b), move |a, b| a.dot_general(b, dot.clone()))
 }
 
+/// Two images with three channels, a kernel with two results.
+fn conv_case(note: &'static str, image: [usize; 2], kernel: [usize; 2], slides: [Slide; 2]) -> Case {
+    let (image, kernel) = (any(&[2, image[0], image[1], 3]), any(&[kernel[0], kernel[1], 3, 2]));
+    two("Conv", note, image, kernel, move |x, w| x.conv_general(w, slides))
+}
+
 fn dims(lhs_batch: &[usize], lhs_contract: &[usize], rhs_batch: &[usize], rhs_contract: &[usize]) -> Dot {
     Dot {
         lhs_batch: lhs_batch.into(),
@@ -225,6 +232,21 @@ fn table() -> Vec<Case> {
         two("Concatenate", "second axis", any(&[2, 3]), any(&[2, 1]), |a, b| Tensor::concat(&[a, b, a], 1)),
         two("Concatenate", "stack", any(&[3]), any(&[3]), |a, b| Tensor::stack(&[a, b])),
         one("Reverse", "two axes", any(&[2, 3, 2]), |x| x.reverse(&[0, 2])),
+        one("Slice", "every second, every third", any(&[5, 7]), |x| x.slice_by(&[0, 1], &[5, 7], &[2, 3])),
+        one("Slice", "means of windows", any(&[2, 5, 6, 2]), |x| x.avg_pool2d([2, 3], [1, 2])),
+        one("Select", "maxima of windows", any(&[2, 5, 6, 2]), |x| x.max_pool2d([3, 2], [2, 2])),
+        // convolutions
+        conv_case("inside the image", [4, 5], [2, 3], [Slide::default(); 2]),
+        conv_case("padded", [3, 4], [3, 3], [Slide { low: 1, high: 1, ..Slide::default() }; 2]),
+        conv_case("strides with a rest", [6, 7], [2, 3], [2, 3].map(|stride| Slide { stride, ..Slide::default() })),
+        conv_case("uneven padding, strides", [5, 4], [3, 2], {
+            [Slide { stride: 2, low: 2, high: 1, ..Slide::default() }, Slide { low: 0, high: 3, ..Slide::default() }]
+        }),
+        conv_case("dilated kernel, spread image, cut edges", [5, 4], [2, 2], {
+            let height = Slide { dilation: 2, low: -1, high: 1, ..Slide::default() };
+            [height, Slide { spread: 2, stride: 2, low: 1, high: -1, ..Slide::default() }]
+        }),
+        conv_case("a kernel of one", [2, 3], [1, 1], [Slide::default(); 2]),
         // matrix products
         dot_case("matrix by matrix", &[2, 3], &[3, 4], dims(&[], &[1], &[], &[0])),
         dot_case("vector by vector", &[3], &[3], dims(&[], &[0], &[], &[0])),

@@ -86,7 +86,7 @@ pub fn install(kind: PluginKind, progress: &mut dyn FnMut(Progress)) -> Result<P
         progress(Progress::Installed { path: library.clone() });
         return Ok(library);
     }
-    let work = Workplace::new(&root.join("plugins"), kind, progress)?;
+    let work = Workplace::new(&root, kind, progress)?;
     if library.is_file() && is_whole(&library, kind, &wheels) {
         progress(Progress::Installed { path: library.clone() });
         return Ok(library);
@@ -175,15 +175,15 @@ struct Workplace {
 
 impl Workplace {
     /// Waits for its turn and clears away what a killed installation left.
-    fn new(plugins: &Path, kind: PluginKind, progress: &mut dyn FnMut(Progress)) -> Result<Workplace> {
-        fs::create_dir_all(plugins).map_err(Error::io(plugins))?;
-        let turn = plugins.join(format!(".lock-{kind}"));
+    fn new(root: &Path, kind: PluginKind, progress: &mut dyn FnMut(Progress)) -> Result<Workplace> {
+        fs::create_dir_all(root).map_err(Error::io(root))?;
+        let turn = root.join(format!("install-{kind}.lock"));
         let lock = File::create(&turn).map_err(Error::io(&turn))?;
         if lock.try_lock().is_err() {
             progress(Progress::Wait);
             lock.lock().map_err(Error::io(&turn))?;
         }
-        let path = plugins.join(format!(".partial-{kind}"));
+        let path = root.join("plugins").join(format!(".partial-{kind}"));
         if path.exists() {
             fs::remove_dir_all(&path).map_err(Error::io(&path))?;
         }
@@ -393,7 +393,7 @@ mod tests {
     #[test]
     fn installations_take_turns_and_clear_away_leftovers() {
         let folder = folder("turns");
-        let left = folder.join(".partial-cpu/wheel/half.whl");
+        let left = folder.join("plugins/.partial-cpu/wheel/half.whl");
         fs::create_dir_all(left.parent().unwrap()).unwrap();
         fs::write(&left, b"half").unwrap();
         let inside = std::sync::atomic::AtomicUsize::new(0);
@@ -409,7 +409,7 @@ mod tests {
                 });
             }
         });
-        assert!(!folder.join(".partial-cpu").exists());
+        assert!(!folder.join("plugins/.partial-cpu").exists());
         fs::remove_dir_all(folder).unwrap();
     }
 
