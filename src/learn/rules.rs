@@ -21,7 +21,7 @@
 //! A bias or any element-wise parameter has no input: its trace is `f` alone (`G += sum_b q_s` under ES-D-RTRL).
 //! Both are exact rearrangements; K = 1 is the textbook rule.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use hlo::{DType, Dot, Func, Graph, Shape, Tensor, scan};
 
@@ -73,7 +73,7 @@ impl TracePlan {
         for (k, op) in structure.traced() {
             for &g in &op.groups {
                 let group = &structure.groups[g];
-                for a in 0..group.states.len() {
+                for &a in op.states(g) {
                     match (self.kinds[k], op.kind) {
                         (Some(TraceKind::Full), Kind::Dense) => {
                             slots.insert(Slot::Full(k, g, a), Shape::f32([batch, op.weight[0], op.weight[1]]));
@@ -173,44 +173,53 @@ impl ChunkView<'_> {
         out.grads[k] = Tensor::sum_of([out.grads[k].take(), Some(grad)]);
     }
 
+    /// The states of a group that any of these ops reaches.
+    fn reached(&self, g: usize, ops: &[usize]) -> Vec<usize> {
+        let reached: BTreeSet<usize> = ops.iter().flat_map(|&k| self.structure.ops[k].states(g)).copied().collect();
+        reached.into_iter().collect()
+    }
+
     /// D-RTRL for one group.
     fn full(&self, g: usize, ops: &[usize], traces: Option<&Traces>, signals: Option<&Slots>, out: &mut ChunkResult) {
-        let back = self.backwards(g, signals, out.traces.is_some());
-        let states = self.structure.groups[g].states.len();
+        let back = self.backwards(g, &self.reached(g, ops), signals, out.traces.is_some());
         for &k in ops {
             let op = &self.structure.ops[k];
+            let states = op.states(g);
             let drive = &self.drives[&(k, g)];
+            let input = self.inputs.get(&k);
             if let Some((_, lam)) = &back.signal {
                 // Inside the chunk: sum_{b,s} x_s (lam_s . f_s).
-                let local = Tensor::sum_of((0..states).map(|a| Some(lam[a].as_ref()? * drive[a].as_ref()?)));
+                let local = Tensor::sum_of(states.iter().map(|&a| Some(lam[a].as_ref()? * drive[a].as_ref()?)));
                 if let Some(w) = local {
-                    let grad = match self.inputs.get(&k) {
+                    let grad = match input {
                         Some(x) => over_steps(x, &w),
                         None => sum_to(&w, &op.weight),
                     };
                     self.add_grad(out, k, grad);
                 }
             }
+            // What follows is of the op's own states, in their order.
             let e: Option<Vec<&Tensor>> =
-                traces.map(|t| (0..states).filter_map(|a| t.get(&Slot::Full(k, g, a))).collect());
-            let lam0: Vec<Option<Tensor>> = match &back.signal {
-                Some((lam0, _)) => lam0.clone(),
-                None => vec![None; states],
-            };
+                traces.map(|t| states.iter().filter_map(|&a| t.get(&Slot::Full(k, g, a))).collect());
+            let lam0: Vec<Option<Tensor>> =
+                states.iter().map(|&a| back.signal.as_ref().and_then(|(lam0, _)| lam0[a].clone())).collect();
             // What the chunk adds to the trace of each state, per step: P_s f_s.
             let added: Option<Vec<Option<Tensor>>> = back.products.as_ref().map(|p| {
                 let term = |a: usize, c: usize| Some(p.steps[a][c].as_ref()? * drive[c].as_ref()?);
-                (0..states).map(|a| Tensor::sum_of((0..states).map(|c| term(a, c)))).collect()
+                states.iter().map(|&a| Tensor::sum_of(states.iter().map(|&c| term(a, c)))).collect()
             });
-            let whole = back.products.as_ref().map(|p| p.whole.as_slice());
-            let x = self.inputs.get(&k);
-            let (carried, new) = match (e, x) {
+            let whole: Option<Vec<Vec<Option<Tensor>>>> = back
+                .products
+                .as_ref()
+                .map(|p| states.iter().map(|&a| states.iter().map(|&c| p.whole[a][c].clone()).collect()).collect());
+            let change = added.as_deref().zip(whole.as_deref());
+            let (carried, new) = match (e, input) {
                 (Some(e), Some(input)) => {
-                    let update = added.as_deref().zip(whole).map(|(added, kept)| Update { input, added, kept });
+                    let update = change.map(|(added, kept)| Update { input, added, kept });
                     let (grad, new) = pass(&e, &lam0, update.as_ref());
                     (grad, new.map(|all| all.into_iter().map(Some).collect()))
                 }
-                (Some(e), None) => self.pass_over_vectors(&e, &op.weight, &lam0, added.as_deref().zip(whole)),
+                (Some(e), None) => self.pass_over_vectors(&e, &op.weight, &lam0, change),
                 (None, x) => (None, added.map(|q| q.iter().map(|q| self.first_trace(x, q.as_ref())).collect())),
             };
             if let Some(grad) = carried {
@@ -218,7 +227,7 @@ impl ChunkView<'_> {
             }
             if let (Some(all), Some(new)) = (&mut out.traces, new) {
                 let shapes = self.plan.slots(self.structure, self.structure.groups[g].dims[0]);
-                for (a, e) in new.into_iter().enumerate() {
+                for (&a, e) in states.iter().zip(new) {
                     let slot = Slot::Full(k, g, a);
                     let e = e.unwrap_or_else(|| self.graph.zeros(&shapes[&slot]));
                     all.insert(slot, e);
@@ -276,7 +285,7 @@ impl ChunkView<'_> {
             }
             if let Some(new) = &mut out.traces {
                 for (a, e) in ef.0.into_iter().enumerate() {
-                    new.insert(Slot::Output(drive, g, a), e);
+                    new.extend(e.map(|e| (Slot::Output(drive, g, a), e)));
                 }
                 for k in members {
                     if let Some(x) = self.inputs.get(&k) {
@@ -328,7 +337,7 @@ impl ChunkView<'_> {
         }
     }
 
-    /// `ef` at slot 0, after the chunk, and at slots 1 .. K.
+    /// `ef` at slot 0, after the chunk, and at slots 1 .. K, by state; `None` where the drive does not reach.
     #[allow(clippy::type_complexity, reason = "three views of one recursion")]
     fn smooth(
         &self,
@@ -337,22 +346,22 @@ impl ChunkView<'_> {
         op: usize,
         traces: Option<&Traces>,
         stacks: bool,
-    ) -> (Vec<Option<Tensor>>, (Vec<Tensor>, Vec<Option<Tensor>>)) {
+    ) -> (Vec<Option<Tensor>>, (Vec<Option<Tensor>>, Vec<Option<Tensor>>)) {
         let group = &self.structure.groups[g];
-        let states = group.states.len();
+        let states = self.structure.ops[op].states(g);
         let alpha = self.plan.decay;
-        let shape = Shape::f32(group.dims.clone());
-        let start: Vec<Option<Tensor>> =
-            (0..states).map(|a| traces.and_then(|t| t.get(&Slot::Output(drive, g, a))).cloned()).collect();
-        let init: Vec<Tensor> = start.iter().map(|e| e.clone().unwrap_or_else(|| self.graph.zeros(&shape))).collect();
+        let zero = self.graph.zeros(&Shape::f32(group.dims.clone()));
+        let old = |a: usize| traces.and_then(|t| t.get(&Slot::Output(drive, g, a))).cloned();
+        let start: Vec<Option<Tensor>> = (0..group.states.len()).map(old).collect();
+        let init: Vec<Tensor> = states.iter().map(|&a| start[a].clone().unwrap_or_else(|| zero.clone())).collect();
         let f = &self.drives[&(op, g)];
         let mut rows = Rows::default();
-        let d: Vec<Vec<Option<Row>>> = self.transition_rows(g, &mut rows);
-        let f: Vec<Option<Row>> = f.iter().map(|f| f.as_ref().map(|f| rows.add(f))).collect();
+        let d: Vec<Vec<Option<Row>>> = self.transition_rows(g, states, &mut rows);
+        let f: Vec<Option<Row>> = states.iter().map(|&a| f[a].as_ref().map(|f| rows.add(f))).collect();
         let body = rows.body(&init, |_, e, row| {
-            let new: Vec<Tensor> = (0..states)
+            let new: Vec<Tensor> = (0..e.len())
                 .map(|a| {
-                    let carried = Tensor::sum_of((0..states).map(|c| Some(row(d[a][c].as_ref()?) * &e[c])));
+                    let carried = Tensor::sum_of((0..e.len()).map(|c| Some(row(d[a][c].as_ref()?) * &e[c])));
                     let driven = f[a].as_ref().map(|f| row(f) * (1.0 - alpha));
                     let next = Tensor::sum_of([carried.map(|t| t * alpha), driven]);
                     next.unwrap_or_else(|| e[a].zeros_like())
@@ -362,7 +371,8 @@ impl ChunkView<'_> {
             (new, ys)
         });
         let (last, all) = scan(self.graph, &body, self.length, false, &init, &rows.stacks, &rows.same);
-        (start, (last, all.into_iter().map(Some).collect()))
+        let by_state = |values: Vec<Tensor>| place(group.states.len(), states, values);
+        (start, (by_state(last), by_state(all)))
     }
 
     /// `ex` after the chunk.
@@ -405,26 +415,29 @@ impl ChunkView<'_> {
         Some((r0, all[0].clone()))
     }
 
-    fn transition_rows(&self, g: usize, rows: &mut Rows) -> Vec<Vec<Option<Row>>> {
-        self.transitions[g].iter().map(|r| r.iter().map(|d| d.as_ref().map(|d| rows.add(d))).collect()).collect()
+    /// Transitions among some states of a group.
+    fn transition_rows(&self, g: usize, states: &[usize], rows: &mut Rows) -> Vec<Vec<Option<Row>>> {
+        let d = &self.transitions[g];
+        states.iter().map(|&a| states.iter().map(|&c| d[a][c].as_ref().map(|d| rows.add(d))).collect()).collect()
     }
 
-    /// The backward pass over a chunk: `lam` (if there are signals) and `P` (if asked for).
-    fn backwards(&self, g: usize, signals: Option<&Slots>, products: bool) -> Backwards {
+    /// The backward pass over a chunk, for the states that some trace reaches: `lam` (if there are signals) and `P` (if asked
+    /// for).
+    fn backwards(&self, g: usize, states: &[usize], signals: Option<&Slots>, products: bool) -> Backwards {
         let group = &self.structure.groups[g];
-        let n = group.states.len();
+        let n = states.len();
         let shape = Shape::f32(group.dims.clone());
         let zero = self.graph.zeros(&shape);
         let one = self.graph.full(&shape, 1.0);
-        let linked = closure(&self.transitions[g]);
+        let linked = closure(&self.transitions[g], states);
         let pairs: Vec<(usize, usize)> =
             (0..n).flat_map(|a| (0..n).map(move |c| (a, c))).filter(|&(a, c)| products && linked[a][c]).collect();
         let mut rows = Rows::default();
-        let d = self.transition_rows(g, &mut rows);
+        let d = self.transition_rows(g, states, &mut rows);
         let mut init: Vec<Tensor> = Vec::new();
         let mut arriving: Vec<Option<Row>> = Vec::new();
         if let Some(slots) = signals {
-            for a in 0..n {
+            for &a in states {
                 // lam_K = m_K; going to slot s - 1 adds m_{s-1}.
                 let m = slots.steps[g][a].as_ref();
                 init.push(m.map_or_else(|| zero.clone(), |m| m.at(self.length - 1)));
@@ -462,17 +475,30 @@ impl ChunkView<'_> {
             (new, carry.to_vec())
         });
         let (last, all) = scan(self.graph, &body, self.length, true, &init, &rows.stacks, &rows.same);
+        let count = group.states.len();
         let table = |values: &[Tensor]| -> Vec<Vec<Option<Tensor>>> {
-            let find = |a: usize, c: usize| pairs.iter().position(|&q| q == (a, c)).map(|k| values[k].clone());
-            (0..n).map(|a| (0..n).map(|c| find(a, c)).collect()).collect()
+            let mut table = vec![vec![None; count]; count];
+            for (&(a, c), value) in pairs.iter().zip(values) {
+                table[states[a]][states[c]] = Some(value.clone());
+            }
+            table
         };
-        let some = |v: &[Tensor]| v.iter().cloned().map(Some).collect::<Vec<_>>();
+        let by_state = |values: &[Tensor]| place(count, states, values.to_vec());
         Backwards {
-            signal: signals.map(|_| (some(&last[..signal_count]), some(&all[..signal_count]))),
+            signal: signals.map(|_| (by_state(&last[..signal_count]), by_state(&all[..signal_count]))),
             products: products
                 .then(|| Products { whole: table(&last[signal_count..]), steps: table(&all[signal_count..]) }),
         }
     }
+}
+
+/// `count` values, of which those at `at` are given.
+fn place(count: usize, at: &[usize], values: Vec<Tensor>) -> Vec<Option<Tensor>> {
+    let mut all = vec![None; count];
+    for (&k, value) in at.iter().zip(values) {
+        all[k] = Some(value);
+    }
+    all
 }
 
 /// What the backward pass over a chunk yields.
@@ -491,10 +517,11 @@ struct Products {
     steps: Vec<Vec<Option<Tensor>>>,
 }
 
-/// Which states can reach which over any number of steps (each itself at least).
-fn closure(d: &Transition) -> Vec<Vec<bool>> {
-    let n = d.len();
-    let mut linked: Vec<Vec<bool>> = (0..n).map(|a| (0..n).map(|c| a == c || d[a][c].is_some()).collect()).collect();
+/// Which of some states can reach which over any number of steps (each itself at least).
+fn closure(d: &Transition, states: &[usize]) -> Vec<Vec<bool>> {
+    let n = states.len();
+    let linked = |a: usize, c: usize| a == c || d[states[a]][states[c]].is_some();
+    let mut linked: Vec<Vec<bool>> = (0..n).map(|a| (0..n).map(|c| linked(a, c)).collect()).collect();
     for b in 0..n {
         for a in 0..n {
             for c in 0..n {

@@ -163,6 +163,13 @@ impl Learner {
         self.config.chunk.unwrap_or_else(|| self.default_chunk(longest)).clamp(1, longest)
     }
 
+    /// Steps per chunk where nothing is learned yet. Without weight-sized traces a single step is fastest: states and traces
+    /// advance together in one loop, and nothing is stacked for later.
+    fn warmup_chunk(&self, steps: usize) -> usize {
+        let full = self.plan.kinds.contains(&Some(TraceKind::Full));
+        if full { self.chunk_length(steps) } else { self.config.chunk.unwrap_or(1).min(steps) }
+    }
+
     /// The longest chunk whose stacks fit a budget, and that divides the sequence if one near it does. Stacks that stay in the
     /// processor's cache are fastest; weight-sized traces are so expensive to pass over that a longer chunk pays, and what
     /// parameters, gradients and optimiser (or the traces) take anyway may be taken once more.
@@ -256,7 +263,7 @@ impl Learner {
     ) -> (Carry, Sums) {
         let steps = inputs.dims()[0];
         let mut sums = self.no_sums(g);
-        let length = self.chunk_length(steps);
+        let length = if learn { self.chunk_length(steps) } else { self.warmup_chunk(steps) };
         let tail = steps % length;
         let equal = steps / length - usize::from(tail == 0 && !keep);
         let mut at = 0;

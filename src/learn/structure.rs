@@ -60,6 +60,8 @@ pub struct Op {
     pub weight: Vec<usize>,
     /// The groups it drives directly, each with a trace.
     pub groups: Vec<usize>,
+    /// For each of these, which of its states (positions in the group) its drive ever reaches: the trace is zero in the others.
+    pub reached: Vec<Vec<usize>>,
     /// Why it has no trace, if it has none.
     pub exclusion: Option<Exclusion>,
     /// It also reaches a driven group through another traced op; that route is left out.
@@ -68,6 +70,13 @@ pub struct Op {
     pub drive: usize,
     /// Whether the new states need its output (else it can be computed after the loop).
     pub recurrent: bool,
+}
+
+impl Op {
+    /// The states of a group it drives, positions in the group, that its trace has a part for.
+    pub fn states(&self, group: usize) -> &[usize] {
+        self.groups.iter().position(|&g| g == group).map_or(&[], |k| &self.reached[k])
+    }
 }
 
 /// The structure of a step.
@@ -200,7 +209,7 @@ impl Structure {
         self.traced().any(|(_, op)| op.phi == phi)
     }
 
-    /// Numbers the distinct drives: bias and weights of one layer have the same.
+    /// Numbers the distinct drives (bias and weights of one layer have the same), and finds the states each of them reaches.
     fn with_drives(mut self, prepared: &Prepared) -> Structure {
         let graph = Graph::new();
         let args: Vec<Dual> = prepared
@@ -211,6 +220,8 @@ impl Structure {
             .map(|(i, p)| Dual { primal: graph.parameter(i, p.shape().clone()), tangent: None })
             .collect();
         let states = prepared.body.with_results(prepared.new_states().to_vec());
+        let links: Vec<Vec<Vec<bool>>> =
+            self.groups.iter().map(|group| links(&graph, &states, &args, prepared.phis, &self.ops, group)).collect();
         let mut known: Vec<Vec<Option<Value>>> = Vec::new();
         for k in 0..self.ops.len() {
             if self.ops[k].groups.is_empty() {
@@ -220,6 +231,11 @@ impl Structure {
                 .iter()
                 .map(|t| t.as_ref().map(Tensor::value))
                 .collect();
+            let reached = self.ops[k].groups.iter().map(|&g| {
+                let driven: Vec<bool> = self.groups[g].states.iter().map(|&s| drive[s].is_some()).collect();
+                spread(&links[g], driven)
+            });
+            self.ops[k].reached = reached.collect();
             let number = known.iter().position(|d| *d == drive).unwrap_or_else(|| {
                 known.push(drive);
                 known.len() - 1
@@ -250,6 +266,32 @@ pub(crate) fn drive(
     };
     let env = jvp_with(graph, func, args, &rules);
     func.results().iter().map(|r| env.get(r.value()).tangent.clone()).collect()
+}
+
+/// Which states of a group depend on which from one step to the next, `[a][c]`, with all op outputs held fixed.
+fn links(graph: &Graph, func: &Func, args: &[Dual], phis: usize, ops: &[Op], group: &Group) -> Vec<Vec<bool>> {
+    let rules = Rules { cut: ops.iter().map(|op| op.y).collect(), ..Rules::default() };
+    let mut links = vec![vec![false; group.states.len()]; group.states.len()];
+    for (c, &from) in group.states.iter().enumerate() {
+        let mut args = args.to_vec();
+        let arg = &mut args[phis + from];
+        arg.tangent = Some(arg.primal.full_like(1.0));
+        let env = jvp_with(graph, func, &args, &rules);
+        for (a, &to) in group.states.iter().enumerate() {
+            links[a][c] = env.get(func.results()[to].value()).tangent.is_some();
+        }
+    }
+    links
+}
+
+/// The states that are `driven`, and those that they reach over any number of steps.
+fn spread(links: &[Vec<bool>], mut driven: Vec<bool>) -> Vec<usize> {
+    for _ in 0..links.len() {
+        for (a, row) in links.iter().enumerate() {
+            driven[a] |= row.iter().zip(&driven).any(|(&link, &from)| link && from);
+        }
+    }
+    (0..driven.len()).filter(|&a| driven[a]).collect()
 }
 
 fn find_groups(prepared: &Prepared) -> Vec<Group> {
@@ -300,6 +342,7 @@ fn find_ops(prepared: &Prepared) -> Result<Vec<Op>, LearnError> {
             phi,
             weight: body.graph().tensor(weight).dims().to_vec(),
             groups: vec![],
+            reached: vec![],
             exclusion: None,
             partial: false,
             drive: usize::MAX,
