@@ -68,6 +68,24 @@ fn leaky_linear() -> Model {
     })
 }
 
+/// Two currents in a row, `g` and `h` (numbers only), a potential with a soft reset that they drive, and a count of its spikes that
+/// no weight reaches. Nothing else is recurrent, so D-RTRL is exact.
+fn cascade() -> Model {
+    StepContext::trace(BATCH, N_IN, |cx, x| {
+        let [g, h, v, count] = ["g", "h", "V", "count"].map(|name| cx.state(name, 5, StateInit::Zeros));
+        let s = Surrogate::default().spike(&(&v - 1.0));
+        let y = cx.dense("l", &[x], 5, &Dense::new(&[Init::KaimingNormal(8.0)]));
+        let g = g * 0.8 + y;
+        let h = h * 0.9 + &g * 0.5;
+        let count = count * 0.7 + s.stop_gradient();
+        let v = (v - s) * 0.9 + &h * 0.3 - &count * 0.1;
+        for (name, value) in [("g", &g), ("h", &h), ("V", &v), ("count", &count)] {
+            cx.set(name, value);
+        }
+        v
+    })
+}
+
 fn arguments(model: &Model, steps: usize) -> Vec<Array> {
     let mut args: Vec<Array> = model
         .params
@@ -197,6 +215,35 @@ fn d_rtrl_is_exact_without_other_recurrence_and_approximate_with_it() {
     let readout = recurrent.param("out.weight").expect("a readout");
     assert!(relative_error(&online[readout], &bptt[readout]) < 1e-5, "the readout's own weights are exact");
     assert!(relative_error(&online[0], &bptt[0]) > 1e-2, "recurrent weights are not");
+}
+
+#[test]
+fn traces_are_kept_where_a_drive_reaches_and_once_where_it_is_uniform() {
+    let model = cascade();
+    let learner =
+        Learner::new(&model, &Objective::default(), &config(Method::DRtrl, EXIT, None)).expect("position-wise");
+    let dense = learner.structure.traced().find(|(_, op)| op.x.is_some()).expect("a dense op").1;
+    let named = |states: &[usize]| -> Vec<&str> {
+        states.iter().map(|&a| model.states[learner.structure.groups[0].states[a]].name.as_str()).collect()
+    };
+    assert_eq!(named(&dense.reached[0].states), ["g", "h", "V"]);
+    assert_eq!(named(&dense.reached[0].uniform), ["g", "h"]);
+    let shapes: Vec<Vec<usize>> = learner.trace_slots().into_values().map(|s| s.dims).collect();
+    let of = |dims: &[usize]| shapes.iter().filter(|s| s[..] == *dims).count();
+    assert_eq!(of(&[BATCH, N_IN]), 2, "g and h: {shapes:?}");
+    assert_eq!(of(&[BATCH, N_IN, 5]), 1, "V: {shapes:?}");
+    assert_eq!(of(&[BATCH, 5]), 3, "the bias in g, h, V: {shapes:?}");
+
+    let session = session();
+    let bptt = gradients(&session, &model, &config(Method::Bptt, EXIT, None), 11);
+    assert!(bptt[0].to_f64_vec().iter().map(|v| v.abs()).sum::<f64>() > 1e-3, "a silent network proves nothing");
+    for (vjp, chunk) in [(EXIT, 1), (EXIT, 4), (ONE, 1), (ONE, 4), (EXIT, 11)] {
+        let online = gradients(&session, &model, &config(Method::DRtrl, vjp, Some(chunk)), 11);
+        let error = worst(&online, &bptt);
+        assert!(error < 1e-5, "{vjp:?} K = {chunk}: {error}");
+    }
+    let factorised = |chunk| gradients(&session, &model, &config(ES, EXIT, Some(chunk)), 11);
+    assert!(worst(&factorised(4), &factorised(1)) < 1e-5);
 }
 
 #[test]

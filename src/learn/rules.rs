@@ -18,6 +18,9 @@
 //! G += sum_b ex_0 r_0 + sum_{b,s} x_s r_s       ex_K = a^K ex_0 + sum_s a^{K-s} x_s
 //! ```
 //!
+//! Only states that the drive reaches have a trace ([`Reach`]). Where drive and transitions are numbers, `e` is the same for all j
+//! and kept once, `[B, I]`; to the traces that it feeds it is one more step, `x = e`, `f = P_0`.
+//!
 //! A bias or any element-wise parameter has no input: its trace is `f` alone (`G += sum_b q_s` under ES-D-RTRL).
 //! Both are exact rearrangements; K = 1 is the textbook rule.
 
@@ -28,7 +31,7 @@ use hlo::{DType, Dot, Func, Graph, Shape, Tensor, scan};
 use super::{
     Structure,
     chunk::{Signal, Transition},
-    structure::{Kind, Op},
+    structure::{Kind, Op, Reach},
     trace_pass::{Update, pass},
 };
 
@@ -44,7 +47,7 @@ pub enum TraceKind {
 /// One array of a learner's memory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Slot {
-    /// `e[b, i, j]` of an op for a state of a group: (op, group, state).
+    /// `e[b, i, j]` of an op for a state of a group: (op, group, state); `e[b, i]` where it is the same for all j.
     Full(usize, usize, usize),
     /// `ex[b, i]` of an op input, by the first op that reads it.
     Input(usize),
@@ -73,10 +76,12 @@ impl TracePlan {
         for (k, op) in structure.traced() {
             for &g in &op.groups {
                 let group = &structure.groups[g];
-                for &a in op.states(g) {
+                let reach = op.reach(g);
+                for &a in &reach.states {
                     match (self.kinds[k], op.kind) {
                         (Some(TraceKind::Full), Kind::Dense) => {
-                            slots.insert(Slot::Full(k, g, a), Shape::f32([batch, op.weight[0], op.weight[1]]));
+                            let outputs = if reach.uniform.contains(&a) { &[] } else { &op.weight[1..] };
+                            slots.insert(Slot::Full(k, g, a), Shape::f32([&[batch, op.weight[0]], outputs].concat()));
                         }
                         (Some(TraceKind::Full), Kind::Elementwise) => {
                             slots.insert(Slot::Full(k, g, a), Shape::f32(group.dims.clone()));
@@ -175,7 +180,8 @@ impl ChunkView<'_> {
 
     /// The states of a group that any of these ops reaches.
     fn reached(&self, g: usize, ops: &[usize]) -> Vec<usize> {
-        let reached: BTreeSet<usize> = ops.iter().flat_map(|&k| self.structure.ops[k].states(g)).copied().collect();
+        let reached: BTreeSet<usize> =
+            ops.iter().flat_map(|&k| &self.structure.ops[k].reach(g).states).copied().collect();
         reached.into_iter().collect()
     }
 
@@ -184,85 +190,152 @@ impl ChunkView<'_> {
         let back = self.backwards(g, &self.reached(g, ops), signals, out.traces.is_some());
         for &k in ops {
             let op = &self.structure.ops[k];
-            let states = op.states(g);
-            let drive = &self.drives[&(k, g)];
-            let input = self.inputs.get(&k);
             if let Some((_, lam)) = &back.signal {
                 // Inside the chunk: sum_{b,s} x_s (lam_s . f_s).
-                let local = Tensor::sum_of(states.iter().map(|&a| Some(lam[a].as_ref()? * drive[a].as_ref()?)));
+                let drive = &self.drives[&(k, g)];
+                let states = op.reach(g).states.iter();
+                let local = Tensor::sum_of(states.map(|&a| Some(lam[a].as_ref()? * drive[a].as_ref()?)));
                 if let Some(w) = local {
-                    let grad = match input {
+                    let grad = match self.inputs.get(&k) {
                         Some(x) => over_steps(x, &w),
                         None => sum_to(&w, &op.weight),
                     };
                     self.add_grad(out, k, grad);
                 }
             }
-            // What follows is of the op's own states, in their order.
-            let e: Option<Vec<&Tensor>> =
-                traces.map(|t| states.iter().filter_map(|&a| t.get(&Slot::Full(k, g, a))).collect());
-            let lam0: Vec<Option<Tensor>> =
-                states.iter().map(|&a| back.signal.as_ref().and_then(|(lam0, _)| lam0[a].clone())).collect();
-            // What the chunk adds to the trace of each state, per step: P_s f_s.
-            let added: Option<Vec<Option<Tensor>>> = back.products.as_ref().map(|p| {
-                let term = |a: usize, c: usize| Some(p.steps[a][c].as_ref()? * drive[c].as_ref()?);
-                states.iter().map(|&a| Tensor::sum_of(states.iter().map(|&c| term(a, c)))).collect()
-            });
-            let whole: Option<Vec<Vec<Option<Tensor>>>> = back
-                .products
-                .as_ref()
-                .map(|p| states.iter().map(|&a| states.iter().map(|&c| p.whole[a][c].clone()).collect()).collect());
-            let change = added.as_deref().zip(whole.as_deref());
-            let (carried, new) = match (e, input) {
-                (Some(e), Some(input)) => {
-                    let update = change.map(|(added, kept)| Update { input, added, kept });
-                    let (grad, new) = pass(&e, &lam0, update.as_ref());
-                    (grad, new.map(|all| all.into_iter().map(Some).collect()))
-                }
-                (Some(e), None) => self.pass_over_vectors(&e, &op.weight, &lam0, change),
-                (None, x) => (None, added.map(|q| q.iter().map(|q| self.first_trace(x, q.as_ref())).collect())),
-            };
-            if let Some(grad) = carried {
-                self.add_grad(out, k, grad);
-            }
-            if let (Some(all), Some(new)) = (&mut out.traces, new) {
-                let shapes = self.plan.slots(self.structure, self.structure.groups[g].dims[0]);
-                for (&a, e) in states.iter().zip(new) {
-                    let slot = Slot::Full(k, g, a);
-                    let e = e.unwrap_or_else(|| self.graph.zeros(&shapes[&slot]));
-                    all.insert(slot, e);
-                }
+            match self.inputs.get(&k) {
+                Some(x) => self.full_dense(g, k, x, &back, traces, out),
+                None => self.full_elementwise(g, k, &back, traces, out),
             }
         }
     }
 
-    /// The trace after a first chunk: `sum_s x_s q_s`.
-    fn first_trace(&self, x: Option<&Tensor>, q: Option<&Tensor>) -> Option<Tensor> {
-        let q = q?;
-        Some(match x {
-            Some(x) => x.dot_general(q, batched_outer()),
-            None => q.sum(&[0]),
-        })
+    /// The old traces of a dense op with input `x: [K, B, I]`: what the chunk learns from them, and what becomes of them.
+    fn full_dense(
+        &self,
+        g: usize,
+        k: usize,
+        x: &Tensor,
+        back: &Backwards,
+        traces: Option<&Traces>,
+        out: &mut ChunkResult,
+    ) {
+        let Reach { states, uniform } = self.structure.ops[k].reach(g);
+        let wide: Vec<usize> = states.iter().copied().filter(|a| !uniform.contains(a)).collect();
+        let drive = &self.drives[&(k, g)];
+        let old = |a: usize| traces.and_then(|t| t.get(&Slot::Full(k, g, a)));
+        let lam0 = |a: usize| back.signal.as_ref().and_then(|(lam0, _)| lam0[a].clone());
+
+        // e[b, i] of the uniform states.
+        for &a in uniform {
+            if let (Some(e), Some(lam)) = (old(a), lam0(a)) {
+                self.add_grad(out, k, e.dot_general(&lam, sum_first()));
+            }
+        }
+        if let Some(new) = &mut out.traces {
+            for (&a, e) in uniform.iter().zip(self.uniform_traces(g, uniform, x, drive, old)) {
+                new.insert(Slot::Full(k, g, a), e);
+            }
+        }
+        if wide.is_empty() {
+            return;
+        }
+
+        // What the chunk adds to e[b, i, j]: x_s (P_s f_s) of each step, and what the uniform traces pass on, as one more step each.
+        let carried: Vec<(usize, &Tensor)> = uniform.iter().filter_map(|&c| Some((c, old(c)?))).collect();
+        let update = back.products.as_ref().map(|p| {
+            let step = |t: &Tensor| t.reshape(&[&[1], t.dims()].concat());
+            let added = |&a: &usize| {
+                let term = |&c: &usize| Some(p.steps[a][c].as_ref()? * drive[c].as_ref()?);
+                let local = Tensor::sum_of(states.iter().map(term));
+                let passed: Vec<_> = carried.iter().map(|&(c, _)| p.whole[a][c].as_ref().map(step)).collect();
+                if local.is_none() && passed.iter().all(Option::is_none) {
+                    return None;
+                }
+                let dims = &self.structure.groups[g].dims;
+                let zeros = |n: usize| self.graph.zeros(&Shape::f32([&[n], &dims[..]].concat()));
+                let mut parts = vec![local.unwrap_or_else(|| zeros(self.length))];
+                parts.extend(passed.into_iter().map(|t| t.unwrap_or_else(|| zeros(1))));
+                Some(Tensor::concat(&parts.iter().collect::<Vec<_>>(), 0))
+            };
+            let mut input = vec![x.clone()];
+            input.extend(carried.iter().map(|(_, e)| step(e)));
+            let input = Tensor::concat(&input.iter().collect::<Vec<_>>(), 0);
+            let added: Vec<Option<Tensor>> = wide.iter().map(added).collect();
+            let kept: Vec<Vec<Option<Tensor>>> =
+                wide.iter().map(|&a| wide.iter().map(|&c| p.whole[a][c].clone()).collect()).collect();
+            (input, added, kept)
+        });
+        let e: Option<Vec<&Tensor>> = wide.iter().map(|&a| old(a)).collect();
+        let new: Option<Vec<Option<Tensor>>> = match e {
+            Some(e) => {
+                let lam0: Vec<Option<Tensor>> = wide.iter().map(|&a| lam0(a)).collect();
+                let update = update.as_ref().map(|(input, added, kept)| Update { input, added, kept });
+                let (grad, new) = pass(&e, &lam0, update.as_ref());
+                if let Some(grad) = grad {
+                    self.add_grad(out, k, grad);
+                }
+                new.map(|all| all.into_iter().map(Some).collect())
+            }
+            None => update.map(|(input, added, _)| {
+                added.iter().map(|q| q.as_ref().map(|q| input.dot_general(q, batched_outer()))).collect()
+            }),
+        };
+        if let (Some(all), Some(new)) = (&mut out.traces, new) {
+            let shape = Shape::f32([&x.dims()[1..], &self.structure.ops[k].weight[1..]].concat());
+            for (&a, e) in wide.iter().zip(new) {
+                all.insert(Slot::Full(k, g, a), e.unwrap_or_else(|| self.graph.zeros(&shape)));
+            }
+        }
     }
 
-    /// Gradient and update of traces of element-wise parameters, `e[a]: [B, N]`; the counterpart of [`pass`].
-    #[allow(clippy::type_complexity, reason = "the additions and the products of one chunk go together")]
-    fn pass_over_vectors(
+    /// `e[b, i]` after the chunk for the states where drive and transitions are numbers: `e' = D e + f x`.
+    fn uniform_traces<'a>(
         &self,
-        e: &[&Tensor],
-        weight: &[usize],
-        lam0: &[Option<Tensor>],
-        update: Option<(&[Option<Tensor>], &[Vec<Option<Tensor>>])>,
-    ) -> (Option<Tensor>, Option<Vec<Option<Tensor>>>) {
-        let grad = Tensor::sum_of(e.iter().zip(lam0).map(|(e, l)| Some(sum_to(&(*e * l.as_ref()?), weight))));
-        let new = update.map(|(added, whole)| {
-            let state = |a: usize| {
-                let kept = (0..e.len()).map(|c| Some(e[c] * whole[a][c].as_ref()?));
-                Tensor::sum_of(kept.chain([added[a].as_ref().map(|q| q.sum(&[0]))]))
+        g: usize,
+        uniform: &[usize],
+        x: &Tensor,
+        drive: &[Option<Tensor>],
+        old: impl Fn(usize) -> Option<&'a Tensor>,
+    ) -> Vec<Tensor> {
+        let number = |t: &Option<Tensor>| t.as_ref().map(|t| t.as_constant().expect("a number, as the structure says"));
+        let row = x.shape().with_dims(&x.dims()[1..]);
+        let init: Vec<Tensor> =
+            uniform.iter().map(|&a| old(a).cloned().unwrap_or_else(|| self.graph.zeros(&row))).collect();
+        let body = Func::trace(&vec![row; uniform.len() + 1], |_, v| {
+            let (e, x) = (&v[..uniform.len()], &v[uniform.len()]);
+            let next = |&a: &usize| {
+                let carried = uniform.iter().zip(e).map(|(&c, e)| Some(e * number(&self.transitions[g][a][c])?));
+                let all = Tensor::sum_of(carried.chain([number(&drive[a]).map(|f| x * f)]));
+                all.unwrap_or_else(|| x.zeros_like())
             };
-            (0..e.len()).map(state).collect()
+            uniform.iter().map(next).collect()
         });
-        (grad, new)
+        scan(self.graph, &body, self.length, false, &init, std::slice::from_ref(x), &[]).0
+    }
+
+    /// The old traces of an element-wise parameter, `e[a]: [B, N]`; the counterpart of [`ChunkView::full_dense`].
+    fn full_elementwise(&self, g: usize, k: usize, back: &Backwards, traces: Option<&Traces>, out: &mut ChunkResult) {
+        let op = &self.structure.ops[k];
+        let drive = &self.drives[&(k, g)];
+        let states = &op.reach(g).states;
+        let old = |a: usize| traces.and_then(|t| t.get(&Slot::Full(k, g, a)));
+        if let Some((lam0, _)) = &back.signal {
+            let learned = Tensor::sum_of(states.iter().map(|&a| Some(old(a)? * lam0[a].as_ref()?)));
+            if let Some(grad) = learned {
+                self.add_grad(out, k, sum_to(&grad, &op.weight));
+            }
+        }
+        if let (Some(new), Some(p)) = (&mut out.traces, &back.products) {
+            let zero = self.graph.zeros(&Shape::f32(self.structure.groups[g].dims.clone()));
+            for &a in states {
+                let kept = states.iter().map(|&c| Some(old(c)? * p.whole[a][c].as_ref()?));
+                let term = |&c: &usize| Some(p.steps[a][c].as_ref()? * drive[c].as_ref()?);
+                let added = Tensor::sum_of(states.iter().map(term)).map(|q| q.sum(&[0]));
+                let e = Tensor::sum_of(kept.chain([added])).unwrap_or_else(|| zero.clone());
+                new.insert(Slot::Full(k, g, a), e);
+            }
+        }
     }
 
     /// ES-D-RTRL for one group.
@@ -348,7 +421,7 @@ impl ChunkView<'_> {
         stacks: bool,
     ) -> (Vec<Option<Tensor>>, (Vec<Option<Tensor>>, Vec<Option<Tensor>>)) {
         let group = &self.structure.groups[g];
-        let states = self.structure.ops[op].states(g);
+        let states = &self.structure.ops[op].reach(g).states;
         let alpha = self.plan.decay;
         let zero = self.graph.zeros(&Shape::f32(group.dims.clone()));
         let old = |a: usize| traces.and_then(|t| t.get(&Slot::Output(drive, g, a))).cloned();

@@ -60,8 +60,8 @@ pub struct Op {
     pub weight: Vec<usize>,
     /// The groups it drives directly, each with a trace.
     pub groups: Vec<usize>,
-    /// For each of these, which of its states (positions in the group) its drive ever reaches: the trace is zero in the others.
-    pub reached: Vec<Vec<usize>>,
+    /// What its drive reaches in each of these.
+    pub reached: Vec<Reach>,
     /// Why it has no trace, if it has none.
     pub exclusion: Option<Exclusion>,
     /// It also reaches a driven group through another traced op; that route is left out.
@@ -72,10 +72,24 @@ pub struct Op {
     pub recurrent: bool,
 }
 
+/// The states of a group (positions in the group) that the drive of an op reaches over any number of steps; its trace is zero in
+/// the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// All of them.
+    pub states: Vec<usize>,
+    /// Those of a dense op whose drive and transitions are numbers, the same at every position and step, as in an exponential
+    /// synapse with one time constant or a leaky readout. There the trace of `w[i, j]` is the same for every j.
+    pub uniform: Vec<usize>,
+}
+
 impl Op {
-    /// The states of a group it drives, positions in the group, that its trace has a part for.
-    pub fn states(&self, group: usize) -> &[usize] {
-        self.groups.iter().position(|&g| g == group).map_or(&[], |k| &self.reached[k])
+    /// What its drive reaches in a group that it drives.
+    ///
+    /// # Panics
+    /// When it does not drive that group.
+    pub fn reach(&self, group: usize) -> &Reach {
+        &self.reached[self.groups.iter().position(|&g| g == group).expect("a driven group")]
     }
 }
 
@@ -220,20 +234,23 @@ impl Structure {
             .map(|(i, p)| Dual { primal: graph.parameter(i, p.shape().clone()), tangent: None })
             .collect();
         let states = prepared.body.with_results(prepared.new_states().to_vec());
-        let links: Vec<Vec<Vec<bool>>> =
+        let links: Vec<Vec<Vec<Link>>> =
             self.groups.iter().map(|group| links(&graph, &states, &args, prepared.phis, &self.ops, group)).collect();
         let mut known: Vec<Vec<Option<Value>>> = Vec::new();
         for k in 0..self.ops.len() {
             if self.ops[k].groups.is_empty() {
                 continue;
             }
-            let drive: Vec<Option<Value>> = drive(&graph, &states, &args, &self, k, |v| v, Default::default())
-                .iter()
-                .map(|t| t.as_ref().map(Tensor::value))
-                .collect();
-            let reached = self.ops[k].groups.iter().map(|&g| {
-                let driven: Vec<bool> = self.groups[g].states.iter().map(|&s| drive[s].is_some()).collect();
-                spread(&links[g], driven)
+            let all = drive(&graph, &states, &args, &self, k, |v| v, Default::default());
+            let drive: Vec<Option<Value>> = all.iter().map(|t| t.as_ref().map(Tensor::value)).collect();
+            let op = &self.ops[k];
+            let reached = op.groups.iter().map(|&g| {
+                let strength: Vec<Link> = self.groups[g].states.iter().map(|&s| Link::of(all[s].as_ref())).collect();
+                let mut reach = spread(&links[g], &strength);
+                if op.kind == Kind::Elementwise {
+                    reach.uniform.clear();
+                }
+                reach
             });
             self.ops[k].reached = reached.collect();
             let number = known.iter().position(|d| *d == drive).unwrap_or_else(|| {
@@ -268,30 +285,58 @@ pub(crate) fn drive(
     func.results().iter().map(|r| env.get(r.value()).tangent.clone()).collect()
 }
 
-/// Which states of a group depend on which from one step to the next, `[a][c]`, with all op outputs held fixed.
-fn links(graph: &Graph, func: &Func, args: &[Dual], phis: usize, ops: &[Op], group: &Group) -> Vec<Vec<bool>> {
+/// How a state depends on another, or on the output of an op.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Link {
+    None,
+    /// By the same number at every position and step.
+    Number,
+    Varies,
+}
+
+impl Link {
+    fn of(derivative: Option<&Tensor>) -> Link {
+        match derivative {
+            None => Link::None,
+            Some(t) if t.as_constant().is_some() => Link::Number,
+            Some(_) => Link::Varies,
+        }
+    }
+}
+
+/// How the states of a group depend on each other from one step to the next, `[a][c]`, with all op outputs held fixed.
+fn links(graph: &Graph, func: &Func, args: &[Dual], phis: usize, ops: &[Op], group: &Group) -> Vec<Vec<Link>> {
     let rules = Rules { cut: ops.iter().map(|op| op.y).collect(), ..Rules::default() };
-    let mut links = vec![vec![false; group.states.len()]; group.states.len()];
+    let mut links = vec![vec![Link::None; group.states.len()]; group.states.len()];
     for (c, &from) in group.states.iter().enumerate() {
         let mut args = args.to_vec();
         let arg = &mut args[phis + from];
         arg.tangent = Some(arg.primal.full_like(1.0));
         let env = jvp_with(graph, func, &args, &rules);
         for (a, &to) in group.states.iter().enumerate() {
-            links[a][c] = env.get(func.results()[to].value()).tangent.is_some();
+            links[a][c] = Link::of(env.get(func.results()[to].value()).tangent.as_ref());
         }
     }
     links
 }
 
-/// The states that are `driven`, and those that they reach over any number of steps.
-fn spread(links: &[Vec<bool>], mut driven: Vec<bool>) -> Vec<usize> {
-    for _ in 0..links.len() {
-        for (a, row) in links.iter().enumerate() {
-            driven[a] |= row.iter().zip(&driven).any(|(&link, &from)| link && from);
+/// What a drive of the given strengths reaches over any number of steps.
+fn spread(links: &[Vec<Link>], strength: &[Link]) -> Reach {
+    let states = 0..strength.len();
+    let mut reached: Vec<bool> = strength.iter().map(|&s| s != Link::None).collect();
+    let mut varies: Vec<bool> = strength.iter().map(|&s| s == Link::Varies).collect();
+    for _ in states.clone() {
+        for a in states.clone() {
+            for c in states.clone().filter(|&c| links[a][c] != Link::None) {
+                reached[a] |= reached[c];
+                varies[a] |= reached[c] && (varies[c] || links[a][c] == Link::Varies);
+            }
         }
     }
-    (0..driven.len()).filter(|&a| driven[a]).collect()
+    Reach {
+        states: states.clone().filter(|&a| reached[a]).collect(),
+        uniform: states.filter(|&a| reached[a] && !varies[a]).collect(),
+    }
 }
 
 fn find_groups(prepared: &Prepared) -> Vec<Group> {
