@@ -68,8 +68,8 @@ fn leaky_linear() -> Model {
     })
 }
 
-/// Two currents in a row, `g` and `h` (numbers only), a potential with a soft reset that they drive, and a count of its spikes that
-/// no weight reaches. Nothing else is recurrent, so D-RTRL is exact.
+/// Two currents in a row, `g` and `h` (numbers only), a potential with a soft reset that they drive, a count of its spikes that no
+/// weight reaches, and an output that no step reads. Nothing else is recurrent, so D-RTRL is exact.
 fn cascade() -> Model {
     StepContext::trace(BATCH, N_IN, |cx, x| {
         let [g, h, v, count] = ["g", "h", "V", "count"].map(|name| cx.state(name, 5, StateInit::Zeros));
@@ -79,10 +79,12 @@ fn cascade() -> Model {
         let h = h * 0.9 + &g * 0.5;
         let count = count * 0.7 + s.stop_gradient();
         let v = (v - s) * 0.9 + &h * 0.3 - &count * 0.1;
-        for (name, value) in [("g", &g), ("h", &h), ("V", &v), ("count", &count)] {
+        cx.state("out", 5, StateInit::Zeros);
+        let out = v.tanh() + &g * 0.1;
+        for (name, value) in [("g", &g), ("h", &h), ("V", &v), ("count", &count), ("out", &out)] {
             cx.set(name, value);
         }
-        v
+        out
     })
 }
 
@@ -226,7 +228,8 @@ fn traces_are_kept_where_a_drive_reaches_and_once_where_it_is_uniform() {
     let named = |states: &[usize]| -> Vec<&str> {
         states.iter().map(|&a| model.states[learner.structure.groups[0].states[a]].name.as_str()).collect()
     };
-    assert_eq!(named(&dense.reached[0].states), ["g", "h", "V"]);
+    assert_eq!(named(&dense.reached[0].states), ["g", "h", "V", "out"]);
+    assert_eq!(named(&dense.reached[0].wide), ["V"], "nothing reads `out`");
     assert_eq!(named(&dense.reached[0].uniform), ["g", "h"]);
     let shapes: Vec<Vec<usize>> = learner.trace_slots().into_values().map(|s| s.dims).collect();
     let of = |dims: &[usize]| shapes.iter().filter(|s| s[..] == *dims).count();

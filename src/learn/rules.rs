@@ -18,7 +18,7 @@
 //! G += sum_b ex_0 r_0 + sum_{b,s} x_s r_s       ex_K = a^K ex_0 + sum_s a^{K-s} x_s
 //! ```
 //!
-//! Only states that the drive reaches have a trace ([`Reach`]). Where drive and transitions are numbers, `e` is the same for all j
+//! Only states that the drive reaches and the next step reads have a trace ([`Reach`]). Where drive and transitions are numbers, `e` is the same for all j
 //! and kept once, `[B, I]`; to the traces that it feeds it is one more step, `x = e`, `f = P_0`.
 //!
 //! A bias or any element-wise parameter has no input: its trace is `f` alone (`G += sum_b q_s` under ES-D-RTRL).
@@ -77,7 +77,7 @@ impl TracePlan {
             for &g in &op.groups {
                 let group = &structure.groups[g];
                 let reach = op.reach(g);
-                for &a in &reach.states {
+                for a in reach.kept() {
                     match (self.kinds[k], op.kind) {
                         (Some(TraceKind::Full), Kind::Dense) => {
                             let outputs = if reach.uniform.contains(&a) { &[] } else { &op.weight[1..] };
@@ -178,16 +178,9 @@ impl ChunkView<'_> {
         out.grads[k] = Tensor::sum_of([out.grads[k].take(), Some(grad)]);
     }
 
-    /// The states of a group that any of these ops reaches.
-    fn reached(&self, g: usize, ops: &[usize]) -> Vec<usize> {
-        let reached: BTreeSet<usize> =
-            ops.iter().flat_map(|&k| &self.structure.ops[k].reach(g).states).copied().collect();
-        reached.into_iter().collect()
-    }
-
     /// D-RTRL for one group.
     fn full(&self, g: usize, ops: &[usize], traces: Option<&Traces>, signals: Option<&Slots>, out: &mut ChunkResult) {
-        let back = self.backwards(g, &self.reached(g, ops), signals, out.traces.is_some());
+        let back = self.backwards(g, ops, signals, out.traces.is_some());
         for &k in ops {
             let op = &self.structure.ops[k];
             if let Some((_, lam)) = &back.signal {
@@ -220,8 +213,7 @@ impl ChunkView<'_> {
         traces: Option<&Traces>,
         out: &mut ChunkResult,
     ) {
-        let Reach { states, uniform } = self.structure.ops[k].reach(g);
-        let wide: Vec<usize> = states.iter().copied().filter(|a| !uniform.contains(a)).collect();
+        let Reach { states, wide, uniform } = self.structure.ops[k].reach(g);
         let drive = &self.drives[&(k, g)];
         let old = |a: usize| traces.and_then(|t| t.get(&Slot::Full(k, g, a)));
         let lam0 = |a: usize| back.signal.as_ref().and_then(|(lam0, _)| lam0[a].clone());
@@ -318,18 +310,18 @@ impl ChunkView<'_> {
     fn full_elementwise(&self, g: usize, k: usize, back: &Backwards, traces: Option<&Traces>, out: &mut ChunkResult) {
         let op = &self.structure.ops[k];
         let drive = &self.drives[&(k, g)];
-        let states = &op.reach(g).states;
+        let Reach { states, wide, .. } = op.reach(g);
         let old = |a: usize| traces.and_then(|t| t.get(&Slot::Full(k, g, a)));
         if let Some((lam0, _)) = &back.signal {
-            let learned = Tensor::sum_of(states.iter().map(|&a| Some(old(a)? * lam0[a].as_ref()?)));
+            let learned = Tensor::sum_of(wide.iter().map(|&a| Some(old(a)? * lam0[a].as_ref()?)));
             if let Some(grad) = learned {
                 self.add_grad(out, k, sum_to(&grad, &op.weight));
             }
         }
         if let (Some(new), Some(p)) = (&mut out.traces, &back.products) {
             let zero = self.graph.zeros(&Shape::f32(self.structure.groups[g].dims.clone()));
-            for &a in states {
-                let kept = states.iter().map(|&c| Some(old(c)? * p.whole[a][c].as_ref()?));
+            for &a in wide {
+                let kept = wide.iter().map(|&c| Some(old(c)? * p.whole[a][c].as_ref()?));
                 let term = |&c: &usize| Some(p.steps[a][c].as_ref()? * drive[c].as_ref()?);
                 let added = Tensor::sum_of(states.iter().map(term)).map(|q| q.sum(&[0]));
                 let e = Tensor::sum_of(kept.chain([added])).unwrap_or_else(|| zero.clone());
@@ -494,17 +486,23 @@ impl ChunkView<'_> {
         states.iter().map(|&a| states.iter().map(|&c| d[a][c].as_ref().map(|d| rows.add(d))).collect()).collect()
     }
 
-    /// The backward pass over a chunk, for the states that some trace reaches: `lam` (if there are signals) and `P` (if asked
-    /// for).
-    fn backwards(&self, g: usize, states: &[usize], signals: Option<&Slots>, products: bool) -> Backwards {
+    /// The backward pass over a chunk, for the states that a drive of `ops` reaches: `lam` (if there are signals) and `P` (if asked
+    /// for; its rows are the states whose traces are kept).
+    fn backwards(&self, g: usize, ops: &[usize], signals: Option<&Slots>, products: bool) -> Backwards {
+        let reaches = || ops.iter().map(|&k| self.structure.ops[k].reach(g));
+        let states: BTreeSet<usize> = reaches().flat_map(|reach| &reach.states).copied().collect();
+        let states: &[usize] = &states.into_iter().collect::<Vec<_>>();
+        let wide: BTreeSet<usize> = reaches().flat_map(|reach| &reach.wide).copied().collect();
         let group = &self.structure.groups[g];
         let n = states.len();
         let shape = Shape::f32(group.dims.clone());
         let zero = self.graph.zeros(&shape);
         let one = self.graph.full(&shape, 1.0);
         let linked = closure(&self.transitions[g], states);
-        let pairs: Vec<(usize, usize)> =
-            (0..n).flat_map(|a| (0..n).map(move |c| (a, c))).filter(|&(a, c)| products && linked[a][c]).collect();
+        let pairs: Vec<(usize, usize)> = (0..n)
+            .flat_map(|a| (0..n).map(move |c| (a, c)))
+            .filter(|&(a, c)| products && wide.contains(&states[a]) && linked[a][c])
+            .collect();
         let mut rows = Rows::default();
         let d = self.transition_rows(g, states, &mut rows);
         let mut init: Vec<Tensor> = Vec::new();

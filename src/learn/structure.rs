@@ -78,9 +78,19 @@ pub struct Op {
 pub struct Reach {
     /// All of them.
     pub states: Vec<usize>,
-    /// Those of a dense op whose drive and transitions are numbers, the same at every position and step, as in an exponential
-    /// synapse with one time constant or a leaky readout. There the trace of `w[i, j]` is the same for every j.
+    /// Those that the next step reads, so that their trace is kept, one value for each weight and sequence.
+    pub wide: Vec<usize>,
+    /// Those of a dense op that the next step reads and whose drive and transitions are numbers, the same at every position and
+    /// step, as in an exponential synapse with one time constant or a leaky readout: the trace of `w[i, j]` is the same for
+    /// every j.
     pub uniform: Vec<usize>,
+}
+
+impl Reach {
+    /// States whose trace passes from step to step.
+    pub fn kept(&self) -> impl Iterator<Item = usize> {
+        self.wide.iter().chain(&self.uniform).copied()
+    }
 }
 
 impl Op {
@@ -234,6 +244,9 @@ impl Structure {
             .map(|(i, p)| Dual { primal: graph.parameter(i, p.shape().clone()), tangent: None })
             .collect();
         let states = prepared.body.with_results(prepared.new_states().to_vec());
+        let live = prepared.body.live(false);
+        let reads = |state: &Tensor| live.iter().any(|(_, node)| node.operands.contains(&state.value()));
+        let read: Vec<bool> = prepared.old_states().iter().map(reads).collect();
         let links: Vec<Vec<Vec<Link>>> =
             self.groups.iter().map(|group| links(&graph, &states, &args, prepared.phis, &self.ops, group)).collect();
         let mut known: Vec<Vec<Option<Value>>> = Vec::new();
@@ -246,11 +259,10 @@ impl Structure {
             let op = &self.ops[k];
             let reached = op.groups.iter().map(|&g| {
                 let strength: Vec<Link> = self.groups[g].states.iter().map(|&s| Link::of(all[s].as_ref())).collect();
-                let mut reach = spread(&links[g], &strength);
-                if op.kind == Kind::Elementwise {
-                    reach.uniform.clear();
-                }
-                reach
+                let (states, numbers) = spread(&links[g], &strength);
+                let kept = states.iter().copied().filter(|&a| read[self.groups[g].states[a]]);
+                let (uniform, wide) = kept.partition(|a| op.kind == Kind::Dense && numbers.contains(a));
+                Reach { states, wide, uniform }
             });
             self.ops[k].reached = reached.collect();
             let number = known.iter().position(|d| *d == drive).unwrap_or_else(|| {
@@ -320,8 +332,8 @@ fn links(graph: &Graph, func: &Func, args: &[Dual], phis: usize, ops: &[Op], gro
     links
 }
 
-/// What a drive of the given strengths reaches over any number of steps.
-fn spread(links: &[Vec<Link>], strength: &[Link]) -> Reach {
+/// The states that a drive of the given strengths reaches over any number of steps, and those that it reaches by numbers only.
+fn spread(links: &[Vec<Link>], strength: &[Link]) -> (Vec<usize>, Vec<usize>) {
     let states = 0..strength.len();
     let mut reached: Vec<bool> = strength.iter().map(|&s| s != Link::None).collect();
     let mut varies: Vec<bool> = strength.iter().map(|&s| s == Link::Varies).collect();
@@ -333,10 +345,8 @@ fn spread(links: &[Vec<Link>], strength: &[Link]) -> Reach {
             }
         }
     }
-    Reach {
-        states: states.clone().filter(|&a| reached[a]).collect(),
-        uniform: states.filter(|&a| reached[a] && !varies[a]).collect(),
-    }
+    let of = |f: &dyn Fn(usize) -> bool| states.clone().filter(|&a| f(a)).collect();
+    (of(&|a| reached[a]), of(&|a| reached[a] && !varies[a]))
 }
 
 fn find_groups(prepared: &Prepared) -> Vec<Group> {
