@@ -166,8 +166,15 @@ impl Learner {
     /// Steps per chunk where nothing is learned yet. Without weight-sized traces a single step is fastest: states and traces
     /// advance together in one loop, and nothing is stacked for later.
     fn warmup_chunk(&self, steps: usize) -> usize {
-        let full = self.plan.kinds.contains(&Some(TraceKind::Full));
-        if full { self.chunk_length(steps) } else { self.config.chunk.unwrap_or(1).min(steps) }
+        if self.has_wide_traces() { self.chunk_length(steps) } else { self.config.chunk.unwrap_or(1).min(steps) }
+    }
+
+    /// Whether a trace has a value for each weight and sequence.
+    fn has_wide_traces(&self) -> bool {
+        self.structure.traced().any(|(k, op)| {
+            let full = self.plan.kinds[k] == Some(TraceKind::Full) && op.kind == Kind::Dense;
+            full && op.reached.iter().any(|reach| !reach.wide.is_empty())
+        })
     }
 
     /// The longest chunk whose stacks fit a budget, and that divides the sequence if one near it does. Stacks that stay in the
@@ -176,8 +183,7 @@ impl Learner {
     fn default_chunk(&self, steps: usize) -> usize {
         let params: usize = self.prepared.prefix.params().iter().map(|p| p.shape().bytes()).sum();
         let traces = self.plan.bytes(&self.structure, self.batch);
-        let full = self.plan.kinds.contains(&Some(TraceKind::Full));
-        let budget = (if full { FULL_BUDGET } else { CACHE_BUDGET }).max(4 * params).max(traces / 2);
+        let budget = (if self.has_wide_traces() { FULL_BUDGET } else { CACHE_BUDGET }).max(4 * params).max(traces / 2);
         let fitting = (budget / self.bytes_per_step().max(1)).clamp(1, LONGEST_CHUNK).min(steps);
         let divisor = (fitting.div_ceil(2)..=fitting).rev().find(|k| steps.is_multiple_of(*k));
         divisor.unwrap_or_else(|| steps.div_ceil(steps.div_ceil(fitting)))
