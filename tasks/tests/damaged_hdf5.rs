@@ -88,6 +88,8 @@ fn mutate(good: &[u8], s: &mut Stream) -> Vec<u8> {
     }
     if s.below(10) == 0 {
         bytes.truncate(s.below(bytes.len() as u64) as usize);
+        // A file that is read takes no more than its length.
+        bytes.shrink_to_fit();
     }
     bytes
 }

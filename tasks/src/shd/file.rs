@@ -225,8 +225,9 @@ impl Reader<'_> {
         let &[n] = shape.as_slice() else {
             return Err(self.damaged(rule, format!("shape {shape:?}")));
         };
-        // Every row of a real file takes bytes of its own; a length far beyond the file is damage, and would be allocated.
-        let limit = 16 * self.file.file_size().max(1 << 16);
+        // Every row of a real file, compressed or not, refers to numbers of its own; a length far beyond the file is damage, and would
+        // be allocated several times over.
+        let limit = 2 * self.file.file_size();
         if n.checked_mul(element.max(1)).is_none_or(|bytes| bytes > limit) {
             let got = format!("{n} rows of {element} bytes in a file of {} bytes", self.file.file_size());
             return Err(self.damaged(format!("{name} is no longer than the file can hold"), got));
