@@ -310,6 +310,13 @@ fn the_published_command_lines_are_accepted() {
             ["epochs = 100", "cell = \"radlif\""],
         ),
         (
+            format!(
+                "shd {shd} --use_bias True --use_augm 1 --save_best yes --normalization batchnorm --data_folder {data}"
+            ),
+            ["bias = true", "[task.augment]"],
+        ),
+        (format!("shd {shd} --use_bias 0 --use_augm no --data_folder {data}"), ["bias = false", "name = \"bptt\""]),
+        (
             format!("gesture {gesture} --method bptt --lr-decay-epochs 100 --dataset made"),
             ["cell = \"event-gru\"", "name = \"bptt\""],
         ),

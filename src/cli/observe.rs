@@ -165,7 +165,7 @@ fn draw(seen: &Observation, b: usize, task: &dyn Task, dt: f64, out: &Path) -> R
     let time = |t: usize| t as f64 * dt;
     let points = |values: Vec<f32>| values.into_iter().enumerate().map(move |(t, v)| (time(t), f64::from(v)));
     let events = |spikes: Vec<(usize, usize)>| spikes.into_iter().map(move |(t, i)| (time(t), i)).collect::<Vec<_>>();
-    let right = if seen.target(b) == seen.decision(b) as i32 { "right" } else { "wrong" };
+    let verdict = if seen.target(b) == seen.decision(b) as i32 { "correct" } else { "wrong" };
     let input = match task.frame() {
         None => Panel::raster("input", seen.batch.n_in, events(seen.input_spikes(b))),
         // Frames have a picture of their own.
@@ -175,7 +175,7 @@ fn draw(seen: &Observation, b: usize, task: &dyn Task, dt: f64, out: &Path) -> R
         }
     };
     let mut panels = Panels::new(format!("Sample {b}"), Axis::new("time (ms)").range(0.0, time(seen.batch.steps)))
-        .subtitle(format!("target {}, answer {} ({right})", seen.target(b), seen.decision(b)))
+        .subtitle(format!("target {}, answer {} ({verdict})", seen.target(b), seen.decision(b)))
         .width(1000)
         .panel(input);
     for (name, from, to) in task.phases() {

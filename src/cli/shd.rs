@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::{ArgAction, Args as ClapArgs, ValueEnum};
 use tasks::{
     GestureSettings, NMnistSettings, Passes, ShdKind, ShdSettings, Split, Tail,
     gesture::Framing,
@@ -88,7 +88,7 @@ pub struct Args {
     #[arg(long, alias = "bn-stats", value_enum, default_value = "running")]
     bn_stats: BnStats,
     /// Whether connections between layers have a bias: true or false
-    #[arg(long, alias = "use-bias", default_value = "false", value_parser = boolean)]
+    #[arg(long, alias = "use-bias", default_value = "false", value_parser = boolean, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     use_bias: bool,
     /// Derivative of a spike: boxcar, relu, gaussian, multi_gaussian or sigmoid [default: the variant's]
     #[arg(long)]
@@ -131,7 +131,7 @@ pub struct Args {
     #[arg(long, alias = "held-out", value_delimiter = ',', allow_negative_numbers = true, help_heading = "Data")]
     held_out: Vec<i64>,
     /// Change the training data anew in every epoch: true or false (--aug_* say how much)
-    #[arg(long, alias = "use-augm", default_value = "false", value_parser = boolean, help_heading = "Data")]
+    #[arg(long, alias = "use-augm", default_value = "false", value_parser = boolean, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "Data")]
     use_augm: bool,
     /// Largest shift of a sample, channels
     #[arg(long, alias = "aug-random-shift", default_value_t = 40.0, help_heading = "Data")]
@@ -184,7 +184,7 @@ pub struct Args {
     #[arg(long, alias = "new-exp-folder", conflicts_with = "out")]
     new_exp_folder: Option<PathBuf>,
     /// Accepted for the published command lines: the best checkpoint is always kept
-    #[arg(long, alias = "save-best", hide = true, default_value = "true", value_parser = boolean)]
+    #[arg(long, alias = "save-best", hide = true, default_value = "true", value_parser = boolean, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     save_best: bool,
     /// Accepted for the published command lines, where it had no effect; see --resume
     #[arg(long, alias = "start-epoch", hide = true)]
