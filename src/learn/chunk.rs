@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use hlo::{
     Func, Graph, Mapped, Shape, Tensor, Value, scan,
-    transform::{Dual, Rules, jvp_with, pullback, vmap},
+    transform::{Dependence, Dual, Rules, jvp_with, pullback, vmap},
 };
 
 use super::{
@@ -25,17 +25,16 @@ pub struct Forward {
     pub states: Vec<Tensor>,
     /// States before each step, `[K, B, N]`.
     pub before: Vec<Tensor>,
-    /// Outputs of the recurrent dense ops in each step, `[K, B, N]`, by op.
-    pub outputs: HashMap<usize, Tensor>,
+    /// Inputs that depend on states and outputs of the recurrent dense ops in each step, `[K, B, N]`, by value of the step.
+    pub known: HashMap<Value, Tensor>,
 }
 
 impl Forward {
     /// Runs `steps` steps. `inputs: [K, B, n_in]`.
     pub fn run(g: &Graph, p: &Prepared, s: &Structure, phis: &[Tensor], states: &[Tensor], inputs: &Tensor) -> Forward {
-        let kept: Vec<usize> =
-            (0..s.ops.len()).filter(|&k| s.ops[k].recurrent && s.ops[k].kind == Kind::Dense).collect();
+        let kept = kept(p, s);
         let mut results: Vec<Tensor> = p.new_states().to_vec();
-        results.extend(kept.iter().map(|&k| p.body.graph().tensor(s.ops[k].y)));
+        results.extend(kept.iter().map(|&v| p.body.graph().tensor(v)));
         let step = p.body.with_results(results);
         let mut shapes: Vec<Shape> = states.iter().map(|t| t.shape().clone()).collect();
         shapes.push(p.input.clone());
@@ -46,15 +45,31 @@ impl Forward {
             args.extend_from_slice(&v[..=n]);
             args.push(g.zeros(&p.target)); // no state depends on the target
             let mut out = step.call(g, &args);
-            let outputs = out.split_off(n);
+            let known = out.split_off(n);
             out.extend_from_slice(&v[..n]);
-            out.extend(outputs);
+            out.extend(known);
             out
         });
         let (after, mut stacks) = scan(g, &body, inputs.dims()[0], false, states, std::slice::from_ref(inputs), phis);
-        let outputs = stacks.split_off(n);
-        Forward { states: after, before: stacks, outputs: kept.into_iter().zip(outputs).collect() }
+        let known = stacks.split_off(n);
+        Forward { states: after, before: stacks, known: kept.into_iter().zip(known).collect() }
     }
+}
+
+/// What the loop computes and the mapped step need not compute again: inputs that depend on states, and outputs, of the recurrent
+/// dense ops, and the new states. Those that the mapped step does not ask for are not stacked.
+pub fn kept(p: &Prepared, s: &Structure) -> Vec<Value> {
+    let old: Vec<Value> = p.old_states().iter().map(Tensor::value).collect();
+    let of_states = Dependence::any(&p.body, &old);
+    let dense = s.ops.iter().filter(|op| op.recurrent && op.kind == Kind::Dense);
+    let mut kept = Vec::new();
+    let ops = dense.flat_map(|op| op.x.filter(|x| of_states.has(*x)).into_iter().chain([op.y]));
+    for v in ops.chain(p.new_states().iter().map(Tensor::value)) {
+        if !kept.contains(&v) && !old.contains(&v) {
+            kept.push(v);
+        }
+    }
+    kept
 }
 
 /// Transitions of one group in every step: `d[a][c] = dh'_a/dh_c`, `[K, B, N]`; `None` is zero.
@@ -86,7 +101,7 @@ pub struct Steps<'a> {
     place: HashMap<Value, Value>,
     /// The arguments of the mapped step.
     args: Vec<Dual>,
-    /// Op outputs that the loop computed already.
+    /// Values that the loop computed already.
     known: HashMap<Value, Tensor>,
     /// Number of steps.
     pub length: usize,
@@ -130,7 +145,7 @@ impl<'a> Steps<'a> {
                 })
                 .collect()
         });
-        let known = forward.outputs.iter().map(|(&k, y)| (place[&structure.ops[k].y], y.clone())).collect();
+        let known = forward.known.iter().map(|(v, t)| (place[v], t.clone())).collect();
         let args = args.into_iter().map(|primal| Dual { primal, tangent: None }).collect();
         Steps { graph: graph.clone(), prepared, structure, func, place, args, known, length }
     }

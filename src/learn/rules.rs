@@ -18,8 +18,8 @@
 //! G += sum_b ex_0 r_0 + sum_{b,s} x_s r_s       ex_K = a^K ex_0 + sum_s a^{K-s} x_s
 //! ```
 //!
-//! Only states that the drive reaches and the next step reads have a trace ([`Reach`]). Where drive and transitions are numbers, `e` is the same for all j
-//! and kept once, `[B, I]`; to the traces that it feeds it is one more step, `x = e`, `f = P_0`.
+//! Only states that the drive reaches and the next step reads have a trace ([`Reach`]). Where drive and transitions are numbers, so
+//! is `ef`; and `e` is the same for all j and kept once, `[B, I]`: to the traces that it feeds it is one more step, `x = e`, `f = P_0`.
 //!
 //! A bias or any element-wise parameter has no input: its trace is `f` alone (`G += sum_b q_s` under ES-D-RTRL).
 //! Both are exact rearrangements; K = 1 is the textbook rule.
@@ -51,7 +51,7 @@ pub enum Slot {
     Full(usize, usize, usize),
     /// `ex[b, i]` of an op input, by the first op that reads it.
     Input(usize),
-    /// `ef[b, j]` of a drive for a state of a group: (drive, group, state).
+    /// `ef[b, j]` of a drive for a state of a group: (drive, group, state); a number where it is the same for all b and j.
     Output(usize, usize, usize),
 }
 
@@ -87,7 +87,7 @@ impl TracePlan {
                             slots.insert(Slot::Full(k, g, a), Shape::f32(group.dims.clone()));
                         }
                         (Some(TraceKind::Factorised), kind) => {
-                            slots.insert(Slot::Output(op.drive, g, a), Shape::f32(group.dims.clone()));
+                            slots.insert(Slot::Output(op.drive, g, a), reach.output_trace(group, a));
                             if kind == Kind::Dense {
                                 slots.insert(
                                     Slot::Input(self.input_owner(structure, op)),
@@ -213,7 +213,7 @@ impl ChunkView<'_> {
         traces: Option<&Traces>,
         out: &mut ChunkResult,
     ) {
-        let Reach { states, wide, uniform } = self.structure.ops[k].reach(g);
+        let Reach { states, wide, uniform, .. } = self.structure.ops[k].reach(g);
         let drive = &self.drives[&(k, g)];
         let old = |a: usize| traces.and_then(|t| t.get(&Slot::Full(k, g, a)));
         let lam0 = |a: usize| back.signal.as_ref().and_then(|(lam0, _)| lam0[a].clone());
@@ -378,10 +378,13 @@ impl ChunkView<'_> {
         let c = slots.correction.slice_axis(0, 1, self.length + 1);
         let q0 = Tensor::sum_of(slots.entry[g].iter().zip(ef0).map(|(m, e)| Some(m.as_ref()? * e.as_ref()?)))
             .map(|q| q / c0);
-        let q = Tensor::sum_of(slots.steps[g].iter().zip(ef).map(|(m, e)| Some(m.as_ref()? * e.as_ref()?))).map(|q| {
-            let c = c.broadcast(q.dims(), &[0]);
-            q / c
-        });
+        // A trace that is a number has one for each step, `[K]`.
+        let like = |t: &Tensor, m: &Tensor| if t.rank() == 1 { t.broadcast(m.dims(), &[0]) } else { t.clone() };
+        let q = Tensor::sum_of(slots.steps[g].iter().zip(ef).map(|(m, e)| {
+            let m = m.as_ref()?;
+            Some(m * like(e.as_ref()?, m))
+        }))
+        .map(|q| &q / like(&c, &q));
         let dense = members.iter().any(|k| self.inputs.contains_key(k));
         let filtered = dense.then(|| self.filter_back(q0.as_ref(), q.as_ref())).flatten();
         for &k in members {
@@ -413,12 +416,13 @@ impl ChunkView<'_> {
         stacks: bool,
     ) -> (Vec<Option<Tensor>>, (Vec<Option<Tensor>>, Vec<Option<Tensor>>)) {
         let group = &self.structure.groups[g];
-        let states = &self.structure.ops[op].reach(g).states;
+        let reach = self.structure.ops[op].reach(g);
+        let states = &reach.states;
         let alpha = self.plan.decay;
-        let zero = self.graph.zeros(&Shape::f32(group.dims.clone()));
+        let zero = |a: usize| self.graph.zeros(&reach.output_trace(group, a));
         let old = |a: usize| traces.and_then(|t| t.get(&Slot::Output(drive, g, a))).cloned();
         let start: Vec<Option<Tensor>> = (0..group.states.len()).map(old).collect();
-        let init: Vec<Tensor> = states.iter().map(|&a| start[a].clone().unwrap_or_else(|| zero.clone())).collect();
+        let init: Vec<Tensor> = states.iter().map(|&a| start[a].clone().unwrap_or_else(|| zero(a))).collect();
         let f = &self.drives[&(op, g)];
         let mut rows = Rows::default();
         let d: Vec<Vec<Option<Row>>> = self.transition_rows(g, states, &mut rows);
@@ -429,7 +433,7 @@ impl ChunkView<'_> {
                     let carried = Tensor::sum_of((0..e.len()).map(|c| Some(row(d[a][c].as_ref()?) * &e[c])));
                     let driven = f[a].as_ref().map(|f| row(f) * (1.0 - alpha));
                     let next = Tensor::sum_of([carried.map(|t| t * alpha), driven]);
-                    next.unwrap_or_else(|| e[a].zeros_like())
+                    next.map_or_else(|| e[a].zeros_like(), |next| next.broadcast_to(e[a].dims()))
                 })
                 .collect();
             let ys = if stacks { new.clone() } else { vec![] };

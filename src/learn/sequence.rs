@@ -1,11 +1,11 @@
 //! A whole sequence under any method: what a training program is made of.
 
-use hlo::{DType, Func, Graph, Mapped, Shape, Tensor, scan, scan_whole, transform};
+use hlo::{DType, Func, Graph, Mapped, Shape, Tensor, Value, scan, scan_whole, transform};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Attachment, LearnError, Method, Objective, Prepared, Structure, Vjp,
-    chunk::{Forward, Signal, Steps, Values},
+    chunk::{Forward, Signal, Steps, Values, kept},
     objective::OfSum,
     rules::{ChunkView, Slot, Slots, TraceKind, TracePlan, Traces},
     structure::Kind,
@@ -465,9 +465,7 @@ impl Learner {
         inputs: &Tensor,
         target: &Tensor,
     ) -> (Forward, Vec<Vec<Option<Tensor>>>, Sums) {
-        let kept: Vec<usize> = (0..self.structure.ops.len())
-            .filter(|&k| self.structure.ops[k].recurrent && self.structure.ops[k].kind == Kind::Dense)
-            .collect();
+        let kept = kept(&self.prepared, &self.structure);
         let whole = self.unrolled(phis, states, inputs, target, 0, &kept, false);
         let args: Vec<Tensor> = phis.iter().chain(states).chain([inputs, target]).cloned().collect();
         let wrt: Vec<bool> = (0..args.len())
@@ -481,7 +479,7 @@ impl Learner {
         let forward = Forward {
             states: vjp.results[2..2 + n].to_vec(),
             before: vjp.results[2 + n..2 + 2 * n].to_vec(),
-            outputs: kept.into_iter().zip(vjp.results[2 + 2 * n..].iter().cloned()).collect(),
+            known: kept.into_iter().zip(vjp.results[2 + 2 * n..].iter().cloned()).collect(),
         };
         let entry = self.structure.groups.iter();
         let entry = entry.map(|gr| gr.states.iter().map(|&s| found[phis.len() + s].clone()).collect()).collect();
@@ -518,7 +516,7 @@ impl Learner {
         (sums, vjp.results[2..2 + n].to_vec())
     }
 
-    /// (phi, states, inputs, target) to (loss, out summed, states after, states before each step, outputs of `kept` ops,
+    /// (phi, states, inputs, target) to (loss, out summed, states after, states before each step, `kept` values,
     /// tracked values summed); the loss is that of every step, or one `of_sum`.
     #[allow(clippy::too_many_arguments, reason = "a sequence and what is wanted of it")]
     fn unrolled(
@@ -528,7 +526,7 @@ impl Learner {
         inputs: &Tensor,
         target: &Tensor,
         warmup: usize,
-        kept: &[usize],
+        kept: &[Value],
         of_sum: bool,
     ) -> Func {
         let p = &self.prepared;
@@ -536,7 +534,7 @@ impl Learner {
         let mut results: Vec<Tensor> = p.new_states().to_vec();
         results.push(p.out().clone());
         results.extend(p.observed().iter().cloned());
-        results.extend(kept.iter().map(|&k| p.body.graph().tensor(self.structure.ops[k].y)));
+        results.extend(kept.iter().map(|&v| p.body.graph().tensor(v)));
         results.extend(p.tracked().iter().cloned());
         let step = p.body.with_results(results);
         let observed = p.observed().len();

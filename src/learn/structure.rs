@@ -4,7 +4,7 @@
 //! stop-gradients, comparisons, or the slopes of surrogates; and, unless said otherwise, not through traced ops.
 
 use hlo::{
-    Func, Graph, Tensor, Value,
+    Func, Graph, Shape, Tensor, Value,
     func::downcast,
     graph::Node,
     ops::meta::Tag,
@@ -78,10 +78,12 @@ pub struct Op {
 pub struct Reach {
     /// All of them.
     pub states: Vec<usize>,
+    /// Those reached by numbers only: drive and transitions are the same at every position and step, as in an exponential synapse
+    /// with one time constant or a leaky readout. What the drive leaves there is one number.
+    pub numbers: Vec<usize>,
     /// Those that the next step reads, so that their trace is kept, one value for each weight and sequence.
     pub wide: Vec<usize>,
-    /// Those of a dense op that the next step reads and whose drive and transitions are numbers, the same at every position and
-    /// step, as in an exponential synapse with one time constant or a leaky readout: the trace of `w[i, j]` is the same for
+    /// Those of a dense op that the next step reads and that are reached by numbers only: the trace of `w[i, j]` is the same for
     /// every j.
     pub uniform: Vec<usize>,
 }
@@ -90,6 +92,11 @@ impl Reach {
     /// States whose trace passes from step to step.
     pub fn kept(&self) -> impl Iterator<Item = usize> {
         self.wide.iter().chain(&self.uniform).copied()
+    }
+
+    /// Shape of a factorised trace's output part in a state of `group`.
+    pub fn output_trace(&self, group: &Group, state: usize) -> Shape {
+        if self.numbers.contains(&state) { Shape::f32([]) } else { Shape::f32(group.dims.clone()) }
     }
 }
 
@@ -262,7 +269,7 @@ impl Structure {
                 let (states, numbers) = spread(&links[g], &strength);
                 let kept = states.iter().copied().filter(|&a| read[self.groups[g].states[a]]);
                 let (uniform, wide) = kept.partition(|a| op.kind == Kind::Dense && numbers.contains(a));
-                Reach { states, wide, uniform }
+                Reach { states, numbers, wide, uniform }
             });
             self.ops[k].reached = reached.collect();
             let number = known.iter().position(|d| *d == drive).unwrap_or_else(|| {
