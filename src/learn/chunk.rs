@@ -16,14 +16,14 @@ use hlo::{
 
 use super::{
     Attachment, Prepared, Structure,
-    structure::{Kind, drive, leads_to},
+    structure::{Group, Kind, drive, leads_to},
 };
 
 /// What the recurrence of a chunk leaves behind.
 pub struct Forward {
     /// States after the chunk.
     pub states: Vec<Tensor>,
-    /// States before each step, `[K, B, N]`.
+    /// States before each step, `[K, B, N]`; before a single step as they are, `[B, N]`.
     pub before: Vec<Tensor>,
     /// Inputs that depend on states and outputs of the recurrent dense ops in each step, `[K, B, N]`, by value of the step.
     pub known: HashMap<Value, Tensor>,
@@ -32,6 +32,9 @@ pub struct Forward {
 impl Forward {
     /// Runs `steps` steps. `inputs: [K, B, n_in]`.
     pub fn run(g: &Graph, p: &Prepared, s: &Structure, phis: &[Tensor], states: &[Tensor], inputs: &Tensor) -> Forward {
+        if inputs.dims()[0] == 1 {
+            return Forward::one(g, p, phis, states, &inputs.at(0));
+        }
         let kept = kept(p, s);
         let mut results: Vec<Tensor> = p.new_states().to_vec();
         results.extend(kept.iter().map(|&v| p.body.graph().tensor(v)));
@@ -53,6 +56,14 @@ impl Forward {
         let (after, mut stacks) = scan(g, &body, inputs.dims()[0], false, states, std::slice::from_ref(inputs), phis);
         let known = stacks.split_off(n);
         Forward { states: after, before: stacks, known: kept.into_iter().zip(known).collect() }
+    }
+
+    /// Runs a single step. [`Steps`] does not map it, so that what is computed here is found there again.
+    fn one(g: &Graph, p: &Prepared, phis: &[Tensor], states: &[Tensor], input: &Tensor) -> Forward {
+        let mut args = [phis, states, std::slice::from_ref(input)].concat();
+        args.push(g.zeros(&p.target)); // no state depends on the target
+        let after = p.body.with_results(p.new_states().to_vec()).call(g, &args);
+        Forward { states: after, before: states.to_vec(), known: HashMap::new() }
     }
 }
 
@@ -90,7 +101,7 @@ pub struct Values {
     pub tracked: Vec<Tensor>,
 }
 
-/// The step mapped over the K steps of a chunk.
+/// The step mapped over the K steps of a chunk; a single step as it is.
 pub struct Steps<'a> {
     graph: Graph,
     prepared: &'a Prepared,
@@ -121,8 +132,9 @@ impl<'a> Steps<'a> {
         let length = inputs.dims()[0];
         let mut args: Vec<Tensor> = phis.to_vec();
         args.extend(forward.before.iter().cloned());
-        args.extend([inputs.clone(), target.clone()]);
-        let mapped = |k: usize| k >= prepared.phis && k <= prepared.phis + prepared.states;
+        let alone = length == 1;
+        args.extend([if alone { inputs.at(0) } else { inputs.clone() }, target.clone()]);
+        let mapped = |k: usize| !alone && k >= prepared.phis && k <= prepared.phis + prepared.states;
         let shapes: Vec<Shape> = args.iter().map(|t| t.shape().clone()).collect();
         let mut place = HashMap::new();
         let body = &prepared.body;
@@ -139,7 +151,8 @@ impl<'a> Steps<'a> {
             body.results()
                 .iter()
                 .map(|r| {
-                    let result = env.get(r.value()).materialize(length);
+                    let result = env.get(r.value());
+                    let result = if alone { result.tensor.clone() } else { result.materialize(length) };
                     place.insert(r.value(), result.value());
                     result
                 })
@@ -162,7 +175,7 @@ impl<'a> Steps<'a> {
         self.func.with_results(self.prepared.new_states().iter().map(|s| self.at(s)).collect())
     }
 
-    /// In the shape `[K, ..]` even where every step has the same.
+    /// In the shape `[K, ..]` even where every step has the same, or there is one.
     fn per_step(&self, t: Tensor, dims: &[usize]) -> Tensor {
         let full: Vec<usize> = std::iter::once(self.length).chain(dims.iter().copied()).collect();
         t.broadcast_to(&full)
@@ -172,14 +185,15 @@ impl<'a> Steps<'a> {
     pub fn values(&self) -> Values {
         let env = jvp_with(&self.graph, &self.func, &self.args, &self.rules());
         let value = |v: &Tensor| env.get(self.place[&v.value()]).primal.clone();
+        let per_step = |t: &Tensor| self.per_step(value(t), t.dims());
         let inputs = self.structure.ops.iter().enumerate().filter_map(|(k, op)| {
             let x = op.x?;
             let dims = self.prepared.body.graph().tensor(x).dims().to_vec();
             Some((k, self.per_step(env.get(self.place[&x]).primal.clone(), &dims)))
         });
         let inputs = inputs.collect();
-        let tracked = self.prepared.tracked().iter().map(|t| self.per_step(value(t), t.dims())).collect();
-        Values { loss: value(self.prepared.loss()), out: value(self.prepared.out()), inputs, tracked }
+        let tracked = self.prepared.tracked().iter().map(per_step).collect();
+        Values { loss: per_step(self.prepared.loss()), out: per_step(self.prepared.out()), inputs, tracked }
     }
 
     /// Transition of every group, with all op outputs held fixed.
@@ -198,7 +212,8 @@ impl<'a> Steps<'a> {
                     let env = jvp_with(&self.graph, &func, &args, &rules);
                     for (a, &to) in group.states.iter().enumerate() {
                         let tangent = env.get(func.results()[to].value()).tangent.clone();
-                        d[a][c] = tangent.filter(|t| t.as_constant() != Some(0.0));
+                        let tangent = tangent.filter(|t| t.as_constant() != Some(0.0));
+                        d[a][c] = tangent.map(|t| self.per_step(t, &group.dims));
                     }
                 }
                 d
@@ -290,6 +305,7 @@ impl<'a> Steps<'a> {
     }
 
     fn by_group(&self, states: &[Option<Tensor>]) -> Signal {
-        self.structure.groups.iter().map(|g| g.states.iter().map(|&s| states[s].clone()).collect()).collect()
+        let of = |g: &Group, s: usize| states[s].clone().map(|t| self.per_step(t, &g.dims));
+        self.structure.groups.iter().map(|g| g.states.iter().map(|&s| of(g, s)).collect()).collect()
     }
 }
