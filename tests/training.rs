@@ -342,6 +342,7 @@ fn wrong_values_are_usage_errors() {
         ("dms --n_rec 0", "--n_rec must be at least 1"),
         ("dms --dataset shd", "--dataset must be dms or dm"),
         ("dms --lr 0", "--lr must be above 0"),
+        ("dms --adam_eps 0", "--adam_eps must be above 0"),
         ("dms --spk_fun step", "--spk_fun must be one of"),
         ("dms --lr_milestones 3,x", "--lr_milestones"),
         ("dms --target tpu:v5e", "--dry-run"),

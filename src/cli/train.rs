@@ -81,6 +81,9 @@ pub struct TrainFlags {
     /// adam, momentum or sgd
     #[arg(long, default_value = "adam")]
     pub optimizer: String,
+    /// What adam adds to the root of the second moment: weights whose gradient stays far below it hardly move
+    #[arg(long, alias = "adam-eps", default_value = "1e-8")]
+    pub adam_eps: f64,
     /// cel (cross-entropy) or mse
     #[arg(long, default_value = "cel")]
     pub loss: String,
@@ -170,8 +173,11 @@ impl TrainFlags {
         if !(self.lr.is_finite() && self.lr > 0.0) {
             bail!(usage(format!("--lr must be above 0, got {}; 0.001 is usual", self.lr)));
         }
+        if !(self.adam_eps.is_finite() && self.adam_eps > 0.0) {
+            bail!(usage(format!("--adam_eps must be above 0, got {}; 1e-8 is usual", self.adam_eps)));
+        }
         let (weight_l1, weight_l2) = (self.weight_l1, self.weight_l2);
-        Ok(Optimizer { rule, lr: self.lr, schedule, clip: 1.0, weight_l1, weight_l2 })
+        Ok(Optimizer { rule, lr: self.lr, schedule, clip: 1.0, eps: self.adam_eps, weight_l1, weight_l2 })
     }
 
     /// The loss, for steps of `dt` ms.

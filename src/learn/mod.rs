@@ -17,15 +17,17 @@
 
 pub mod chunk;
 pub mod cost;
+mod evaluation;
+mod exact;
 pub mod objective;
 pub mod prepare;
 pub mod rules;
 pub mod sequence;
 pub mod structure;
-mod trace_pass;
 
 use serde::{Deserialize, Serialize};
 
+pub use evaluation::Evaluated;
 pub use objective::{LossKind, Objective};
 pub use prepare::Prepared;
 pub use sequence::{Learner, SequenceOut};

@@ -1,11 +1,11 @@
 //! A whole sequence under any method: what a training program is made of.
 
-use hlo::{DType, Func, Graph, Mapped, Shape, Tensor, Value, scan, scan_whole, transform};
+use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Attachment, LearnError, Method, Objective, Prepared, Structure, Vjp,
-    chunk::{Forward, Signal, Steps, Values, kept},
+    chunk::{Forward, Signal, Steps, Values},
     objective::OfSum,
     rules::{ChunkView, Slot, Slots, TraceKind, TracePlan, Traces},
     structure::Kind,
@@ -41,11 +41,11 @@ pub struct Learner {
     pub structure: Structure,
     /// How traced ops learn.
     pub plan: TracePlan,
-    objective: Objective,
+    pub(super) objective: Objective,
     config: LearnerConfig,
     batch: usize,
     /// Positions of spikes among the observed values.
-    spikes: Vec<usize>,
+    pub(super) spikes: Vec<usize>,
 }
 
 /// Result of a sequence.
@@ -60,16 +60,6 @@ pub struct SequenceOut {
     pub tracked: Vec<Tensor>,
     /// States after the sequence.
     pub states: Vec<Tensor>,
-}
-
-/// Result of a sequence without learning.
-pub struct Evaluated {
-    /// Loss of every sequence, `[B]`: of the summed output, or the sum over the steps that count.
-    pub losses: Tensor,
-    /// Output summed over the steps that count, `[B, C]`.
-    pub out: Tensor,
-    /// Spikes per neuron of every layer that fires, summed over all steps, `[B]` each.
-    pub spikes: Vec<Tensor>,
 }
 
 /// What passes from chunk to chunk.
@@ -134,7 +124,7 @@ impl Learner {
             let names: Vec<String> = model.states.iter().map(|s| s.name.clone()).collect();
             structure.check_online(&prepared, &names)?;
         }
-        let plan = plan(config, &structure, model.batch());
+        let plan = TracePlan::new(config.method, config.old_correction, &structure, model.batch());
         let is_spike = |k: &usize| model.observed[*k].rsplit('.').next() == Some("spike");
         Ok(Learner {
             prepared,
@@ -455,237 +445,6 @@ impl Learner {
         let c = (-(&count * base.ln()).expm1()).maximum(&count.full_like(1e-8));
         count.gt(&count.full_like(1000.0)).select(&c.full_like(1.0), &c)
     }
-
-    /// Runs a window with its exact derivative: `dL/dh` at the entry by group, and sums with exact gradients inside.
-    fn window(
-        &self,
-        g: &Graph,
-        phis: &[Tensor],
-        states: &[Tensor],
-        inputs: &Tensor,
-        target: &Tensor,
-    ) -> (Forward, Vec<Vec<Option<Tensor>>>, Sums) {
-        let kept = kept(&self.prepared, &self.structure);
-        let whole = self.unrolled(phis, states, inputs, target, 0, &kept, false);
-        let args: Vec<Tensor> = phis.iter().chain(states).chain([inputs, target]).cloned().collect();
-        let wrt: Vec<bool> = (0..args.len())
-            .map(|k| if k < phis.len() { self.prepared.is_trained(k) } else { k < phis.len() + states.len() })
-            .collect();
-        let vjp = transform::vjp(g, &whole, &args, &wrt);
-        let mut cts = vec![None; vjp.results.len()];
-        cts[0] = Some(vjp.results[0].full_like(1.0));
-        let found = vjp.pull(&cts);
-        let n = states.len();
-        let forward = Forward {
-            states: vjp.results[2..2 + n].to_vec(),
-            before: vjp.results[2 + n..2 + 2 * n].to_vec(),
-            known: kept.into_iter().zip(vjp.results[2 + 2 * n..].iter().cloned()).collect(),
-        };
-        let entry = self.structure.groups.iter();
-        let entry = entry.map(|gr| gr.states.iter().map(|&s| found[phis.len() + s].clone()).collect()).collect();
-        let sums = Sums {
-            grads: found[..phis.len()].to_vec(),
-            loss: vjp.results[0].clone(),
-            out: vjp.results[1].clone(),
-            tracked: vec![],
-        };
-        (forward, entry, sums)
-    }
-
-    /// Exact gradients of a whole sequence.
-    fn bptt(
-        &self,
-        g: &Graph,
-        phis: &[Tensor],
-        states: &[Tensor],
-        inputs: &Tensor,
-        target: &Tensor,
-        warmup: usize,
-    ) -> (Sums, Vec<Tensor>) {
-        let whole = self.unrolled(phis, states, inputs, target, warmup, &[], self.objective.of_sum == OfSum::Always);
-        let args: Vec<Tensor> = phis.iter().chain(states).chain([inputs, target]).cloned().collect();
-        let wrt: Vec<bool> = (0..args.len()).map(|k| k < phis.len() && self.prepared.is_trained(k)).collect();
-        let vjp = transform::vjp(g, &whole, &args, &wrt);
-        let mut cts = vec![None; vjp.results.len()];
-        cts[0] = Some(vjp.results[0].full_like(1.0));
-        let mut grads = vjp.pull(&cts);
-        grads.truncate(phis.len());
-        let n = states.len();
-        let tracked = vjp.results[2 + 2 * n..].to_vec();
-        let sums = Sums { grads, loss: vjp.results[0].clone(), out: vjp.results[1].clone(), tracked };
-        (sums, vjp.results[2..2 + n].to_vec())
-    }
-
-    /// (phi, states, inputs, target) to (loss, out summed, states after, states before each step, `kept` values,
-    /// tracked values summed); the loss is that of every step, or one `of_sum`.
-    #[allow(clippy::too_many_arguments, reason = "a sequence and what is wanted of it")]
-    fn unrolled(
-        &self,
-        phis: &[Tensor],
-        states: &[Tensor],
-        inputs: &Tensor,
-        target: &Tensor,
-        warmup: usize,
-        kept: &[Value],
-        of_sum: bool,
-    ) -> Func {
-        let p = &self.prepared;
-        let n = states.len();
-        let mut results: Vec<Tensor> = p.new_states().to_vec();
-        results.push(p.out().clone());
-        results.extend(p.observed().iter().cloned());
-        results.extend(kept.iter().map(|&v| p.body.graph().tensor(v)));
-        results.extend(p.tracked().iter().cloned());
-        let step = p.body.with_results(results);
-        let observed = p.observed().len();
-        let steps = inputs.dims()[0];
-        let shapes: Vec<Shape> = phis.iter().chain(states).chain([inputs, target]).map(|t| t.shape().clone()).collect();
-        Func::trace(&shapes, |g, v| {
-            let (phis, rest) = v.split_at(phis.len());
-            let (states, rest) = rest.split_at(n);
-            let inputs = rest[0].convert(DType::F32);
-            let mut shapes: Vec<Shape> = states.iter().map(|t| t.shape().clone()).collect();
-            shapes.push(p.input.clone());
-            shapes.extend(phis.iter().map(|t| t.shape().clone()));
-            let body = Func::trace(&shapes, |g, v| {
-                let mut args: Vec<Tensor> = v[n + 1..].to_vec();
-                args.extend_from_slice(&v[..=n]);
-                args.push(g.zeros(&p.target)); // no state depends on the target
-                let mut out = step.call(g, &args);
-                let rest = out.split_off(n);
-                out.extend_from_slice(&v[..n]);
-                out.extend(rest);
-                out
-            });
-            let (after, mut stacks) = scan(g, &body, steps, false, states, &[inputs], phis);
-            let tracked: Vec<Tensor> = stacks.split_off(stacks.len() - p.tracked).iter().map(|t| t.sum(&[0])).collect();
-            let outputs = stacks.split_off(n + 1 + observed);
-            let seen: Vec<Tensor> = stacks[n..].iter().map(|t| t.slice_axis(0, warmup, steps)).collect();
-            let out = seen[0].sum(&[0]);
-            let loss = if of_sum {
-                self.objective.mean_loss(&out, &rest[1])
-            } else {
-                let mut args: Vec<Mapped> = seen.iter().map(|t| Mapped { tensor: t.clone(), mapped: true }).collect();
-                args.push(Mapped { tensor: rest[1].clone(), mapped: false });
-                let env = transform::vmap(g, &p.loss_of, &args, steps - warmup);
-                env.get(p.loss_of.results()[0].value()).materialize(steps - warmup).sum_all()
-            };
-            let mut results = vec![loss, out];
-            results.extend(after);
-            results.extend_from_slice(&stacks[..n]);
-            results.extend(outputs);
-            results.extend(tracked);
-            results
-        })
-    }
-
-    /// Runs sequences without learning. Memory does not grow with the number of steps.
-    pub fn evaluate(
-        &self,
-        g: &Graph,
-        params: &[Tensor],
-        states: &[Tensor],
-        inputs: &Tensor,
-        target: &Tensor,
-    ) -> Evaluated {
-        let p = &self.prepared;
-        let phis = p.prefix.call(g, params);
-        let (n, steps) = (states.len(), inputs.dims()[0]);
-        let warmup = self.config.warmup.min(steps);
-        let length = self.chunk_length(steps);
-        let mut carry: Vec<Tensor> = states.to_vec();
-        let per_sequence = g.zeros(&p.target.with_dtype(DType::F32));
-        carry.extend([per_sequence.clone(), g.zeros(p.out().shape())]);
-        carry.extend(self.spikes.iter().map(|_| per_sequence.clone()));
-        let carried = carry.len();
-        for (from, to, counts) in [(0, warmup, false), (warmup, steps, true)] {
-            let equal = (to - from) / length;
-            for (count, length, at) in [(equal, length, from), (1, (to - from) % length, from + equal * length)] {
-                if count * length == 0 {
-                    continue;
-                }
-                let piece = inputs.slice_axis(0, at, at + count * length);
-                let rows = piece.reshape(&[&[count, length], &inputs.dims()[1..]].concat());
-                let mut shapes: Vec<Shape> = carry.iter().map(|t| t.shape().clone()).collect();
-                shapes.push(rows.shape().with_dims(&rows.dims()[1..]));
-                shapes.extend(phis.iter().chain([target]).map(|t| t.shape().clone()));
-                let body = Func::trace(&shapes, |g, v| {
-                    let (carry, rest) = v.split_at(carried);
-                    self.evaluate_chunk(g, carry, &rest[0], &rest[1..=phis.len()], &rest[1 + phis.len()], counts)
-                });
-                let consts: Vec<Tensor> = phis.iter().chain([target]).cloned().collect();
-                carry = scan_whole(g, &body, count, false, &carry, &[rows], &consts).0;
-            }
-        }
-        let spikes = carry.split_off(n + 2);
-        let out = carry[n + 1].clone();
-        let losses = match self.objective.of_sum {
-            OfSum::Never => carry[n].clone(),
-            OfSum::Evaluation | OfSum::Always => self.objective.sequence_losses(&out, target),
-        };
-        Evaluated { losses, out, spikes }
-    }
-
-    fn evaluate_chunk(
-        &self,
-        g: &Graph,
-        carry: &[Tensor],
-        inputs: &Tensor,
-        phis: &[Tensor],
-        target: &Tensor,
-        counts: bool,
-    ) -> Vec<Tensor> {
-        let p = &self.prepared;
-        let n = p.states;
-        let mut results: Vec<Tensor> = p.new_states().to_vec();
-        results.push(p.out().clone());
-        results.extend(self.spikes.iter().map(|&k| p.body.results()[n + 2 + k].mean(&[1])));
-        let step = p.body.with_results(results);
-        let body = self.loop_body(&step, phis);
-        let inputs = inputs.convert(DType::F32);
-        let (mut after, outs) = scan(g, &body, inputs.dims()[0], false, &carry[..n], &[inputs], phis);
-        let (mut losses, mut sum) = (carry[n].clone(), carry[n + 1].clone());
-        if counts {
-            let shapes = [p.out().shape().clone(), p.target.clone()];
-            let each = Func::trace(&shapes, |_, v| vec![self.objective.sequence_losses(&v[0], &v[1])]);
-            let args =
-                [Mapped { tensor: outs[0].clone(), mapped: true }, Mapped { tensor: target.clone(), mapped: false }];
-            let env = transform::vmap(g, &each, &args, outs[0].dims()[0]);
-            losses = losses + env.get(each.results()[0].value()).tensor.sum(&[0]);
-            sum = sum + outs[0].sum(&[0]);
-        }
-        after.extend([losses, sum]);
-        after.extend(carry[n + 2..].iter().zip(&outs[1..]).map(|(before, spikes)| before + spikes.sum(&[0])));
-        after
-    }
-
-    /// `step` with its arguments in the order of a loop: states, input, phi. No state depends on the target.
-    fn loop_body(&self, step: &Func, phis: &[Tensor]) -> Func {
-        let p = &self.prepared;
-        let n = p.states;
-        let mut shapes: Vec<Shape> = p.old_states().iter().map(|t| t.shape().clone()).collect();
-        shapes.push(p.input.clone());
-        shapes.extend(phis.iter().map(|t| t.shape().clone()));
-        Func::trace(&shapes, |g, v| {
-            let mut args: Vec<Tensor> = v[n + 1..].to_vec();
-            args.extend_from_slice(&v[..=n]);
-            args.push(g.zeros(&p.target));
-            step.call(g, &args)
-        })
-    }
-
-    /// States and outputs of every step, without learning: `[T, B, ..]` of states, output, observed.
-    pub fn observe(&self, g: &Graph, params: &[Tensor], states: &[Tensor], inputs: &Tensor) -> Vec<Tensor> {
-        let p = &self.prepared;
-        let phis = p.prefix.call(g, params);
-        let n = states.len();
-        let mut results: Vec<Tensor> = p.new_states().to_vec();
-        results.extend_from_slice(p.new_states());
-        results.extend_from_slice(&p.body.results()[n + 1..p.body.results().len() - p.tracked]);
-        let body = self.loop_body(&p.body.with_results(results), &phis);
-        let inputs = inputs.convert(DType::F32);
-        scan(g, &body, inputs.dims()[0], false, states, &[inputs], &phis).1
-    }
 }
 
 fn check(config: &LearnerConfig) -> Result<(), LearnError> {
@@ -704,35 +463,6 @@ fn check(config: &LearnerConfig) -> Result<(), LearnError> {
         return wrong("a window needs at least one step, got 0; 1 is the usual choice".into());
     }
     Ok(())
-}
-
-fn plan(config: &LearnerConfig, structure: &Structure, batch: usize) -> TracePlan {
-    let decay = match config.method {
-        Method::EsDRtrl { decay } | Method::Hybrid { decay } => decay,
-        _ => 0.0,
-    };
-    let kind = |k: usize| match config.method {
-        Method::Bptt => None,
-        Method::DRtrl => Some(TraceKind::Full),
-        Method::EsDRtrl { .. } => Some(TraceKind::Factorised),
-        Method::Hybrid { .. } => Some(hybrid_kind(structure, k, batch)),
-    };
-    let kinds =
-        structure.ops.iter().enumerate().map(|(k, op)| if op.exclusion.is_none() { kind(k) } else { None }).collect();
-    TracePlan { kinds, decay, old_correction: config.old_correction }
-}
-
-/// Section 2.5 of the specification of the algorithms: full where input and output together are larger than the weights of
-/// all sequences. All ops of one layer decide together; a lone element-wise parameter is always full.
-fn hybrid_kind(structure: &Structure, k: usize, batch: usize) -> TraceKind {
-    let site = &structure.ops[k].site;
-    let members: Vec<_> = structure.ops.iter().filter(|op| op.site == *site && op.kind == Kind::Dense).collect();
-    if members.is_empty() {
-        return TraceKind::Full;
-    }
-    let inputs: usize = members.iter().map(|op| op.weight[0]).sum();
-    let outputs = members[0].weight[1];
-    if batch * (inputs + outputs) > batch * inputs * outputs { TraceKind::Full } else { TraceKind::Factorised }
 }
 
 impl From<Attachment> for Vjp {

@@ -15,9 +15,9 @@ pub enum Rule {
     Sgd,
     /// `v = 0.9 v + g; w -= lr v`.
     Momentum,
-    /// `s = 0.99 s + 0.01 g^2; w -= lr g / (sqrt(s) + 1e-8)`.
+    /// `s = 0.99 s + 0.01 g^2; w -= lr g / (sqrt(s) + eps)`.
     RmsProp,
-    /// Adam with 0.9, 0.999, 1e-8 and bias correction.
+    /// Adam with 0.9, 0.999 and bias correction.
     #[default]
     Adam,
 }
@@ -92,10 +92,17 @@ pub struct Optimizer {
     pub schedule: Schedule,
     /// Largest global norm of the gradient; 0 switches clipping off.
     pub clip: f64,
+    /// What Adam and RMSprop add to the root of the second moment: a weight whose clipped gradient stays far below it hardly moves.
+    #[serde(default = "usual_eps")]
+    pub eps: f64,
     /// `weight_l1 * sum |w|` is added to the loss (its derivative to the gradient).
     pub weight_l1: f64,
     /// Coupled weight decay: `g += weight_l2 w` before the moments.
     pub weight_l2: f64,
+}
+
+fn usual_eps() -> f64 {
+    1e-8
 }
 
 impl Default for Optimizer {
@@ -105,6 +112,7 @@ impl Default for Optimizer {
             lr: 1e-3,
             schedule: Schedule::Constant,
             clip: 1.0,
+            eps: usual_eps(),
             weight_l1: 0.0,
             weight_l2: 0.0,
         }
@@ -197,7 +205,7 @@ impl Optimizer {
                 Rule::RmsProp => {
                     let s = slot(0) * 0.99 + d.square() * 0.01;
                     new_slots[0].push(keep(s.clone(), slot(0)));
-                    d / (s.sqrt() + 1e-8)
+                    d / (s.sqrt() + self.eps)
                 }
                 Rule::Adam => {
                     let m = slot(0) * 0.9 + &d * 0.1;
@@ -205,7 +213,7 @@ impl Optimizer {
                     new_slots[0].push(keep(m.clone(), slot(0)));
                     new_slots[1].push(keep(v.clone(), slot(1)));
                     let correct = |decay: f64| 1.0 - (&n * decay.ln()).exp();
-                    (m / correct(0.9)) / ((v / correct(0.999)).sqrt() + 1e-8)
+                    (m / correct(0.9)) / ((v / correct(0.999)).sqrt() + self.eps)
                 }
             };
             new_params.push(keep(w - &(step * lr), w));
@@ -267,6 +275,13 @@ mod tests {
         close(&run(&adam, [1.0, -2.0], &GRADS), &[[0.99, -1.99], [0.981014, -1.994942], [0.979252, -1.998762]]);
         let decayed = Optimizer { weight_l2: 0.1, ..adam };
         close(&run(&decayed, [1.0, -2.0], &GRADS), &[[0.99, -1.99], [0.980683, -1.986026], [0.976743, -1.980026]]);
+    }
+
+    #[test]
+    fn a_weight_whose_gradient_is_below_eps_moves_less() {
+        let adam = Optimizer { lr: 0.01, clip: 0.0, eps: 0.5, ..Optimizer::default() };
+        // lr |g| / (|g| + eps) in the first update.
+        close(&run(&adam, [1.0, -2.0], &GRADS[..1]), &[[0.995, -1.998333]]);
     }
 
     #[test]

@@ -1,0 +1,125 @@
+//! Sequences without learning.
+
+use hlo::{DType, Func, Graph, Mapped, Shape, Tensor, scan, scan_whole, transform};
+
+use super::{Learner, objective::OfSum};
+
+/// Result of a sequence without learning.
+pub struct Evaluated {
+    /// Loss of every sequence, `[B]`: of the summed output, or the sum over the steps that count.
+    pub losses: Tensor,
+    /// Output summed over the steps that count, `[B, C]`.
+    pub out: Tensor,
+    /// Spikes per neuron of every layer that fires, summed over all steps, `[B]` each.
+    pub spikes: Vec<Tensor>,
+}
+
+impl Learner {
+    /// Runs sequences without learning. Memory does not grow with the number of steps.
+    pub fn evaluate(
+        &self,
+        g: &Graph,
+        params: &[Tensor],
+        states: &[Tensor],
+        inputs: &Tensor,
+        target: &Tensor,
+    ) -> Evaluated {
+        let p = &self.prepared;
+        let phis = p.prefix.call(g, params);
+        let (n, steps) = (states.len(), inputs.dims()[0]);
+        let warmup = self.config().warmup.min(steps);
+        let length = self.chunk_length(steps);
+        let mut carry: Vec<Tensor> = states.to_vec();
+        let per_sequence = g.zeros(&p.target.with_dtype(DType::F32));
+        carry.extend([per_sequence.clone(), g.zeros(p.out().shape())]);
+        carry.extend(self.spikes.iter().map(|_| per_sequence.clone()));
+        let carried = carry.len();
+        for (from, to, counts) in [(0, warmup, false), (warmup, steps, true)] {
+            let equal = (to - from) / length;
+            for (count, length, at) in [(equal, length, from), (1, (to - from) % length, from + equal * length)] {
+                if count * length == 0 {
+                    continue;
+                }
+                let piece = inputs.slice_axis(0, at, at + count * length);
+                let rows = piece.reshape(&[&[count, length], &inputs.dims()[1..]].concat());
+                let mut shapes: Vec<Shape> = carry.iter().map(|t| t.shape().clone()).collect();
+                shapes.push(rows.shape().with_dims(&rows.dims()[1..]));
+                shapes.extend(phis.iter().chain([target]).map(|t| t.shape().clone()));
+                let body = Func::trace(&shapes, |g, v| {
+                    let (carry, rest) = v.split_at(carried);
+                    self.evaluate_chunk(g, carry, &rest[0], &rest[1..=phis.len()], &rest[1 + phis.len()], counts)
+                });
+                let consts: Vec<Tensor> = phis.iter().chain([target]).cloned().collect();
+                carry = scan_whole(g, &body, count, false, &carry, &[rows], &consts).0;
+            }
+        }
+        let spikes = carry.split_off(n + 2);
+        let out = carry[n + 1].clone();
+        let losses = match self.objective.of_sum {
+            OfSum::Never => carry[n].clone(),
+            OfSum::Evaluation | OfSum::Always => self.objective.sequence_losses(&out, target),
+        };
+        Evaluated { losses, out, spikes }
+    }
+
+    fn evaluate_chunk(
+        &self,
+        g: &Graph,
+        carry: &[Tensor],
+        inputs: &Tensor,
+        phis: &[Tensor],
+        target: &Tensor,
+        counts: bool,
+    ) -> Vec<Tensor> {
+        let p = &self.prepared;
+        let n = p.states;
+        let mut results: Vec<Tensor> = p.new_states().to_vec();
+        results.push(p.out().clone());
+        results.extend(self.spikes.iter().map(|&k| p.body.results()[n + 2 + k].mean(&[1])));
+        let step = p.body.with_results(results);
+        let body = self.loop_body(&step, phis);
+        let inputs = inputs.convert(DType::F32);
+        let (mut after, outs) = scan(g, &body, inputs.dims()[0], false, &carry[..n], &[inputs], phis);
+        let (mut losses, mut sum) = (carry[n].clone(), carry[n + 1].clone());
+        if counts {
+            let shapes = [p.out().shape().clone(), p.target.clone()];
+            let each = Func::trace(&shapes, |_, v| vec![self.objective.sequence_losses(&v[0], &v[1])]);
+            let args =
+                [Mapped { tensor: outs[0].clone(), mapped: true }, Mapped { tensor: target.clone(), mapped: false }];
+            let env = transform::vmap(g, &each, &args, outs[0].dims()[0]);
+            losses = losses + env.get(each.results()[0].value()).tensor.sum(&[0]);
+            sum = sum + outs[0].sum(&[0]);
+        }
+        after.extend([losses, sum]);
+        after.extend(carry[n + 2..].iter().zip(&outs[1..]).map(|(before, spikes)| before + spikes.sum(&[0])));
+        after
+    }
+
+    /// `step` with its arguments in the order of a loop: states, input, phi. No state depends on the target.
+    fn loop_body(&self, step: &Func, phis: &[Tensor]) -> Func {
+        let p = &self.prepared;
+        let n = p.states;
+        let mut shapes: Vec<Shape> = p.old_states().iter().map(|t| t.shape().clone()).collect();
+        shapes.push(p.input.clone());
+        shapes.extend(phis.iter().map(|t| t.shape().clone()));
+        Func::trace(&shapes, |g, v| {
+            let mut args: Vec<Tensor> = v[n + 1..].to_vec();
+            args.extend_from_slice(&v[..=n]);
+            args.push(g.zeros(&p.target));
+            step.call(g, &args)
+        })
+    }
+
+    /// States and outputs of every step, without learning: `[T, B, ..]` of states, output, observed.
+    pub fn observe(&self, g: &Graph, params: &[Tensor], states: &[Tensor], inputs: &Tensor) -> Vec<Tensor> {
+        let p = &self.prepared;
+        let phis = p.prefix.call(g, params);
+        let n = states.len();
+        let mut results: Vec<Tensor> = p.new_states().to_vec();
+        results.extend_from_slice(p.new_states());
+        results.extend_from_slice(&p.body.results()[n + 1..p.body.results().len() - p.tracked]);
+        let body = self.loop_body(&p.body.with_results(results), &phis);
+        let inputs = inputs.convert(DType::F32);
+        scan(g, &body, inputs.dims()[0], false, states, &[inputs], &phis).1
+    }
+}

@@ -1,0 +1,123 @@
+//! The online rules, K steps at a time.
+//!
+//! With slots s = 0 (entry) .. K (end of the chunk), `m_s` the learning signal at slot s, `D_s`, `f_s`, `x_s` transition,
+//! drive and op input of step s = 1 .. K, everything per sequence and position:
+//!
+//! **D-RTRL** keeps `e[b,i,j,:]` with `e_s = D_s e_{s-1} + x_s f_s`. The gradient `sum_s m_s . e_s` and the last trace are
+//!
+//! ```text
+//! lam_s = m_s + D_{s+1}^T lam_{s+1}             P_K = 1,  P_{s-1} = P_s D_s        (backwards over the chunk)
+//! G    += sum_b lam_0 . e_0  +  sum_{b,s} x_s (lam_s . f_s)                        one pass, one product
+//! e_K   = P_0 e_0 + sum_s x_s (P_s f_s)                                            one batched product
+//! ```
+//!
+//! **ES-D-RTRL** keeps `ex_s = a ex_{s-1} + x_s` and `ef_s = a D_s ef_{s-1} + (1-a) f_s`. With `q_s = m_s . ef_s / c_s` and
+//! `r_s = q_s + a r_{s+1}`:
+//!
+//! ```text
+//! G += sum_b ex_0 r_0 + sum_{b,s} x_s r_s       ex_K = a^K ex_0 + sum_s a^{K-s} x_s
+//! ```
+//!
+//! Only states that the drive reaches and the next step reads have a trace ([`Reach`](super::structure::Reach)). Where drive and transitions are numbers, so
+//! is `ef`; and `e` is the same for all j and kept once, `[B, I]`: to the traces that it feeds it is one more step, `x = e`, `f = P_0`.
+//!
+//! A bias or any element-wise parameter has no input: its trace is `f` alone (`G += sum_b q_s` under ES-D-RTRL).
+//! Both are exact rearrangements; K = 1 is the textbook rule.
+
+mod factorised;
+mod full;
+mod plan;
+mod rows;
+mod trace_pass;
+
+use std::collections::HashMap;
+
+use hlo::{Dot, Graph, Tensor};
+
+use super::{
+    Structure,
+    chunk::{Signal, Transition},
+};
+pub use plan::{Slot, TraceKind, TracePlan, Traces};
+
+/// What the rules need to know of a chunk.
+pub struct ChunkView<'a> {
+    /// The graph under construction.
+    pub graph: &'a Graph,
+    /// Groups and ops.
+    pub structure: &'a Structure,
+    /// How ops learn.
+    pub plan: &'a TracePlan,
+    /// Transition of every group.
+    pub transitions: &'a [Transition],
+    /// Drive of every (op, group) with a trace.
+    pub drives: &'a HashMap<(usize, usize), Vec<Option<Tensor>>>,
+    /// Input of every dense op, `[K, B, I]`.
+    pub inputs: &'a HashMap<usize, Tensor>,
+    /// Number of steps K.
+    pub length: usize,
+}
+
+/// Learning signals of a chunk by slot; `None` where nothing is learned.
+pub struct Slots {
+    /// At slot 0, by group and state, `[B, N]`.
+    pub entry: Vec<Vec<Option<Tensor>>>,
+    /// At slots 1 .. K, by group and state, `[K, B, N]`.
+    pub steps: Signal,
+    /// Divisors `c_s` for slots 0 .. K, `[K + 1]`; only the factorised rule reads them.
+    pub correction: Tensor,
+}
+
+/// Result of a chunk: gradients of the `phi` by op, and the traces after it.
+pub struct ChunkResult {
+    /// Gradient of each op's weight.
+    pub grads: Vec<Option<Tensor>>,
+    /// Traces after the chunk, if asked for.
+    pub traces: Option<Traces>,
+}
+
+impl ChunkResult {
+    fn add(&mut self, k: usize, grad: Tensor) {
+        self.grads[k] = Tensor::sum_of([self.grads[k].take(), Some(grad)]);
+    }
+}
+
+impl ChunkView<'_> {
+    /// Applies the plan. `traces` are those at the entry (`None`: all zero); `signals` say where to learn (`None`: nowhere);
+    /// `keep` asks for the traces after the chunk.
+    pub fn run(&self, traces: Option<&Traces>, signals: Option<&Slots>, keep: bool) -> ChunkResult {
+        let mut out = ChunkResult { grads: vec![None; self.structure.ops.len()], traces: keep.then(Traces::new) };
+        for g in 0..self.structure.groups.len() {
+            let ops = |kind: TraceKind| -> Vec<usize> {
+                self.structure
+                    .traced()
+                    .filter(|(k, op)| op.groups.contains(&g) && self.plan.kinds[*k] == Some(kind))
+                    .map(|(k, _)| k)
+                    .collect()
+            };
+            let (full, factorised) = (ops(TraceKind::Full), ops(TraceKind::Factorised));
+            if !full.is_empty() {
+                self.full(g, &full, traces, signals, &mut out);
+            }
+            if !factorised.is_empty() {
+                self.factorised(g, &factorised, traces, signals, &mut out);
+            }
+        }
+        out
+    }
+}
+
+/// `sum over all leading axes` until the shape is that of an element-wise weight.
+fn sum_to(t: &Tensor, dims: &[usize]) -> Tensor {
+    t.sum(&(0..t.rank() - dims.len()).collect::<Vec<_>>())
+}
+
+/// `[K, B, I] x [K, B, N] -> [I, N]`.
+fn over_steps(x: &Tensor, w: &Tensor) -> Tensor {
+    x.dot_general(w, Dot { lhs_contract: vec![0, 1], rhs_contract: vec![0, 1], ..Dot::default() })
+}
+
+/// Sums over the first axis of both.
+fn sum_first() -> Dot {
+    Dot { lhs_contract: vec![0], rhs_contract: vec![0], ..Dot::default() }
+}

@@ -1,0 +1,119 @@
+//! Which trace each op keeps, and the arrays that makes.
+
+use std::collections::BTreeMap;
+
+use hlo::{Shape, Tensor};
+
+use crate::learn::{
+    Method, Structure,
+    structure::{Kind, Op},
+};
+
+/// What kind of trace an op carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceKind {
+    /// One value per weight and state (D-RTRL).
+    Full,
+    /// An input part and an output part (ES-D-RTRL).
+    Factorised,
+}
+
+/// One array of a learner's memory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    /// `e[b, i, j]` of an op for a state of a group: (op, group, state); `e[b, i]` where it is the same for all j.
+    Full(usize, usize, usize),
+    /// `ex[b, i]` of an op input, by the first op that reads it.
+    Input(usize),
+    /// `ef[b, j]` of a drive for a state of a group: (drive, group, state); a number where it is the same for all b and j.
+    Output(usize, usize, usize),
+}
+
+/// Values of all traces between chunks.
+pub type Traces = BTreeMap<Slot, Tensor>;
+
+/// How the ops of a model learn.
+#[derive(Clone, Debug)]
+pub struct TracePlan {
+    /// Trace of each op; `None` for ops without one.
+    pub kinds: Vec<Option<TraceKind>>,
+    /// Smoothing factor of factorised traces.
+    pub decay: f64,
+    /// Divide by `1 - (1-a)^(t+1)`, as releases before 0.2 of the reference library, in place of `1 - a^(t+1)`.
+    pub old_correction: bool,
+}
+
+impl TracePlan {
+    /// The plan of a method.
+    pub fn new(method: Method, old_correction: bool, structure: &Structure, batch: usize) -> TracePlan {
+        let decay = match method {
+            Method::EsDRtrl { decay } | Method::Hybrid { decay } => decay,
+            Method::Bptt | Method::DRtrl => 0.0,
+        };
+        let kind = |k: usize| match method {
+            Method::Bptt => None,
+            Method::DRtrl => Some(TraceKind::Full),
+            Method::EsDRtrl { .. } => Some(TraceKind::Factorised),
+            Method::Hybrid { .. } => Some(hybrid_kind(structure, k, batch)),
+        };
+        let kinds = structure.ops.iter().enumerate();
+        let kinds = kinds.map(|(k, op)| if op.exclusion.is_none() { kind(k) } else { None }).collect();
+        TracePlan { kinds, decay, old_correction }
+    }
+
+    /// Every array of the plan with its shape, for batch `b`.
+    pub fn slots(&self, structure: &Structure, batch: usize) -> BTreeMap<Slot, Shape> {
+        let mut slots = BTreeMap::new();
+        for (k, op) in structure.traced() {
+            for &g in &op.groups {
+                let group = &structure.groups[g];
+                let reach = op.reach(g);
+                for a in reach.kept() {
+                    match (self.kinds[k], op.kind) {
+                        (Some(TraceKind::Full), Kind::Dense) => {
+                            let outputs = if reach.uniform.contains(&a) { &[] } else { &op.weight[1..] };
+                            slots.insert(Slot::Full(k, g, a), Shape::f32([&[batch, op.weight[0]], outputs].concat()));
+                        }
+                        (Some(TraceKind::Full), Kind::Elementwise) => {
+                            slots.insert(Slot::Full(k, g, a), Shape::f32(group.dims.clone()));
+                        }
+                        (Some(TraceKind::Factorised), kind) => {
+                            slots.insert(Slot::Output(op.drive, g, a), reach.output_trace(group, a));
+                            if kind == Kind::Dense {
+                                slots.insert(
+                                    Slot::Input(self.input_owner(structure, op)),
+                                    Shape::f32([batch, op.weight[0]]),
+                                );
+                            }
+                        }
+                        (None, _) => {}
+                    }
+                }
+            }
+        }
+        slots
+    }
+
+    /// Ops that read the same value share one input trace.
+    pub(super) fn input_owner(&self, structure: &Structure, op: &Op) -> usize {
+        structure.ops.iter().position(|o| o.x == op.x).unwrap_or_default()
+    }
+
+    /// Bytes of all traces.
+    pub fn bytes(&self, structure: &Structure, batch: usize) -> usize {
+        self.slots(structure, batch).values().map(Shape::bytes).sum()
+    }
+}
+
+/// Section 2.5 of the specification of the algorithms: full where input and output together are larger than the weights of
+/// all sequences. All ops of one layer decide together; a lone element-wise parameter is always full.
+fn hybrid_kind(structure: &Structure, k: usize, batch: usize) -> TraceKind {
+    let site = &structure.ops[k].site;
+    let members: Vec<_> = structure.ops.iter().filter(|op| op.site == *site && op.kind == Kind::Dense).collect();
+    if members.is_empty() {
+        return TraceKind::Full;
+    }
+    let inputs: usize = members.iter().map(|op| op.weight[0]).sum();
+    let outputs = members[0].weight[1];
+    if batch * (inputs + outputs) > batch * inputs * outputs { TraceKind::Full } else { TraceKind::Factorised }
+}

@@ -1,0 +1,86 @@
+//! What a loop over the steps of a chunk reads.
+
+use hlo::{DType, Func, Graph, Shape, Tensor};
+
+use crate::learn::chunk::Transition;
+
+/// A value that a loop reads in every step.
+#[derive(Clone, Copy)]
+pub enum Row {
+    /// Row of a stack.
+    Stack(usize),
+    /// The same in every step.
+    Same(usize),
+    /// A number.
+    Number(f64),
+}
+
+/// The values that a loop reads: stacks, and what is the same in every step.
+#[derive(Default)]
+pub struct Rows {
+    /// Read row by row.
+    pub stacks: Vec<Tensor>,
+    /// Read whole.
+    pub same: Vec<Tensor>,
+}
+
+impl Rows {
+    /// Registers a `[K, ..]` value, finding out whether its rows are all alike.
+    pub fn add(&mut self, t: &Tensor) -> Row {
+        if let Some(number) = t.as_constant() {
+            return Row::Number(number);
+        }
+        let node = t.node();
+        if let Some(b) = hlo::func::downcast::<hlo::ops::shaping::Broadcast>(&node)
+            && !b.axes.contains(&0)
+        {
+            let axes: Vec<usize> = b.axes.iter().map(|a| a - 1).collect();
+            let row = t.graph().tensor(node.operands[0]).broadcast(&t.dims()[1..], &axes);
+            return Row::Same(push_unique(&mut self.same, row));
+        }
+        Row::Stack(push_unique(&mut self.stacks, t.clone()))
+    }
+
+    /// Registers the transitions among some states of a group.
+    pub fn transitions(&mut self, d: &Transition, states: &[usize]) -> Vec<Vec<Option<Row>>> {
+        states.iter().map(|&a| states.iter().map(|&c| d[a][c].as_ref().map(|d| self.add(d))).collect()).collect()
+    }
+
+    /// A loop body over carries like `init`, reading these rows.
+    pub fn body(
+        &self,
+        init: &[Tensor],
+        step: impl FnOnce(&Graph, &[Tensor], &dyn Fn(&Row) -> Tensor) -> (Vec<Tensor>, Vec<Tensor>),
+    ) -> Func {
+        let mut shapes: Vec<Shape> = init.iter().map(|t| t.shape().clone()).collect();
+        shapes.extend(self.stacks.iter().map(|t| t.shape().with_dims(&t.dims()[1..])));
+        shapes.extend(self.same.iter().map(|t| t.shape().clone()));
+        let (n, s) = (init.len(), self.stacks.len());
+        Func::trace(&shapes, |g, p| {
+            let row = |r: &Row| match *r {
+                Row::Stack(k) => p[n + k].clone(),
+                Row::Same(k) => p[n + s + k].clone(),
+                Row::Number(v) => g.scalar(DType::F32, v),
+            };
+            let (mut new, ys) = step(g, &p[..n], &row);
+            new.extend(ys);
+            new
+        })
+    }
+}
+
+fn push_unique(list: &mut Vec<Tensor>, t: Tensor) -> usize {
+    list.iter().position(|u| u.value() == t.value()).unwrap_or_else(|| {
+        list.push(t);
+        list.len() - 1
+    })
+}
+
+/// `count` values, of which those at `at` are given.
+pub fn place(count: usize, at: &[usize], values: Vec<Tensor>) -> Vec<Option<Tensor>> {
+    let mut all = vec![None; count];
+    for (&k, value) in at.iter().zip(values) {
+        all[k] = Some(value);
+    }
+    all
+}
