@@ -3,7 +3,7 @@
 //! Everything a learner needs of a step, given the states before it and the outputs of its traced ops, is independent of
 //! the other steps. So a chunk runs in two parts:
 //!
-//! 1. a loop over K steps that does nothing but the recurrence and keeps the states and op outputs ([`Forward`]);
+//! 1. a loop over K steps that does nothing but the recurrence and keeps the states, op inputs and op outputs ([`Forward`]);
 //! 2. the step mapped over all K at once ([`Steps`]): transitions, drives, learning signals and instantaneous gradients as
 //!    large operations, with no loop.
 
@@ -25,7 +25,7 @@ pub struct Forward {
     pub states: Vec<Tensor>,
     /// States before each step, `[K, B, N]`; before a single step as they are, `[B, N]`.
     pub before: Vec<Tensor>,
-    /// Inputs that depend on states and outputs of the recurrent dense ops in each step, `[K, B, N]`, by value of the step.
+    /// What was computed on the way in each step, `[K, B, N]`, by value of the step (see [`kept`]); of a single step nothing.
     pub known: HashMap<Value, Tensor>,
 }
 

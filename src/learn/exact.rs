@@ -1,5 +1,7 @@
 //! Exact gradients: of a whole sequence, and inside a window of an online rule.
 
+use std::collections::HashMap;
+
 use hlo::{DType, Func, Graph, Mapped, Shape, Tensor, Value, scan, transform};
 
 use super::{
@@ -54,10 +56,12 @@ impl Learner {
         cts[0] = Some(vjp.results[0].full_like(1.0));
         let found = vjp.pull(&cts);
         let n = states.len();
-        let forward = Forward {
-            states: vjp.results[2..2 + n].to_vec(),
-            before: vjp.results[2 + n..2 + 2 * n].to_vec(),
-            known: kept.into_iter().zip(vjp.results[2 + 2 * n..].iter().cloned()).collect(),
+        let known = kept.into_iter().zip(vjp.results[2 + 2 * n..].iter().cloned()).collect();
+        let forward = if inputs.dims()[0] == 1 {
+            Forward { states: vjp.results[2..2 + n].to_vec(), before: states.to_vec(), known: HashMap::new() }
+        } else {
+            let (states, before) = vjp.results[2..2 + 2 * n].split_at(n);
+            Forward { states: states.to_vec(), before: before.to_vec(), known }
         };
         let entry = self.structure.groups.iter();
         let entry = entry.map(|gr| gr.states.iter().map(|&s| found[phis.len() + s].clone()).collect()).collect();
