@@ -236,6 +236,10 @@ fn traces_are_kept_where_a_drive_reaches_and_once_where_it_is_uniform() {
     assert_eq!(of(&[BATCH, N_IN]), 2, "g and h: {shapes:?}");
     assert_eq!(of(&[BATCH, N_IN, 5]), 1, "V: {shapes:?}");
     assert_eq!(of(&[BATCH, 5]), 3, "the bias in g, h, V: {shapes:?}");
+    let learner = Learner::new(&model, &Objective::default(), &config(ES, EXIT, None)).expect("position-wise");
+    let shapes: Vec<Vec<usize>> = learner.trace_slots().into_values().map(|s| s.dims).collect();
+    let of = |dims: &[usize]| shapes.iter().filter(|s| s[..] == *dims).count();
+    assert_eq!((of(&[]), of(&[BATCH, 5])), (2, 1), "numbers for g and h, not for V: {shapes:?}");
 
     let session = session();
     let bptt = gradients(&session, &model, &config(Method::Bptt, EXIT, None), 11);

@@ -1,7 +1,7 @@
 //! The command line: one file per command.
 //!
 //! A command is a module with `pub struct Args` (its flags) and `pub fn run(Args, &Global) -> anyhow::Result<()>`, and one
-//! line in [`Command`] and one in [`Command::run`]. [`common`] holds what commands share.
+//! line in `Command` and one in `Command::run`. [`common`] holds what commands share.
 //!
 //! Exit codes: 0, success; 2, the command was not used as it should be ([`Usage`]: bad values, files that are not there);
 //! 1, everything else. Errors are one paragraph on standard error: the rule, what was got, what to do next.
