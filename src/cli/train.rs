@@ -78,10 +78,10 @@ pub struct TrainFlags {
     /// Updates after which the rate falls to a fifth, with commas
     #[arg(long, alias = "lr-milestones", value_name = "N,N", hide_default_value = true, default_value = "")]
     pub lr_milestones: String,
-    /// adam, momentum or sgd
+    /// adam, momentum, sgd or rmsprop
     #[arg(long, default_value = "adam")]
     pub optimizer: String,
-    /// What adam adds to the root of the second moment: weights whose gradient stays far below it hardly move
+    /// What adam and rmsprop add to the root of the second moment: weights whose gradient stays far below it hardly move
     #[arg(long, alias = "adam-eps", default_value = "1e-8")]
     pub adam_eps: f64,
     /// cel (cross-entropy) or mse
