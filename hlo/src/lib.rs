@@ -1,6 +1,7 @@
 //! Build, differentiate, print, compile and run XLA computations.
 
 pub mod array;
+pub mod evaluate;
 pub mod func;
 pub mod graph;
 pub mod lower;
@@ -16,6 +17,7 @@ pub mod transform;
 #[cfg(feature = "xla-rs")]
 pub mod xla_rs;
 
+pub use evaluate::HostValue;
 pub use func::Func;
 pub use graph::{Graph, Tensor, Value};
 pub use lower::{LowerError, lower};

@@ -1,14 +1,14 @@
 //! What a primitive operation must say of itself.
 //!
-//! Everything known of an operation stands in its `impl Primitive`: shape rule, forward derivative, transpose, batching
-//! and emission. Nothing else in the crate names a particular operation, except for simplifications.
+//! Everything known of an operation stands in its `impl Primitive`: shape rule, forward derivative, transpose, batching,
+//! evaluation on the host, and emission. Nothing else in the crate names a particular operation, except for simplifications.
 //!
 //! Reverse mode is not a rule of its own: [`jvp`](Primitive::jvp) writes the derivative as *linear* operations on
 //! tangents, and [`transpose`](Primitive::transpose) of each linear operation runs them backwards.
 
 use std::{any::Any, fmt};
 
-use crate::{graph::Tensor, lower::Emitter, shape::Shape};
+use crate::{evaluate::HostValue, graph::Tensor, lower::Emitter, shape::Shape};
 
 /// A broken shape rule: the rule, what was got, what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +65,9 @@ pub trait Primitive: Any + fmt::Debug {
 
     /// The operation applied to operands of which some have a mapped axis of `size` in front.
     fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped>;
+
+    /// The results, of shapes `results`, computed on the host; see [`evaluate`](crate::evaluate).
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue>;
 
     /// Emits instructions for the given operand instructions; returns one instruction per result.
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64>;

@@ -39,6 +39,25 @@ impl DType {
         matches!(self, DType::BF16 | DType::F32 | DType::F64)
     }
 
+    /// The lowest whole number of an integer type.
+    pub(crate) const fn lowest(self) -> i64 {
+        match self {
+            DType::S32 => i32::MIN as i64,
+            _ => 0,
+        }
+    }
+
+    /// The highest whole number of an integer type (of `u64`, what an `i64` holds).
+    pub(crate) const fn highest(self) -> i64 {
+        match self {
+            DType::Pred => 1,
+            DType::U8 => u8::MAX as i64,
+            DType::S32 => i32::MAX as i64,
+            DType::U32 => u32::MAX as i64,
+            _ => i64::MAX,
+        }
+    }
+
     /// The name XLA prints: `pred`, `u8`, `f32`, ...
     pub const fn name(self) -> &'static str {
         match self {

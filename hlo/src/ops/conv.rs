@@ -10,6 +10,7 @@
 //! only, and compilers for other devices fold them away.
 
 use crate::{
+    evaluate::{HostValue, strides, walk},
     graph::Tensor,
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
@@ -164,6 +165,36 @@ impl Primitive for Conv {
             }
         };
         vec![Mapped { tensor, mapped: true }]
+    }
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+        let (x, w) = (args[0], args[1]);
+        let mut out = HostValue::full(results[0].clone(), 0.0);
+        let (of_x, of_y) = (strides(&x.shape.dims), strides(&results[0].dims));
+        let index =
+            |number: usize, dims: &[usize], strides: &[i64], axis: usize| number / strides[axis] as usize % dims[axis];
+        // Where element k of the kernel meets the input for position p of the result, if it does.
+        let met = |axis: usize, p: usize, k: usize| {
+            let slide = self.slides[axis];
+            let at = (p * slide.stride + k * slide.dilation) as i64 - slide.low;
+            let spread = slide.spread as i64;
+            let inside = at >= 0 && at % spread == 0 && at / spread < x.shape.dims[axis + 1] as i64;
+            inside.then_some((at / spread) as usize)
+        };
+        let (dims, of_w) = (&w.shape.dims, strides(&w.shape.dims));
+        walk(&results[0].dims, 0, &[0; 4], |y, _| {
+            let of = |axis| index(y, &results[0].dims, &of_y, axis);
+            walk(dims, 0, &of_w, |k, at| {
+                let tap = |axis| index(k, dims, &of_w, axis);
+                if let (Some(row), Some(column)) = (met(0, of(1), tap(0)), met(1, of(2), tap(1)))
+                    && tap(3) == of(3)
+                {
+                    let place = [of(0), row, column, tap(2)];
+                    let from: usize = place.iter().zip(&of_x).map(|(&i, s)| i * *s as usize).sum();
+                    out.data[y] += x.data[from] * w.data[at];
+                }
+            });
+        });
+        vec![out]
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         let kernel = e.shape(args[1]).dims.clone();

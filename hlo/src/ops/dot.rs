@@ -3,6 +3,7 @@
 //! The result's axes are: batch, then the free axes of the left operand, then those of the right one.
 
 use crate::{
+    evaluate::{HostValue, strides},
     graph::Tensor,
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
@@ -181,6 +182,30 @@ impl Primitive for Dot {
         };
         let order: Vec<usize> = std::iter::once(at).chain((0..out.rank()).filter(|a| *a != at)).collect();
         vec![Mapped { tensor: out.transpose(&order), mapped: true }]
+    }
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+        let turned = |value: &HostValue, order: &[usize]| {
+            let (dims, steps) = (&value.shape.dims, strides(&value.shape.dims));
+            let new: Vec<usize> = order.iter().map(|&a| dims[a]).collect();
+            value.strided(&new, 0, &order.iter().map(|&a| steps[a]).collect::<Vec<_>>()).data
+        };
+        let (lhs_free, rhs_free) = (self.lhs_free(args[0].shape.rank()), self.rhs_free(args[1].shape.rank()));
+        let a = turned(args[0], &[&self.lhs_batch[..], &lhs_free, &self.lhs_contract].concat());
+        let b = turned(args[1], &[&self.rhs_batch[..], &rhs_free, &self.rhs_contract].concat());
+        let count = |shape: &Shape, axes: &[usize]| sizes(shape, axes).iter().product::<usize>();
+        let (rows, columns) = (count(&args[0].shape, &lhs_free), count(&args[1].shape, &rhs_free));
+        let inner = count(&args[0].shape, &self.lhs_contract);
+        let mut data = Vec::with_capacity(results[0].elements());
+        for batch in 0..count(&args[0].shape, &self.lhs_batch) {
+            for row in 0..rows {
+                let left = &a[(batch * rows + row) * inner..][..inner];
+                data.extend((0..columns).map(|column| {
+                    let right = &b[(batch * columns + column) * inner..][..inner];
+                    left.iter().zip(right).map(|(x, y)| x * y).sum::<f64>()
+                }));
+            }
+        }
+        vec![HostValue::new(results[0].clone(), data)]
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         let (a, b) = (e.shape(args[0]).clone(), e.shape(args[1]).clone());

@@ -8,6 +8,8 @@
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use crate::{
+    array::{bf16_bits, bf16_value},
+    evaluate::{HostValue, wrap},
     graph::Tensor,
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
@@ -44,7 +46,7 @@ fn needs_float(name: &str, shape: &Shape) -> Result<(), ShapeError> {
 }
 
 macro_rules! unary {
-    ($(#[doc = $doc:literal] $name:ident $method:ident $opcode:literal |$x:ident, $y:ident| $factor:expr;)*) => {
+    ($(#[doc = $doc:literal] $name:ident $method:ident $opcode:literal $host:expr, |$x:ident, $y:ident| $factor:expr;)*) => {
         $(
             #[doc = $doc]
             #[derive(Clone, Debug)]
@@ -60,6 +62,10 @@ macro_rules! unary {
                     let ($x, $y) = (&args[0], &results[0]);
                     let _ = ($x, $y);
                     vec![tangents[0].as_ref().map(|d| d * &$factor)]
+                }
+                fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+                    let host: fn(f64) -> f64 = $host;
+                    vec![args[0].map(results[0].clone(), host)]
                 }
                 fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> { apply_mapped(self.clone(), args, size) }
                 fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
@@ -81,25 +87,25 @@ macro_rules! unary {
 
 unary! {
     /// e^x.
-    Exp exp "exponential" |x, y| y.clone();
+    Exp exp "exponential" f64::exp, |x, y| y.clone();
     /// e^x - 1, exact for small x.
-    ExpM1 expm1 "exponential-minus-one" |x, y| x.exp();
+    ExpM1 expm1 "exponential-minus-one" f64::exp_m1, |x, y| x.exp();
     /// Natural logarithm.
-    Log log "log" |x, y| x.recip();
+    Log log "log" f64::ln, |x, y| x.recip();
     /// log(1 + x), exact for small x.
-    Log1p log1p "log-plus-one" |x, y| (x + 1.0).recip();
+    Log1p log1p "log-plus-one" f64::ln_1p, |x, y| (x + 1.0).recip();
     /// Hyperbolic tangent.
-    Tanh tanh "tanh" |x, y| 1.0 - y * y;
+    Tanh tanh "tanh" f64::tanh, |x, y| 1.0 - y * y;
     /// Logistic function 1 / (1 + e^-x).
-    Sigmoid sigmoid "logistic" |x, y| y * (1.0 - y);
+    Sigmoid sigmoid "logistic" |x| 1.0 / (1.0 + (-x).exp()), |x, y| y * (1.0 - y);
     /// Absolute value; slope +1 at 0.
-    Abs abs "abs" |x, y| x.ge(&x.zeros_like()).select(&x.full_like(1.0), &x.full_like(-1.0));
+    Abs abs "abs" f64::abs, |x, y| x.ge(&x.zeros_like()).select(&x.full_like(1.0), &x.full_like(-1.0));
     /// Square root.
-    Sqrt sqrt "sqrt" |x, y| 0.5 / y;
+    Sqrt sqrt "sqrt" f64::sqrt, |x, y| 0.5 / y;
     /// Cosine.
-    Cos cos "cosine" |x, y| -x.sin();
+    Cos cos "cosine" f64::cos, |x, y| -x.sin();
     /// Sine.
-    Sin sin "sine" |x, y| x.cos();
+    Sin sin "sine" f64::sin, |x, y| x.cos();
 }
 
 /// -x.
@@ -125,6 +131,11 @@ impl Primitive for Negate {
     fn transpose(&self, _: &[Tensor], _: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
         vec![cotangents[0].as_ref().map(|c| -c)]
     }
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+        let dtype = results[0].dtype;
+        let negated = |x: f64| if dtype.is_float() { -x } else { wrap(dtype, -(x as i128)) };
+        vec![args[0].map(results[0].clone(), negated)]
+    }
     fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
         apply_mapped(self.clone(), args, size)
     }
@@ -138,6 +149,7 @@ impl Primitive for Negate {
 
 macro_rules! binary {
     ($(#[doc = $doc:literal] $name:ident $opcode:literal
+        host $float:expr, $int:expr;
         jvp |$a:ident, $b:ident, $y:ident, $da:ident, $db:ident| $ta:expr, $tb:expr;
         transpose $transpose:expr;)*) => {
         $(
@@ -165,6 +177,9 @@ macro_rules! binary {
                         None => vec![None, None],
                     }
                 }
+                fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+                    vec![arithmetic(args, &results[0], $float, $int)]
+                }
                 fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> { apply_mapped(self.clone(), args, size) }
                 fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
                     vec![e.push($opcode, &results[0], args, |_| {})]
@@ -182,6 +197,25 @@ fn not_linear(_: &[Tensor], _: &[bool], _: &Tensor) -> [Option<Tensor>; 2] {
     panic!("maximum and minimum are not linear, so they have no transpose; a jvp must not emit them on tangents")
 }
 
+/// The larger one; a NaN wins, as it does on a device.
+fn larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+}
+
+/// Arithmetic on the host: `float` for floating-point types, `int`, wrapped around, for the others.
+fn arithmetic(
+    args: &[&HostValue],
+    shape: &Shape,
+    float: fn(f64, f64) -> f64,
+    int: fn(i128, i128) -> i128,
+) -> HostValue {
+    let dtype = shape.dtype;
+    if dtype.is_float() {
+        return args[0].zip(args[1], shape.clone(), float);
+    }
+    args[0].zip(args[1], shape.clone(), |a, b| wrap(dtype, int(a as i128, b as i128)))
+}
+
 /// 1 where `a` wins, 1/2 at a tie, 0 elsewhere.
 fn winner(a: &Tensor, b: &Tensor) -> Tensor {
     let half = a.eq(b).select(&a.full_like(0.5), &a.zeros_like());
@@ -191,18 +225,22 @@ fn winner(a: &Tensor, b: &Tensor) -> Tensor {
 binary! {
     /// a + b.
     AddOp "add"
+        host |a, b| a + b, |a, b| a + b;
         jvp |a, b, y, da, db| da.clone(), db.clone();
         transpose |_, lin, ct| [lin[0].then(|| ct.clone()), lin[1].then(|| ct.clone())];
     /// a - b.
     SubOp "subtract"
+        host |a, b| a - b, |a, b| a - b;
         jvp |a, b, y, da, db| da.clone(), -db;
         transpose |_, lin, ct| [lin[0].then(|| ct.clone()), lin[1].then(|| -ct)];
     /// a b.
     MulOp "multiply"
+        host |a, b| a * b, |a, b| a * b;
         jvp |a, b, y, da, db| da * b, a * db;
         transpose |args, lin, ct| [lin[0].then(|| ct * &args[1]), lin[1].then(|| &args[0] * ct)];
     /// a / b.
     DivOp "divide"
+        host |a, b| a / b, |a, b| if b == 0 { -1 } else { a / b };
         jvp |a, b, y, da, db| da / b, -(db * &(y / b));
         transpose |args, lin, ct| {
             assert!(!lin[1], "divide: not linear in the divisor, so it has no transpose; a jvp must not emit it on tangents");
@@ -210,16 +248,18 @@ binary! {
         };
     /// The larger one; the derivative of a tie is shared equally.
     MaxOp "maximum"
+        host larger, Ord::max;
         jvp |a, b, y, da, db| da * &winner(a, b), db * &winner(b, a);
         transpose not_linear;
     /// The smaller one; the derivative of a tie is shared equally.
     MinOp "minimum"
+        host |a, b| -larger(-a, -b), Ord::min;
         jvp |a, b, y, da, db| da * &winner(b, a), db * &winner(a, b);
         transpose not_linear;
 }
 
 macro_rules! bitwise {
-    ($(#[doc = $doc:literal] $name:ident $opcode:literal $flags:literal;)*) => {
+    ($(#[doc = $doc:literal] $name:ident $opcode:literal $flags:literal $host:expr;)*) => {
         $(
             #[doc = $doc]
             #[derive(Clone, Debug)]
@@ -233,6 +273,13 @@ macro_rules! bitwise {
                     Ok(vec![shape])
                 }
                 fn jvp(&self, _: &[Tensor], _: &[Tensor], _: &[Option<Tensor>]) -> Vec<Option<Tensor>> { vec![None] }
+                fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+                    let (dtype, host): (DType, fn(u64, u64, u32) -> u64) = (results[0].dtype, $host);
+                    let width = 8 * dtype.bytes() as u32;
+                    let bits = |x: f64| if dtype == DType::S32 { u64::from(x as i32 as u32) } else { x as u64 };
+                    let each = |a, b| wrap(dtype, host(bits(a), bits(b), width).into());
+                    vec![args[0].zip(args[1], results[0].clone(), each)]
+                }
                 fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> { apply_mapped(self.clone(), args, size) }
                 fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
                     vec![e.push($opcode, &results[0], args, |_| {})]
@@ -256,18 +303,18 @@ fn needs_bits(name: &str, shape: &Shape, flags: bool) -> Result<(), ShapeError> 
     Err(ShapeError(format!("{name}: needs {what}, got {shape}; convert it first (`.convert(U32)`)")))
 }
 
-// The last column: whether `pred` will do.
+// The columns: whether `pred` will do; on the host, of the bits of both operands and the width of the type.
 bitwise! {
     /// Bits set in both.
-    AndOp "and" true;
+    AndOp "and" true |a, b, _| a & b;
     /// Bits set in either.
-    OrOp "or" true;
+    OrOp "or" true |a, b, _| a | b;
     /// Bits set in one of the two.
-    XorOp "xor" true;
+    XorOp "xor" true |a, b, _| a ^ b;
     /// Bits moved up by as many places as the second operand says; zeros come in, and all are gone from the type's width on.
-    ShiftLeft "shift-left" false;
+    ShiftLeft "shift-left" false |a, b, width| if b < width.into() { a << b } else { 0 };
     /// Bits moved down by as many places as the second operand says; zeros come in, whatever the sign.
-    ShiftRight "shift-right-logical" false;
+    ShiftRight "shift-right-logical" false |a, b, width| if b < width.into() { a >> b } else { 0 };
 }
 
 /// A comparison; gives `pred`.
@@ -286,6 +333,17 @@ impl Primitive for Compare {
     }
     fn jvp(&self, _: &[Tensor], _: &[Tensor], _: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
         vec![None]
+    }
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+        let holds = |a: f64, b: f64| match self.direction {
+            "EQ" => a == b,
+            "NE" => a != b,
+            "LT" => a < b,
+            "LE" => a <= b,
+            "GT" => a > b,
+            _ => a >= b,
+        };
+        vec![args[0].zip(args[1], results[0].clone(), |a, b| f64::from(holds(a, b)))]
     }
     fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
         apply_mapped(self.clone(), args, size)
@@ -328,6 +386,10 @@ impl Primitive for Select {
         let zero = ct.zeros_like();
         vec![None, linear[1].then(|| args[0].select(ct, &zero)), linear[2].then(|| args[0].select(&zero, ct))]
     }
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+        let pick = |k: usize| if args[0].data[k] != 0.0 { args[1].data[k] } else { args[2].data[k] };
+        vec![HostValue::new(results[0].clone(), (0..results[0].elements()).map(pick).collect())]
+    }
     fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
         apply_mapped(self.clone(), args, size)
     }
@@ -361,6 +423,18 @@ impl Primitive for Convert {
     }
     fn transpose(&self, args: &[Tensor], _: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
         vec![cotangents[0].as_ref().map(|c| c.convert(args[0].dtype()))]
+    }
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+        let to = self.dtype;
+        let converted = |x: f64| match to {
+            DType::Pred => f64::from(x != 0.0),
+            DType::BF16 => bf16_value(bf16_bits(x as f32)).into(),
+            _ if to.is_float() => x,
+            // From integers wrapping around, from floating-point numbers saturating.
+            _ if args[0].shape.dtype.is_float() => (x as i64).clamp(to.lowest(), to.highest()) as f64,
+            _ => wrap(to, x as i128),
+        };
+        vec![args[0].map(results[0].clone(), converted)]
     }
     fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
         apply_mapped(self.clone(), args, size)

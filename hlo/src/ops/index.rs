@@ -1,6 +1,7 @@
 //! Slices at positions computed by the program, along the first axis.
 
 use crate::{
+    evaluate::HostValue,
     func::Func,
     graph::Tensor,
     lower::Emitter,
@@ -34,6 +35,13 @@ fn check_index(name: &str, index: &Shape) -> Result<(), ShapeError> {
         return Err(ShapeError(format!("{name}: the position must be a scalar s32[], got {index}; convert it first")));
     }
     Ok(())
+}
+
+/// Position in memory of the row at `index`, moved so that `size` rows lie inside.
+fn first_element(whole: &HostValue, index: &HostValue, size: usize) -> usize {
+    let rows = whole.shape.dims[0];
+    let row = index.scalar().clamp(0.0, (rows - size) as f64) as usize;
+    row * whole.shape.dims[1..].iter().product::<usize>()
 }
 
 /// `size` rows of the first axis, from a computed position (clamped to stay inside).
@@ -71,6 +79,10 @@ impl Primitive for DynamicSlice {
         }
         let rows = swap_front(&args[0].materialize(size));
         vec![Mapped { tensor: swap_front(&rows.dynamic_slice(&args[1].tensor, self.size)), mapped: true }]
+    }
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+        let start = first_element(args[0], args[1], self.size);
+        vec![HostValue::new(results[0].clone(), args[0].data[start..][..results[0].elements()].to_vec())]
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         let zero = e.constant(DType::S32, 0.0);
@@ -126,6 +138,12 @@ impl Primitive for DynamicUpdate {
         let whole = swap_front(&args[0].materialize(size));
         let part = swap_front(&args[1].materialize(size));
         vec![Mapped { tensor: swap_front(&whole.dynamic_update(&part, &args[2].tensor)), mapped: true }]
+    }
+    fn evaluate(&self, args: &[&HostValue], _: &[Shape]) -> Vec<HostValue> {
+        let start = first_element(args[0], args[2], args[1].shape.dims[0]);
+        let mut whole = args[0].clone();
+        whole.data[start..][..args[1].data.len()].copy_from_slice(&args[1].data);
+        vec![whole]
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         let zero = e.constant(DType::S32, 0.0);

@@ -1,6 +1,7 @@
 //! Values without operands: parameters, constants, counters, and the placeholders that transforms use.
 
 use crate::{
+    evaluate::{HostValue, strides, walk},
     graph::{Graph, Tensor},
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
@@ -67,8 +68,17 @@ impl Iota {
     }
 }
 
+impl Iota {
+    fn count(&self, shape: &Shape) -> HostValue {
+        let stride = strides(&shape.dims)[self.axis] as usize;
+        let mut data = vec![0.0; shape.elements()];
+        walk(&shape.dims, 0, &vec![0; shape.rank()], |k, _| data[k] = (k / stride % shape.dims[self.axis]) as f64);
+        HostValue::new(shape.clone(), data)
+    }
+}
+
 macro_rules! leaf {
-    ($($name:ident $label:literal |$me:ident| $shape:expr, $check:expr, |$em:ident, $s:ident, $r:ident| $emit:expr;)*) => {$(
+    ($($name:ident $label:literal |$me:ident| $shape:expr, $check:expr, |$em:ident, $s:ident, $r:ident| $emit:expr, $host:expr;)*) => {$(
         impl Primitive for $name {
             fn name(&self) -> &'static str { $label }
             fn infer(&self, _: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
@@ -80,15 +90,22 @@ macro_rules! leaf {
             fn batch(&self, _: &[Mapped], _: usize) -> Vec<Mapped> {
                 unreachable!("{}: values without operands are never mapped", self.name())
             }
+            fn evaluate(&self, _: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+                let host: fn(&Self, &Shape) -> HostValue = $host;
+                vec![host(self, &results[0])]
+            }
             fn emit(&self, $em: &mut Emitter<'_>, _: &[i64], $r: &[Shape]) -> Vec<i64> { let $s = self; vec![$emit] }
         }
     )*};
 }
 
 leaf! {
-    Parameter "parameter" |p| p.shape.clone(), Ok(()), |e, p, r| e.parameter(p.index, &r[0]);
-    Constant "constant" |c| Shape::new(c.dtype, []), c.check(), |e, c, r| e.constant(r[0].dtype, f64::from_bits(c.bits));
-    Iota "iota" |i| i.shape.clone(), i.check(), |e, i, r| e.push("iota", &r[0], &[], |x| x.dimensions = vec![i.axis as i64]);
+    Parameter "parameter" |p| p.shape.clone(), Ok(()), |e, p, r| e.parameter(p.index, &r[0]),
+        |p, _| unreachable!("parameter {}: its value is given", p.index);
+    Constant "constant" |c| Shape::new(c.dtype, []), c.check(), |e, c, r| e.constant(r[0].dtype, f64::from_bits(c.bits)),
+        |c, shape| HostValue::full(shape.clone(), f64::from_bits(c.bits));
+    Iota "iota" |i| i.shape.clone(), i.check(), |e, i, r| e.push("iota", &r[0], &[], |x| x.dimensions = vec![i.axis as i64]),
+        |i, shape| i.count(shape);
 }
 
 /// Stands for a tangent while a derivative is taken; never lowered.
@@ -112,6 +129,9 @@ impl Primitive for Placeholder {
     }
     fn batch(&self, _: &[Mapped], _: usize) -> Vec<Mapped> {
         unreachable!("placeholder: values without operands are never mapped")
+    }
+    fn evaluate(&self, _: &[&HostValue], _: &[Shape]) -> Vec<HostValue> {
+        panic!("a tangent placeholder of shape {} was used as a value: a defect in a jvp or transpose rule", self.shape)
     }
     fn emit(&self, _: &mut Emitter<'_>, _: &[i64], _: &[Shape]) -> Vec<i64> {
         panic!("a tangent placeholder of shape {} was used as a value: a defect in a jvp or transpose rule", self.shape)

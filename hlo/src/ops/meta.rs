@@ -7,6 +7,7 @@
 //!   after a computation was traced; the emitted program never sees the label.
 
 use crate::{
+    evaluate::HostValue,
     graph::Tensor,
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
@@ -29,6 +30,9 @@ impl Primitive for StopGradient {
     }
     fn batch(&self, args: &[Mapped], _: usize) -> Vec<Mapped> {
         vec![Mapped { tensor: args[0].tensor.stop_gradient(), mapped: args[0].mapped }]
+    }
+    fn evaluate(&self, args: &[&HostValue], _: &[Shape]) -> Vec<HostValue> {
+        vec![args[0].clone()]
     }
     fn emit(&self, _: &mut Emitter<'_>, args: &[i64], _: &[Shape]) -> Vec<i64> {
         vec![args[0]]
@@ -72,6 +76,9 @@ impl Primitive for CustomDerivative {
         let tensor = args[0].graph().apply(CustomDerivative, &args.iter().collect::<Vec<_>>());
         vec![Mapped { tensor, mapped: true }]
     }
+    fn evaluate(&self, args: &[&HostValue], _: &[Shape]) -> Vec<HostValue> {
+        vec![args[0].clone()]
+    }
     fn emit(&self, _: &mut Emitter<'_>, args: &[i64], _: &[Shape]) -> Vec<i64> {
         vec![args[0]]
     }
@@ -105,6 +112,9 @@ impl Primitive for Tag {
     fn batch(&self, args: &[Mapped], _: usize) -> Vec<Mapped> {
         let operands: Vec<&Tensor> = args.iter().map(|a| &a.tensor).collect();
         vec![Mapped { tensor: operands[0].graph().apply(self.clone(), &operands), mapped: args[0].mapped }]
+    }
+    fn evaluate(&self, args: &[&HostValue], _: &[Shape]) -> Vec<HostValue> {
+        vec![args[0].clone()]
     }
     fn emit(&self, _: &mut Emitter<'_>, args: &[i64], _: &[Shape]) -> Vec<i64> {
         vec![args[0]]

@@ -1,6 +1,7 @@
 //! Sums and extrema over axes, and what is built from them: mean, softmax, index of the maximum.
 
 use crate::{
+    evaluate::{HostValue, strides, walk},
     graph::Tensor,
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
@@ -82,6 +83,21 @@ impl Primitive for Reduce {
     fn batch(&self, args: &[Mapped], _: usize) -> Vec<Mapped> {
         let op = Reduce { combine: self.combine, axes: self.axes.iter().map(|a| a + 1).collect() };
         vec![Mapped { tensor: args[0].tensor.graph().apply(op, &[&args[0].tensor]), mapped: true }]
+    }
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+        let mut kept = strides(&results[0].dims).into_iter();
+        let step = |axis: usize| if self.axes.contains(&axis) { 0 } else { kept.next().unwrap_or(0) };
+        let steps: Vec<i64> = (0..args[0].shape.rank()).map(step).collect();
+        let mut out = HostValue::full(results[0].clone(), self.combine.rule(results[0].dtype).1);
+        walk(&args[0].shape.dims, 0, &steps, |from, to| {
+            let (x, so_far) = (args[0].data[from], &mut out.data[to]);
+            *so_far = match self.combine {
+                Combine::Sum => *so_far + x,
+                Combine::Max => so_far.max(x),
+                Combine::Min => so_far.min(x),
+            };
+        });
+        vec![out]
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         let (opcode, start) = self.combine.rule(results[0].dtype);

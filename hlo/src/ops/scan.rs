@@ -9,7 +9,10 @@
 //! It lowers to one `while`, so code size and compile time do not depend on T. Loops are built with
 //! [`scan`](crate::transform::scan), which leaves only the recurrence inside.
 
+use std::rc::Rc;
+
 use crate::{
+    evaluate::{Evaluator, HostValue},
     func::Func,
     graph::Tensor,
     lower::Emitter,
@@ -137,6 +140,29 @@ impl Primitive for Scan {
         let consts: Vec<Tensor> = consts.iter().map(|c| c.tensor.clone()).collect();
         let (carry, ys) = scan(&graph, &body, self.length, self.reverse, &carries, &outer, &consts);
         carry.into_iter().chain(ys.iter().map(swap)).map(|tensor| Mapped { tensor, mapped: true }).collect()
+    }
+
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+        let (carries, inputs, consts) = parts(self, args);
+        let shared = |values: &[&HostValue]| values.iter().map(|v| Rc::new((*v).clone())).collect::<Vec<_>>();
+        let (mut carried, consts) = (shared(carries), shared(consts));
+        let mut stacks: Vec<HostValue> =
+            results[self.carries..].iter().map(|s| HostValue::full(s.clone(), 0.0)).collect();
+        let body = Evaluator::new(&self.body);
+        for step in 0..self.length {
+            let at = if self.reverse { self.length - 1 - step } else { step };
+            let mut step_args = carried;
+            step_args.extend(inputs.iter().zip(&self.body.params()[self.carries..]).map(|(stack, param)| {
+                let size = param.shape().elements();
+                Rc::new(HostValue::new(param.shape().clone(), stack.data[at * size..][..size].to_vec()))
+            }));
+            step_args.extend(consts.iter().cloned());
+            carried = body.run(&step_args);
+            for (stack, row) in stacks.iter_mut().zip(carried.split_off(self.carries)) {
+                stack.data[at * row.data.len()..][..row.data.len()].copy_from_slice(&row.data);
+            }
+        }
+        carried.iter().map(|v| (**v).clone()).chain(stacks).collect()
     }
 
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {

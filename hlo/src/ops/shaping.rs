@@ -2,6 +2,7 @@
 //! All are linear, so each is its own derivative.
 
 use crate::{
+    evaluate::{HostValue, strides, walk},
     graph::Tensor,
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
@@ -70,6 +71,13 @@ impl Primitive for Broadcast {
         let axes: Vec<usize> = std::iter::once(0).chain(shifted(&self.axes)).collect();
         mapped(args[0].tensor.broadcast(&with_front(size, &self.dims), &axes))
     }
+    fn evaluate(&self, args: &[&HostValue], _: &[Shape]) -> Vec<HostValue> {
+        let mut steps = vec![0; self.dims.len()];
+        for (&axis, step) in self.axes.iter().zip(strides(&args[0].shape.dims)) {
+            steps[axis] = step;
+        }
+        vec![args[0].strided(&self.dims, 0, &steps)]
+    }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("broadcast", &results[0], args, |i| i.dimensions = signed(&self.axes))]
     }
@@ -105,6 +113,9 @@ impl Primitive for Reshape {
     }
     fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
         mapped(args[0].tensor.reshape(&with_front(size, &self.dims)))
+    }
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+        vec![HostValue::new(results[0].clone(), args[0].data.clone())]
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("reshape", &results[0], args, |_| {})]
@@ -146,6 +157,10 @@ impl Primitive for Transpose {
     fn batch(&self, args: &[Mapped], _: usize) -> Vec<Mapped> {
         let order: Vec<usize> = std::iter::once(0).chain(shifted(&self.order)).collect();
         mapped(args[0].tensor.transpose(&order))
+    }
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+        let steps = strides(&args[0].shape.dims);
+        vec![args[0].strided(&results[0].dims, 0, &self.order.iter().map(|&a| steps[a]).collect::<Vec<_>>())]
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("transpose", &results[0], args, |i| i.dimensions = signed(&self.order))]
@@ -197,6 +212,12 @@ impl Primitive for Slice {
     fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> {
         let (start, limit) = (with_front(0, &self.start), with_front(size, &self.limit));
         mapped(args[0].tensor.slice_by(&start, &limit, &with_front(1, &self.stride)))
+    }
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+        let steps = strides(&args[0].shape.dims);
+        let base = steps.iter().zip(&self.start).map(|(s, &first)| s * first as i64).sum();
+        let steps: Vec<i64> = steps.iter().zip(&self.stride).map(|(s, &by)| s * by as i64).collect();
+        vec![args[0].strided(&results[0].dims, base, &steps)]
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("slice", &results[0], args, |i| {
@@ -254,6 +275,14 @@ impl Primitive for Pad {
     fn batch(&self, args: &[Mapped], _: usize) -> Vec<Mapped> {
         let [low, high, between] = [&self.low, &self.high, &self.between].map(|v| with_front(0, v));
         mapped(args[0].tensor.pad_between(&low, &high, &between))
+    }
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+        let steps = strides(&results[0].dims);
+        let base = steps.iter().zip(&self.low).map(|(s, &low)| s * low as i64).sum();
+        let steps: Vec<i64> = steps.iter().zip(&self.between).map(|(s, &between)| s * (between as i64 + 1)).collect();
+        let mut out = HostValue::full(results[0].clone(), 0.0);
+        walk(&args[0].shape.dims, base, &steps, |from, to| out.data[to] = args[0].data[from]);
+        vec![out]
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         let zero = e.constant(results[0].dtype, 0.0);
@@ -334,6 +363,16 @@ impl Primitive for Concatenate {
         let parts: Vec<Tensor> = args.iter().map(|a| a.materialize(size)).collect();
         mapped(Tensor::concat(&parts.iter().collect::<Vec<_>>(), self.axis + 1))
     }
+    fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
+        let inner: usize = results[0].dims[self.axis + 1..].iter().product();
+        let outer: usize = results[0].dims[..self.axis].iter().product();
+        let piece = |k: usize, value: &HostValue| {
+            let width = value.shape.dims[self.axis] * inner;
+            value.data[k * width..][..width].to_vec()
+        };
+        let data = (0..outer).flat_map(|k| args.iter().flat_map(move |value| piece(k, value))).collect();
+        vec![HostValue::new(results[0].clone(), data)]
+    }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("concatenate", &results[0], args, |i| i.dimensions = vec![self.axis as i64])]
     }
@@ -366,6 +405,14 @@ impl Primitive for Reverse {
     }
     fn batch(&self, args: &[Mapped], _: usize) -> Vec<Mapped> {
         mapped(args[0].tensor.reverse(&shifted(&self.axes)))
+    }
+    fn evaluate(&self, args: &[&HostValue], _: &[Shape]) -> Vec<HostValue> {
+        let (dims, mut steps, mut base) = (&args[0].shape.dims, strides(&args[0].shape.dims), 0);
+        for &axis in &self.axes {
+            base += steps[axis] * (dims[axis] as i64 - 1);
+            steps[axis] = -steps[axis];
+        }
+        vec![args[0].strided(dims, base, &steps)]
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("reverse", &results[0], args, |i| i.dimensions = signed(&self.axes))]

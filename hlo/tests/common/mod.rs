@@ -3,7 +3,7 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 use hlo::{
-    DType, Func, Program, Shape,
+    DType, Func, HostValue, Program, Shape,
     array::Array,
     lower,
     pjrt::{Arg, Client, ClientOptions, CompileOptions, Executable, OptionValue, Plugin, PluginKind},
@@ -22,15 +22,15 @@ pub fn program(func: &Func) -> Program {
     lower("test", func, &names("a", func.params().len()), &names("r", func.results().len()), &[]).unwrap()
 }
 
-/// A function ready to run.
-pub struct Compiled(Executable);
+/// A function ready to run, on the device and on the host.
+pub struct Compiled(Executable, Func);
 
 pub fn compile(func: &Func) -> Compiled {
     let program = program(func);
     // Hundreds of small programs are compiled and run a few times: the code need not be fast.
     let options = CompileOptions::default().uncached().with("xla_backend_optimization_level", OptionValue::Int(0));
     match CLIENT.compile(&program, &options) {
-        Ok(executable) => Compiled(executable),
+        Ok(executable) => Compiled(executable, func.clone()),
         Err(error) => panic!("{error}\n{}", program.module.to_text()),
     }
 }
@@ -39,11 +39,36 @@ impl Compiled {
     pub fn run(&self, args: &[Array]) -> Vec<Array> {
         let buffers: Vec<_> = args.iter().map(|a| CLIENT.upload(a).unwrap()).collect();
         let results = self.0.run(buffers.iter().map(Arg::Keep).collect()).unwrap();
-        results.iter().map(|r| r.to_array().unwrap()).collect()
+        let results: Vec<Array> = results.iter().map(|r| r.to_array().unwrap()).collect();
+        agrees_with_the_host(&self.1, args, &results);
+        results
     }
 
     pub fn values(&self, args: &[Array]) -> Vec<Vec<f64>> {
         self.run(args).iter().map(Array::to_f64_vec).collect()
+    }
+}
+
+/// What a device computes, the host must find too: every test of a compiled function is one of `Func::evaluate` as well.
+#[track_caller]
+fn agrees_with_the_host(func: &Func, args: &[Array], results: &[Array]) {
+    let host = func.evaluate(&args.iter().map(HostValue::from).collect::<Vec<_>>());
+    for (k, (device, host)) in results.iter().zip(&host).enumerate() {
+        assert_eq!(device.shape(), &host.shape, "result {k} on the host");
+        let tolerance = match device.shape().dtype {
+            DType::F64 => 1e-9,
+            DType::F32 => 1e-5,
+            DType::BF16 => 1e-2,
+            _ => 0.0,
+        };
+        let alike = |(d, h): (&f64, &f64)| {
+            d == h || (d.is_nan() && h.is_nan()) || (d - h).abs() <= tolerance * d.abs().max(h.abs()).max(1.0)
+        };
+        let values = device.to_f64_vec();
+        let apart = values.iter().zip(&host.data).position(|pair| !alike(pair));
+        if let Some(at) = apart {
+            panic!("result {k}, element {at}: the device says {}, the host {}", values[at], host.data[at]);
+        }
     }
 }
 
