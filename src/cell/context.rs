@@ -11,6 +11,8 @@ use super::{
 pub const DENSE: &str = "etp.dense";
 /// Kind of the tag on the output of a traced op `y = w`, one value per position; the tag refers to `w`.
 pub const ELEMENTWISE: &str = "etp.elementwise";
+/// Kind of the tag on a weight where a traced op uses it: each use of one weight is a value of its own, with a trace of its own.
+pub const USE: &str = "etp.use";
 
 /// Declares and traces one step of a model.
 pub struct StepContext {
@@ -22,6 +24,7 @@ pub struct StepContext {
     observed: Vec<(String, Tensor)>,
     tracked: Vec<(Tracked, Tensor)>,
     streams: usize,
+    uses: usize,
 }
 
 struct State {
@@ -74,6 +77,7 @@ impl StepContext {
             observed: vec![],
             tracked: vec![],
             streams: 0,
+            uses: 0,
         };
         let out = step(&mut cx, &x);
         cx.finish(&x, &out)
@@ -225,16 +229,22 @@ impl StepContext {
     /// A traced op `y = x W`: `[B, I] x [I, N] -> [B, N]`. `site` groups the ops of one layer in reports.
     #[track_caller]
     pub fn matmul(&mut self, site: &str, x: &Tensor, weight: &Tensor) -> Tensor {
-        let site = self.name(site);
-        x.dot(weight).tag(DENSE, site, &[x, weight])
+        let weight = self.used(weight);
+        x.dot(&weight).tag(DENSE, self.name(site), &[x, &weight])
     }
 
     /// A traced op `y = w` repeated for every sequence: `[N] -> [B, N]`.
     #[track_caller]
     pub fn elementwise(&mut self, site: &str, weight: &Tensor) -> Tensor {
-        let site = self.name(site);
+        let weight = self.used(weight);
         let dims: Vec<usize> = std::iter::once(self.batch).chain(weight.dims().iter().copied()).collect();
-        weight.broadcast_to(&dims).tag(ELEMENTWISE, site, &[weight])
+        weight.broadcast_to(&dims).tag(ELEMENTWISE, self.name(site), &[&weight])
+    }
+
+    /// One use of a weight.
+    fn used(&mut self, weight: &Tensor) -> Tensor {
+        self.uses += 1;
+        weight.tag(USE, self.uses.to_string(), &[])
     }
 
     /// `y = [x_1; x_2; ..] W + b` with parameters `NAME.weight: [sum I, n]` and `NAME.bias: [n]`.

@@ -4,19 +4,19 @@
 //! the other steps. So a chunk runs in two parts:
 //!
 //! 1. a loop over K steps that does nothing but the recurrence and keeps the states, op inputs and op outputs ([`Forward`]);
-//! 2. the step mapped over all K at once ([`Steps`]): transitions, drives, learning signals and instantaneous gradients as
-//!    large operations, with no loop.
+//! 2. the step mapped over all K at once ([`Steps`]): transitions, drives, and learning signals
+//!    ([`signal`](super::signal)) as large operations, with no loop.
 
 use std::collections::HashMap;
 
 use hlo::{
     Func, Graph, Mapped, Shape, Tensor, Value, scan,
-    transform::{Dependence, Dual, Rules, jvp_with, pullback, vmap},
+    transform::{Dependence, Dual, Rules, jvp_with, vmap},
 };
 
 use super::{
-    Attachment, Prepared, Structure,
-    structure::{Group, Kind, drive, leads_to},
+    Prepared, Structure,
+    structure::{Kind, drive},
 };
 
 /// What the recurrence of a chunk leaves behind.
@@ -86,9 +86,6 @@ pub fn kept(p: &Prepared, s: &Structure) -> Vec<Value> {
 /// Transitions of one group in every step: `d[a][c] = dh'_a/dh_c`, `[K, B, N]`; `None` is zero.
 pub type Transition = Vec<Vec<Option<Tensor>>>;
 
-/// Derivatives of the loss with respect to the states of every group, by group and state, `[K, B, N]`; `None` is zero.
-pub type Signal = Vec<Vec<Option<Tensor>>>;
-
 /// What the steps of a chunk compute besides states.
 pub struct Values {
     /// Loss, `[K]`.
@@ -103,15 +100,15 @@ pub struct Values {
 
 /// The step mapped over the K steps of a chunk; a single step as it is.
 pub struct Steps<'a> {
-    graph: Graph,
-    prepared: &'a Prepared,
-    structure: &'a Structure,
+    pub(super) graph: Graph,
+    pub(super) prepared: &'a Prepared,
+    pub(super) structure: &'a Structure,
     /// The mapped step.
-    func: Func,
+    pub(super) func: Func,
     /// Where the values of the step are in the mapped step.
-    place: HashMap<Value, Value>,
+    pub(super) place: HashMap<Value, Value>,
     /// The arguments of the mapped step.
-    args: Vec<Dual>,
+    pub(super) args: Vec<Dual>,
     /// Values that the loop computed already.
     known: HashMap<Value, Tensor>,
     /// Number of steps.
@@ -163,11 +160,11 @@ impl<'a> Steps<'a> {
         Steps { graph: graph.clone(), prepared, structure, func, place, args, known, length }
     }
 
-    fn rules(&self) -> Rules<'static> {
+    pub(super) fn rules(&self) -> Rules<'static> {
         Rules { known: self.known.clone(), ..Rules::default() }
     }
 
-    fn at(&self, v: &Tensor) -> Tensor {
+    pub(super) fn at(&self, v: &Tensor) -> Tensor {
         self.func.graph().tensor(self.place[&v.value()])
     }
 
@@ -176,7 +173,7 @@ impl<'a> Steps<'a> {
     }
 
     /// In the shape `[K, ..]` even where every step has the same, or there is one.
-    fn per_step(&self, t: Tensor, dims: &[usize]) -> Tensor {
+    pub(super) fn per_step(&self, t: Tensor, dims: &[usize]) -> Tensor {
         let full: Vec<usize> = std::iter::once(self.length).chain(dims.iter().copied()).collect();
         t.broadcast_to(&full)
     }
@@ -231,81 +228,5 @@ impl<'a> Steps<'a> {
             .iter()
             .map(|&s| all[s].clone().filter(|t| t.as_constant() != Some(0.0)).map(|t| self.per_step(t, &group.dims)))
             .collect()
-    }
-
-    /// `dL/dh'` of the summed loss at the end of every step, and the instantaneous gradients of those `phi` that have no
-    /// trace (states before the step held fixed).
-    pub fn signals(&self, attachment: Attachment) -> (Signal, Vec<Option<Tensor>>) {
-        let g = &self.graph;
-        let new: Vec<Value> = self.prepared.new_states().iter().map(|s| self.place[&s.value()]).collect();
-        let seeds: Vec<Tensor> =
-            new.iter().map(|v| g.placeholder(self.func.graph().tensor(*v).shape().clone())).collect();
-        let mut args = self.args.clone();
-        let plain: Vec<usize> = (0..self.prepared.phis)
-            .filter(|&k| attachment == Attachment::Exit && self.prepared.is_trained(k) && !self.structure.is_traced(k))
-            .collect();
-        for &k in &plain {
-            args[k].tangent = Some(g.placeholder(args[k].primal.shape().clone()));
-        }
-        // Consumers inside a state's own group do not see it perturbed: the trace has counted that route.
-        let inside: Vec<Vec<bool>> = self
-            .structure
-            .groups
-            .iter()
-            .map(|group| leads_to(&self.func, &group.states.iter().map(|&s| new[s]).collect::<Vec<_>>()))
-            .collect();
-        let group_of = |v: Value| self.structure.groups.iter().position(|gr| gr.states.iter().any(|&s| new[s] == v));
-        let sees = |consumer: usize, v: Value| match attachment {
-            Attachment::InStep => true,
-            Attachment::Exit => group_of(v).is_none_or(|gr| !inside[gr][consumer]),
-        };
-        let perturb = new.iter().copied().zip(seeds.iter().cloned()).collect();
-        let rules = Rules { perturb, sees: Some(&sees), ..self.rules() };
-        let loss = self.func.with_results(vec![self.at(self.prepared.loss())]);
-        let env = jvp_with(g, &loss, &args, &rules);
-        let Some(tangent) = env.get(loss.results()[0].value()).tangent.clone() else {
-            return (self.no_signal(), vec![None; self.prepared.phis]);
-        };
-        let mut all = seeds;
-        all.extend(plain.iter().filter_map(|&k| args[k].tangent.clone()));
-        let mut found = pullback(g, &all, &[(tangent.clone(), tangent.full_like(1.0))]);
-        let mut grads = vec![None; self.prepared.phis];
-        for (&k, ct) in plain.iter().zip(found.split_off(new.len())) {
-            grads[k] = ct;
-        }
-        (self.by_group(&found), grads)
-    }
-
-    /// `dL/dh` with respect to the states *before* every step, and the gradients of all `phi` in the step (both exact).
-    pub fn entry_signals(&self) -> (Signal, Vec<Option<Tensor>>) {
-        let g = &self.graph;
-        let (first, last) = (self.prepared.phis, self.prepared.phis + self.prepared.states);
-        let mut args = self.args.clone();
-        let wrt: Vec<usize> = (0..last).filter(|&k| k >= first || self.prepared.is_trained(k)).collect();
-        for &k in &wrt {
-            args[k].tangent = Some(g.placeholder(args[k].primal.shape().clone()));
-        }
-        let loss = self.func.with_results(vec![self.at(self.prepared.loss())]);
-        let env = jvp_with(g, &loss, &args, &self.rules());
-        let Some(tangent) = env.get(loss.results()[0].value()).tangent.clone() else {
-            return (self.no_signal(), vec![None; self.prepared.phis]);
-        };
-        let seeds: Vec<Tensor> = wrt.iter().filter_map(|&k| args[k].tangent.clone()).collect();
-        let found = pullback(g, &seeds, &[(tangent.clone(), tangent.full_like(1.0))]);
-        let mut cotangents = vec![None; last];
-        for (&k, ct) in wrt.iter().zip(found) {
-            cotangents[k] = ct;
-        }
-        let states = cotangents.split_off(first);
-        (self.by_group(&states), cotangents)
-    }
-
-    fn no_signal(&self) -> Signal {
-        self.structure.groups.iter().map(|g| vec![None; g.states.len()]).collect()
-    }
-
-    fn by_group(&self, states: &[Option<Tensor>]) -> Signal {
-        let of = |g: &Group, s: usize| states[s].clone().map(|t| self.per_step(t, &g.dims));
-        self.structure.groups.iter().map(|g| g.states.iter().map(|&s| of(g, s)).collect()).collect()
     }
 }

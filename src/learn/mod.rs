@@ -5,24 +5,27 @@
 //! * **hidden groups**: states coupled position by position once traced ops are held fixed; `k` states, positions `[B, N]`;
 //! * per step and group the **transition** `D[a][c] = dh'_a / dh_c` and per traced op the **drive** `f[a] = dh'_a / dy`, both
 //!   `[B, N]`, with all op outputs `y` held fixed;
-//! * the **learning signal** `l[a] = dL / dh'_a`, each state of the group counted once.
+//! * the **learning signal** `l[a] = dL / dh'_a`, each state of the group counted once, and what the loss reads of a group on ways
+//!   that bypass its new states ([`signal`]).
 //!
 //! Glossary: `phi` are parameters as the step uses them (after slices, masks, transforms; made once per program), `K` is the
 //! chunk length, `lam` the learning signal carried back through a chunk, `P` the product of transitions, a *slot* is a
 //! moment between steps (slot s of a chunk is after its step s).
 //!
 //! Reading order: [`objective`], [`prepare`] (step and loss, split into what is computed once and what is computed per
-//! step), [`structure`] (what the graph says), [`chunk`] (K steps at once), [`rules`] (D-RTRL, ES-D-RTRL), [`sequence`]
-//! (a whole sequence, any method).
+//! step), [`structure`] (what the graph says), [`chunk`] (K steps at once), [`signal`] (what the loss asks of a trace),
+//! [`rules`] (D-RTRL, ES-D-RTRL), [`sequence`] (a whole sequence, any method).
 
 pub mod chunk;
 pub mod cost;
 mod evaluation;
 mod exact;
 pub mod objective;
+pub mod paths;
 pub mod prepare;
 pub mod rules;
 pub mod sequence;
+pub mod signal;
 pub mod structure;
 
 use serde::{Deserialize, Serialize};
@@ -133,6 +136,19 @@ pub enum LearnError {
         what: String,
         /// The operation that couples positions.
         op: &'static str,
+    },
+    /// A parameter that the loss depends on, and that an online rule can give no gradient.
+    #[error(
+        "`{parameter}` would learn nothing: the loss depends on it only {path}, which an online rule does not follow; {remedy}, or \
+         train with --method bptt"
+    )]
+    NoGradient {
+        /// The parameter.
+        parameter: String,
+        /// The way from the parameter to the loss that is lost.
+        path: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// A weight that changes during a sequence.
     #[error(

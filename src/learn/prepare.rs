@@ -7,7 +7,22 @@ use hlo::{
 };
 
 use super::objective::Objective;
-use crate::cell::Model;
+use crate::cell::{Model, context::USE, model::StateSpec};
+
+/// Kind of the tag on a new state whose value is something else as well.
+const STATE: &str = "etp.state";
+
+/// Gives a value of its own to every new state that is a plain copy: of an old state, an input, a constant, or another new state. Who
+/// reads the copied value does not read the state.
+fn name_states(specs: &[StateSpec], results: &mut [Tensor]) {
+    for k in 0..specs.len() {
+        let value = results[k].value();
+        let leaf = results[k].node().operands.is_empty();
+        if leaf || results[k].as_constant().is_some() || results[..k].iter().any(|r| r.value() == value) {
+            results[k] = results[k].tag(STATE, specs[k].name.clone(), &[]);
+        }
+    }
+}
 
 /// A model with its loss, ready for a learner.
 pub struct Prepared {
@@ -43,6 +58,7 @@ impl Prepared {
         let (n_params, n_states) = (model.params.len(), model.states.len());
         let joint = Func::trace(&shapes, |g, p| {
             let mut results = model.step.call(g, &p[..n_params + n_states + 1]);
+            name_states(&model.states, &mut results);
             let observed: Vec<(&str, Tensor)> =
                 model.observed.iter().map(String::as_str).zip(results[n_states + 1..].iter().cloned()).collect();
             let loss = objective.step_loss(&results[n_states], &p[n_params + n_states + 1], &observed);
@@ -53,14 +69,14 @@ impl Prepared {
         // A value belongs to the prefix when only parameters, and no traced op, went into it.
         let params: Vec<Value> = joint.params().iter().map(Tensor::value).collect();
         let moving = Dependence::any(&joint, &params[n_params..]);
-        let is_tag = |v: Value| hlo::func::downcast::<Tag>(&joint.graph().node(v.node)).is_some();
+        let is_op = |v: Value| hlo::func::downcast::<Tag>(&joint.graph().node(v.node)).is_some_and(|t| t.kind != USE);
         let mut tagged = vec![false; joint.graph().len()];
         let mut from_params = vec![false; joint.graph().len()];
         for v in &params[..n_params] {
             from_params[v.node] = true;
         }
         for (index, node) in joint.live(false) {
-            tagged[index] = is_tag(Value { node: index, result: 0 }) || node.operands.iter().any(|o| tagged[o.node]);
+            tagged[index] = is_op(Value { node: index, result: 0 }) || node.operands.iter().any(|o| tagged[o.node]);
             from_params[index] |= node.operands.iter().any(|o| from_params[o.node]);
         }
         let fixed = |v: Value| from_params[v.node] && !moving.has(v) && !tagged[v.node];

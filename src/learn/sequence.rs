@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Attachment, LearnError, Method, Objective, Prepared, Structure, Vjp,
-    chunk::{Forward, Signal, Steps, Values},
+    chunk::{Forward, Steps, Values},
     objective::OfSum,
+    paths::Paths,
     rules::{ChunkView, Slot, Slots, TraceKind, TracePlan, Traces},
+    signal::Signal,
     structure::Kind,
 };
 use crate::cell::Model;
@@ -39,6 +41,8 @@ pub struct Learner {
     pub prepared: Prepared,
     /// What the graph of the step says.
     pub structure: Structure,
+    /// What an online rule follows from each trained parameter to the loss, and what it leaves out.
+    pub paths: Vec<Paths>,
     /// How traced ops learn.
     pub plan: TracePlan,
     pub(super) objective: Objective,
@@ -120,15 +124,18 @@ impl Learner {
         }
         let prepared = Prepared::new(model, objective);
         let structure = Structure::new(&prepared)?;
+        let mut paths = Vec::new();
         if config.method.is_online() {
             let names: Vec<String> = model.states.iter().map(|s| s.name.clone()).collect();
             structure.check_online(&prepared, &names)?;
+            paths = super::paths::paths(model, &prepared, &structure, config.vjp)?;
         }
         let plan = TracePlan::new(config.method, config.old_correction, &structure, model.batch());
         let is_spike = |k: &usize| model.observed[*k].rsplit('.').next() == Some("spike");
         Ok(Learner {
             prepared,
             structure,
+            paths,
             plan,
             objective: *objective,
             config: config.clone(),
@@ -370,34 +377,27 @@ impl Learner {
         let mut sums = self.no_sums(g);
         let mut slots = None;
         if learn {
-            let empty = || -> Signal { self.structure.groups.iter().map(|gr| vec![None; gr.states.len()]).collect() };
-            let (entry, signal) = match (whole, self.config.vjp) {
+            let none = steps.no_signals();
+            let step_sums = |grads| Sums { grads, loss: loss.sum_all(), out: out.sum(&[0]), tracked: vec![] };
+            // A signal before step s belongs to the trace after step s - 1: that of the first step to the old trace.
+            let (entry, signal, direct) = match (whole, self.config.vjp) {
                 (Some((entry, inside)), _) => {
                     sums = inside;
-                    (entry, empty())
+                    (entry, none.after, none.direct)
                 }
                 (None, Vjp::SingleStep { attachment }) => {
-                    let (signal, grads) = steps.signals(attachment);
-                    sums = Sums { grads, loss: loss.sum_all(), out: out.sum(&[0]), tracked: vec![] };
-                    (empty(), signal)
+                    let found = steps.signals(attachment);
+                    sums = step_sums(found.instant);
+                    let signal = add_signals(found.after, each(&found.before, &|t| later(t, length)));
+                    (each(&found.before, &|t| Some(t.at(0))), signal, found.direct)
                 }
                 (None, Vjp::MultiStep { .. }) => {
-                    // The signal at the entry of step s belongs to the trace after step s - 1.
                     let (before, grads) = steps.entry_signals();
-                    sums = Sums { grads, loss: loss.sum_all(), out: out.sum(&[0]), tracked: vec![] };
-                    let each = |f: &dyn Fn(&Tensor) -> Tensor| -> Signal {
-                        before.iter().map(|s| s.iter().map(|t| t.as_ref().map(f)).collect()).collect()
-                    };
-                    let later = |t: &Tensor| {
-                        let zeros = vec![0; t.rank()];
-                        let mut high = zeros.clone();
-                        high[0] = 1;
-                        t.slice_axis(0, 1, length).pad(&zeros, &high)
-                    };
-                    (each(&|t| t.at(0)), each(&later))
+                    sums = step_sums(grads);
+                    (each(&before, &|t| Some(t.at(0))), each(&before, &|t| later(t, length)), none.direct)
                 }
             };
-            slots = Some(Slots { entry, steps: signal, correction: self.correction(&carry.time, length) });
+            slots = Some(Slots { entry, steps: signal, direct, correction: self.correction(&carry.time, length) });
         }
         sums.tracked = tracked.iter().map(|t| t.sum(&[0])).collect();
         let transitions = steps.transitions();
@@ -445,6 +445,26 @@ impl Learner {
         let c = (-(&count * base.ln()).expm1()).maximum(&count.full_like(1e-8));
         count.gt(&count.full_like(1000.0)).select(&c.full_like(1.0), &c)
     }
+}
+
+/// A signal passed through `f`, state by state.
+fn each(signal: &Signal, f: &dyn Fn(&Tensor) -> Option<Tensor>) -> Signal {
+    signal.iter().map(|states| states.iter().map(|t| t.as_ref().and_then(f)).collect()).collect()
+}
+
+fn add_signals(a: Signal, b: Signal) -> Signal {
+    let states = |(a, b): (Vec<Option<Tensor>>, Vec<Option<Tensor>>)| {
+        a.into_iter().zip(b).map(|(a, b)| Tensor::sum_of([a, b])).collect()
+    };
+    a.into_iter().zip(b).map(states).collect()
+}
+
+/// `[K, ..]` moved one step towards the start; nothing at the last step.
+fn later(t: &Tensor, length: usize) -> Option<Tensor> {
+    let zeros = vec![0; t.rank()];
+    let mut high = zeros.clone();
+    high[0] = 1;
+    (length > 1).then(|| t.slice_axis(0, 1, length).pad(&zeros, &high))
 }
 
 fn check(config: &LearnerConfig) -> Result<(), LearnError> {

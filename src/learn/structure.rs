@@ -135,12 +135,12 @@ fn is_tag(node: &Node) -> bool {
 }
 
 /// What derivatives reach from `sources`.
-fn reach(func: &Func, sources: &[Value], through_ops: bool) -> Dependence {
+pub(super) fn reach(func: &Func, sources: &[Value], through_ops: bool) -> Dependence {
     Dependence::new(func, sources, |node, k| differentiable(node, k) && (through_ops || !is_tag(node)))
 }
 
 /// Nodes from which a derivative reaches one of `targets` without passing a traced op.
-pub(crate) fn leads_to(func: &Func, targets: &[Value]) -> Vec<bool> {
+fn leads_to(func: &Func, targets: &[Value]) -> Vec<bool> {
     let mut leads = vec![false; func.graph().len()];
     let mut stack: Vec<usize> = targets.iter().map(|t| t.node).collect();
     while let Some(index) = stack.pop() {
@@ -177,7 +177,11 @@ impl Structure {
             });
             let any = reach(body, &[op.y], true);
             let fed = |group: &Group| group.states.iter().any(|&s| direct.has(new[s]));
-            op.groups = (0..groups.len()).filter(|&g| fed(&groups[g])).collect();
+            let (own, mixed): (Vec<usize>, Vec<usize>) = (0..groups.len())
+                .filter(|&g| fed(&groups[g]))
+                .partition(|&g| coupling(body, &[op.y], &groups[g], &new).is_none());
+            // What an op reaches through a fixed mixture of positions is a later layer, if it has a layer of its own.
+            op.groups = if own.is_empty() { mixed } else { own };
             op.partial = op.groups.iter().any(|&g| reaches_through_another(body, op.y, &groups[g], &new));
             op.recurrent = live.contains(&op.y.node);
             op.exclusion = if !prepared.is_trained(op.phi) {
@@ -202,27 +206,16 @@ impl Structure {
         let body = &prepared.body;
         let old: Vec<Value> = prepared.old_states().iter().map(Tensor::value).collect();
         let new: Vec<Value> = prepared.new_states().iter().map(Tensor::value).collect();
-        let coupling = |sources: &[Value], group: &Group| {
-            let reached = reach(body, sources, false);
-            let leads = leads_to(body, &group.states.iter().map(|&s| new[s]).collect::<Vec<_>>());
-            body.live(false).into_iter().find_map(|(index, node)| {
-                let on_path = reached.has_node(index)
-                    && leads[index]
-                    && !node.operands.is_empty()
-                    && !sources.iter().any(|s| s.node == index);
-                (on_path && !node.op.elementwise()).then(|| node.op.name())
-            })
-        };
         for group in &self.groups {
             let sources: Vec<Value> = group.states.iter().map(|&s| old[s]).collect();
-            if let Some(op) = coupling(&sources, group) {
+            if let Some(op) = coupling(body, &sources, group, &new) {
                 let names: Vec<&str> = group.states.iter().map(|&s| state_names[s].as_str()).collect();
                 return Err(LearnError::NotPositionWise { what: format!("the group {{{}}}", names.join(", ")), op });
             }
         }
         for op in &self.ops {
             for &g in &op.groups {
-                if let Some(by) = coupling(&[op.y], &self.groups[g]) {
+                if let Some(by) = coupling(body, &[op.y], &self.groups[g], &new) {
                     return Err(LearnError::NotPositionWise { what: format!("the traced op `{}`", op.site), op: by });
                 }
             }
@@ -367,7 +360,8 @@ fn find_groups(prepared: &Prepared) -> Vec<Group> {
         k
     }
     for (k, state) in old.iter().enumerate() {
-        let reached = reach(&prepared.body, &[state.value()], false);
+        // Also through the new value: a state that forgets its own past may be remembered by another.
+        let reached = reach(&prepared.body, &[state.value(), new[k]], false);
         for (j, other) in new.iter().enumerate() {
             if reached.has(*other) && old[j].shape() == state.shape() {
                 let (a, b) = (find(&leader, k), find(&leader, j));
@@ -412,6 +406,20 @@ fn find_ops(prepared: &Prepared) -> Result<Vec<Op>, LearnError> {
         });
     }
     Ok(ops)
+}
+
+/// The first operation that moves values between positions on the way from `sources` to the new states of `group`, with all traced
+/// ops held fixed.
+fn coupling(body: &Func, sources: &[Value], group: &Group, new: &[Value]) -> Option<&'static str> {
+    let reached = reach(body, sources, false);
+    let leads = leads_to(body, &group.states.iter().map(|&s| new[s]).collect::<Vec<_>>());
+    body.live(false).into_iter().find_map(|(index, node)| {
+        let on_path = reached.has_node(index)
+            && leads[index]
+            && !node.operands.is_empty()
+            && !sources.iter().any(|s| s.node == index);
+        (on_path && !node.op.elementwise()).then(|| node.op.name())
+    })
 }
 
 /// Whether `y` also reaches the group by a route that passes another traced op and no hidden state.

@@ -68,15 +68,18 @@ impl ChunkView<'_> {
         let filtered = dense.then(|| self.filter_back(q0.as_ref(), q.as_ref())).flatten();
         for &k in members {
             let op = &self.structure.ops[k];
+            let direct = slots.direct(self.structure, k, g);
             let Some(x) = self.inputs.get(&k) else {
-                let total = Tensor::sum_of([q0.clone(), q.as_ref().map(|q| q.sum(&[0]))]);
-                if let Some(total) = total {
+                let terms = [q0.clone(), q.as_ref().map(|q| q.sum(&[0])), direct.map(|d| d.sum(&[0]))];
+                if let Some(total) = Tensor::sum_of(terms) {
                     out.add(k, sum_to(&total, &op.weight));
                 }
                 continue;
             };
-            let Some((r0, r)) = &filtered else { continue };
-            out.add(k, over_steps(x, r));
+            if let Some(w) = Tensor::sum_of([filtered.as_ref().map(|(_, r)| r.clone()), direct]) {
+                out.add(k, over_steps(x, &w));
+            }
+            let Some((r0, _)) = &filtered else { continue };
             let owner = self.plan.input_owner(self.structure, op);
             if let Some(ex) = traces.and_then(|t| t.get(&Slot::Input(owner))) {
                 out.add(k, ex.dot_general(r0, sum_first()));

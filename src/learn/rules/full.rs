@@ -25,11 +25,12 @@ impl ChunkView<'_> {
         let back = self.backwards(g, ops, signals, out.traces.is_some());
         for &k in ops {
             let op = &self.structure.ops[k];
-            if let Some((_, lam)) = &back.signal {
+            if let (Some((_, lam)), Some(slots)) = (&back.signal, signals) {
                 // Inside the chunk: sum_{b,s} x_s (lam_s . f_s).
                 let drive = &self.drives[&(k, g)];
                 let states = op.reach(g).states.iter();
-                let local = Tensor::sum_of(states.map(|&a| Some(lam[a].as_ref()? * drive[a].as_ref()?)));
+                let through = states.map(|&a| Some(lam[a].as_ref()? * drive[a].as_ref()?));
+                let local = Tensor::sum_of(through.chain([slots.direct(self.structure, k, g)]));
                 if let Some(w) = local {
                     let grad = match self.inputs.get(&k) {
                         Some(x) => over_steps(x, &w),

@@ -18,6 +18,9 @@
 //! G += sum_b ex_0 r_0 + sum_{b,s} x_s r_s       ex_K = a^K ex_0 + sum_s a^{K-s} x_s
 //! ```
 //!
+//! Where the loss reads the output of an op on a way that bypasses the states ([`signal`](super::signal)), its signal joins the
+//! product over the steps of the chunk: `lam_s . f_s` or `r_s` becomes that plus `dloss_s/dy_s`.
+//!
 //! Only states that the drive reaches and the next step reads have a trace ([`Reach`](super::structure::Reach)). Where drive and transitions are numbers, so
 //! is `ef`; and `e` is the same for all j and kept once, `[B, I]`: to the traces that it feeds it is one more step, `x = e`, `f = P_0`.
 //!
@@ -34,10 +37,7 @@ use std::collections::HashMap;
 
 use hlo::{Dot, Graph, Tensor};
 
-use super::{
-    Structure,
-    chunk::{Signal, Transition},
-};
+use super::{Structure, chunk::Transition, signal::Signal};
 pub use plan::{Slot, TraceKind, TracePlan, Traces};
 
 /// What the rules need to know of a chunk.
@@ -64,6 +64,8 @@ pub struct Slots {
     pub entry: Vec<Vec<Option<Tensor>>>,
     /// At slots 1 .. K, by group and state, `[K, B, N]`.
     pub steps: Signal,
+    /// Of the outputs of ops in each step, by op, `[K, B, N]`; no trace meets these.
+    pub direct: Vec<Option<Tensor>>,
     /// Divisors `c_s` for slots 0 .. K, `[K + 1]`; only the factorised rule reads them.
     pub correction: Tensor,
 }
@@ -74,6 +76,13 @@ pub struct ChunkResult {
     pub grads: Vec<Option<Tensor>>,
     /// Traces after the chunk, if asked for.
     pub traces: Option<Traces>,
+}
+
+impl Slots {
+    /// The direct signal of op `k`, to be counted once: with the first group that the op drives.
+    fn direct(&self, structure: &Structure, k: usize, g: usize) -> Option<Tensor> {
+        self.direct[k].clone().filter(|_| structure.ops[k].groups[0] == g)
+    }
 }
 
 impl ChunkResult {

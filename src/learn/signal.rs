@@ -1,0 +1,215 @@
+//! Learning signals: how the loss of a step depends on what a rule has traces of.
+//!
+//! The loss of step t is a function of a group's states before the step `h_{t-1}`, of the outputs `y_t` of the ops that drive
+//! the group, and of its states after the step `h_t`. The new states of every *other* group, and the outputs of ops that drive
+//! only those, are followed through. With the trace `e_t = dh_t/dw` of a rule,
+//!
+//! ```text
+//! dloss_t/dw = dloss_t/dh_t . e_t  +  dloss_t/dh_{t-1} . e_{t-1}  +  dloss_t/dy_t (x) x_t
+//!              after                  before                         direct
+//! ```
+//!
+//! Most neurons are read through their new states, and only the first term is there. A spike that is read before the reset of
+//! the same step, or an old state that is read by another layer, gives the others. All three are partial derivatives: the other
+//! two arguments, and the outputs of the other ops of the group, are held fixed. (What passes through them is either in the
+//! trace, or is the passage from neuron to neuron that the online rules leave out.)
+//!
+//! Sources: section 2.1 of the supplement of Wang et al. (2026) for the first term; the others follow from the chain rule.
+
+use hlo::{
+    Tensor, Value,
+    transform::{Rules, jvp_with, pullback},
+};
+
+use super::{Attachment, chunk::Steps, structure::Group};
+
+/// Derivatives of the loss with respect to the states of every group, by group and state, `[K, B, N]`; `None` is zero.
+pub type Signal = Vec<Vec<Option<Tensor>>>;
+
+/// Everything that the losses of some steps ask of a rule.
+pub struct Signals {
+    /// With respect to the states after each step.
+    pub after: Signal,
+    /// With respect to the states before each step, on ways that pass none of the group's new states.
+    pub before: Signal,
+    /// With respect to the output of each traced op, on ways that pass no new state of a group that it drives, by op,
+    /// `[K, B, N]`.
+    pub direct: Vec<Option<Tensor>>,
+    /// Gradients of those `phi` that have no trace, with the states before each step held fixed.
+    pub instant: Vec<Option<Tensor>>,
+}
+
+/// What a derivative is taken with respect to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// A state after the step.
+    New(usize),
+    /// A state before the step.
+    Old(usize),
+    /// The output of an op.
+    Output(usize),
+    /// A `phi`.
+    Phi(usize),
+}
+
+impl Steps<'_> {
+    /// Signals of the summed loss under single-step rules.
+    pub fn signals(&self, attachment: Attachment) -> Signals {
+        match attachment {
+            Attachment::Exit => self.exit_signals(),
+            Attachment::InStep => Signals { after: self.in_step_signals(), ..self.no_signals() },
+        }
+    }
+
+    fn exit_signals(&self) -> Signals {
+        let mut signals = self.no_signals();
+        for (g, group) in self.structure.groups.iter().enumerate() {
+            let outputs = self.structure.traced().filter(|(_, op)| op.groups == [g]).map(|(k, _)| k);
+            let outputs: Vec<usize> = outputs.filter(|&k| !self.is_state(k)).collect();
+            let mut sources: Vec<Source> = group.states.iter().map(|&s| Source::New(s)).collect();
+            sources.extend(group.states.iter().map(|&s| Source::Old(s)));
+            sources.extend(outputs.iter().map(|&k| Source::Output(k)));
+            let mut found = self.partials(&sources, &[g]).into_iter();
+            for signal in [&mut signals.after, &mut signals.before] {
+                signal[g] = found.by_ref().take(group.states.len()).collect();
+            }
+            for (k, ct) in outputs.into_iter().zip(found) {
+                signals.direct[k] = ct;
+            }
+        }
+        let several = self.structure.traced().filter(|(k, op)| op.groups.len() > 1 && !self.is_state(*k));
+        for (k, op) in several {
+            signals.direct[k] = self.partials(&[Source::Output(k)], &op.groups).swap_remove(0);
+        }
+        let plain = (0..self.prepared.phis).filter(|&k| self.prepared.is_trained(k) && !self.structure.is_traced(k));
+        let plain: Vec<usize> = plain.collect();
+        let sources: Vec<Source> = plain.iter().map(|&k| Source::Phi(k)).collect();
+        for (k, ct) in plain.into_iter().zip(self.partials(&sources, &[])) {
+            signals.instant[k] = ct;
+        }
+        signals
+    }
+
+    /// Derivatives of the summed loss with respect to `sources`, with the new states of `held` groups and the outputs of the ops
+    /// that drive them held fixed.
+    fn partials(&self, sources: &[Source], held: &[usize]) -> Vec<Option<Tensor>> {
+        let g = &self.graph;
+        let new = |s: usize| self.place[&self.prepared.new_states()[s].value()];
+        let output = |k: usize| self.place[&self.structure.ops[k].y];
+        let mut rules = self.rules();
+        rules.cut = held.iter().flat_map(|&g| &self.structure.groups[g].states).map(|&s| new(s)).collect();
+        let drives = |groups: &[usize]| groups.iter().any(|g| held.contains(g));
+        let ops = self.structure.ops.iter().filter(|op| drives(&op.groups));
+        rules.cut.extend(ops.map(|op| self.place[&op.y]));
+        let mut args = self.args.clone();
+        let mut seeds = Vec::new();
+        for source in sources {
+            let value = match *source {
+                Source::New(s) => Ok(new(s)),
+                Source::Output(k) => Ok(output(k)),
+                Source::Old(s) => Err(self.prepared.phis + s),
+                Source::Phi(k) => Err(k),
+            };
+            let seed = match value {
+                Ok(value) => {
+                    let seed = g.placeholder(self.func.graph().tensor(value).shape().clone());
+                    rules.perturb.insert(value, seed.clone());
+                    seed
+                }
+                Err(arg) => {
+                    let seed = g.placeholder(args[arg].primal.shape().clone());
+                    args[arg].tangent = Some(seed.clone());
+                    seed
+                }
+            };
+            seeds.push(seed);
+        }
+        let found = self.pull_loss(&args, &rules, &seeds);
+        let shaped = |(ct, source): (Option<Tensor>, &Source)| {
+            let ct = ct.filter(|t| t.as_constant() != Some(0.0))?;
+            Some(match *source {
+                Source::New(s) | Source::Old(s) => self.per_step(ct, self.prepared.new_states()[s].dims()),
+                Source::Output(k) => self.of_steps(ct, self.output_dims(k)),
+                Source::Phi(_) => ct,
+            })
+        };
+        found.into_iter().zip(sources).map(shaped).collect()
+    }
+
+    /// In the shape `[K, ..]`. An op whose output is the same in every step (a bias) has one derivative for all of them, which is
+    /// put to the first: only the sum matters where the inputs of the op are the same, too.
+    fn of_steps(&self, ct: Tensor, dims: &[usize]) -> Tensor {
+        if self.length == 1 || ct.rank() > dims.len() {
+            return self.per_step(ct, dims);
+        }
+        let (zeros, mut high) = (vec![0; dims.len() + 1], vec![0; dims.len() + 1]);
+        high[0] = self.length - 1;
+        ct.reshape(&[&[1], dims].concat()).pad(&zeros, &high)
+    }
+
+    /// Cotangents of `seeds` in the summed loss.
+    fn pull_loss(&self, args: &[hlo::transform::Dual], rules: &Rules<'_>, seeds: &[Tensor]) -> Vec<Option<Tensor>> {
+        let loss = self.func.with_results(vec![self.at(self.prepared.loss())]);
+        let env = jvp_with(&self.graph, &loss, args, rules);
+        match env.get(loss.results()[0].value()).tangent.clone() {
+            Some(tangent) => pullback(&self.graph, seeds, &[(tangent.clone(), tangent.full_like(1.0))]),
+            None => vec![None; seeds.len()],
+        }
+    }
+
+    /// Whether the output of an op is itself a new state, so that every way from it passes that state.
+    fn is_state(&self, k: usize) -> bool {
+        let y = self.structure.ops[k].y;
+        self.prepared.new_states().iter().any(|s| s.value() == y)
+    }
+
+    fn output_dims(&self, k: usize) -> &[usize] {
+        let op = &self.structure.ops[k];
+        &self.structure.groups[op.groups[0]].dims
+    }
+
+    /// Signals as the reference library attaches them: every state perturbed where it is written, so that ways through other
+    /// states of its group count twice.
+    fn in_step_signals(&self) -> Signal {
+        let new = self.prepared.new_states().iter().map(|s| self.place[&s.value()]);
+        let seeds: Vec<(Value, Tensor)> =
+            new.map(|v| (v, self.graph.placeholder(self.func.graph().tensor(v).shape().clone()))).collect();
+        let rules = Rules { perturb: seeds.iter().cloned().collect(), ..self.rules() };
+        let seeds: Vec<Tensor> = seeds.into_iter().map(|(_, seed)| seed).collect();
+        self.by_group(&self.pull_loss(&self.args, &rules, &seeds))
+    }
+
+    /// `dL/dh` with respect to the states *before* every step, and the gradients of all `phi` in the step (both exact).
+    pub fn entry_signals(&self) -> (Signal, Vec<Option<Tensor>>) {
+        let (first, last) = (self.prepared.phis, self.prepared.phis + self.prepared.states);
+        let mut args = self.args.clone();
+        let wrt: Vec<usize> = (0..last).filter(|&k| k >= first || self.prepared.is_trained(k)).collect();
+        let mut seeds = Vec::new();
+        for &k in &wrt {
+            seeds.push(self.graph.placeholder(args[k].primal.shape().clone()));
+            args[k].tangent = seeds.last().cloned();
+        }
+        let mut cotangents = vec![None; last];
+        for (&k, ct) in wrt.iter().zip(self.pull_loss(&args, &self.rules(), &seeds)) {
+            cotangents[k] = ct;
+        }
+        let states = cotangents.split_off(first);
+        (self.by_group(&states), cotangents)
+    }
+
+    /// No signal at all.
+    pub fn no_signals(&self) -> Signals {
+        let none: Signal = self.structure.groups.iter().map(|g| vec![None; g.states.len()]).collect();
+        Signals {
+            after: none.clone(),
+            before: none,
+            direct: vec![None; self.structure.ops.len()],
+            instant: vec![None; self.prepared.phis],
+        }
+    }
+
+    fn by_group(&self, states: &[Option<Tensor>]) -> Signal {
+        let of = |g: &Group, s: usize| states[s].clone().map(|t| self.per_step(t, &g.dims));
+        self.structure.groups.iter().map(|g| g.states.iter().map(|&s| of(g, s)).collect()).collect()
+    }
+}

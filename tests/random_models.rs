@@ -1,0 +1,316 @@
+//! Every learner, chunk length and drive against the definition, on random small models.
+
+mod judge;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use etrace::learn::{
+    Attachment, LearnError, Learner, Method, Vjp,
+    rules::TraceKind,
+    sequence::{Carry, LearnerConfig},
+};
+use hlo::{DType, Func, HostValue, Shape, Tensor};
+use judge::{
+    Judge, Rule,
+    models::{Case, case},
+};
+
+const STEPS: usize = 5;
+const EXIT: Vjp = Vjp::SingleStep { attachment: Attachment::Exit };
+
+/// The gradients of a learner, on the host: by [`Learner::sequence`], or chunk by chunk as a stream drives it.
+fn gradients(case: &Case, learner: &Learner, stream: bool) -> Vec<Vec<f64>> {
+    let (n, s) = (case.model.params.len(), case.model.states.len());
+    let stacked = case.model.input.with_dims([&[case.inputs.len()], &case.model.input.dims[..]].concat());
+    let mut args = [&case.params[..], &case.states].concat();
+    args.push(HostValue::new(stacked, case.inputs.iter().flat_map(|x| x.data.clone()).collect()));
+    args.push(case.target.clone());
+    let shapes: Vec<Shape> = args.iter().map(|a| a.shape.clone()).collect();
+    let func = Func::trace(&shapes, |g, v| {
+        let (params, states) = (&v[..n], &v[n..n + s]);
+        if !stream {
+            return learner.sequence(g, params, states, &v[n + s], &v[n + s + 1]).grads;
+        }
+        let phis = learner.prepared.prefix.call(g, params);
+        let traces = Some(learner.zero_traces(g));
+        let mut carry = Carry { states: states.to_vec(), traces, time: g.scalar(DType::S32, 0.0) };
+        let mut grads: Vec<Option<Tensor>> = vec![None; phis.len()];
+        let length = learner.chunk_length(case.inputs.len());
+        for at in (0..case.inputs.len()).step_by(length) {
+            let piece = v[n + s].slice_axis(0, at, (at + length).min(case.inputs.len()));
+            let (next, sums) = learner.chunk(g, &phis, carry, &piece, &v[n + s + 1], true, true);
+            carry = next;
+            for (sum, grad) in grads.iter_mut().zip(sums.grads) {
+                *sum = Tensor::sum_of([sum.take(), grad]);
+            }
+        }
+        learner.prepared.pull(g, params, &grads)
+    });
+    func.evaluate(&args).into_iter().map(|v| v.data).collect()
+}
+
+/// Largest difference relative to the largest entry of each parameter's gradient.
+fn worst(case: &Case, got: &[Vec<f64>], want: &[Vec<f64>]) -> f64 {
+    let trained = (0..got.len()).filter(|&k| case.model.params[k].trainable);
+    let largest = |v: &[f64]| v.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    let all = want.iter().map(|w| largest(w)).fold(0.0, f64::max);
+    let error = |k: usize| {
+        let apart: Vec<f64> = got[k].iter().zip(&want[k]).map(|(a, b)| a - b).collect();
+        // What is zero but for cancellation has no relative error.
+        largest(&apart) / largest(&want[k]).max(1e-6 * all).max(1e-12)
+    };
+    trained.map(error).fold(0.0, |m, e| if e.is_nan() { e } else { m.max(e) })
+}
+
+/// What became of one model.
+enum Outcome {
+    /// Gradients agree: the configurations tried, and the largest error.
+    Agrees(usize, f64),
+    /// Learner and judge both refuse it, for this reason.
+    Refused(&'static str),
+}
+
+struct Trial {
+    method: Method,
+    vjp: Vjp,
+    chunk: Option<usize>,
+    warmup: usize,
+    stream: bool,
+}
+
+fn trials(seed: u64) -> Vec<Trial> {
+    let mut random = etrace::rng::Stream::new(seed, "trials");
+    let mut below = move |n: usize| (random.uniform() * n as f64) as usize;
+    let decay = [0.9, 0.5, 0.0][below(3)];
+    let methods = [Method::DRtrl, Method::EsDRtrl { decay }, Method::Hybrid { decay }];
+    let mut all = Vec::new();
+    // The plain rule, in two ways of cutting the sequence.
+    for _ in 0..2 {
+        let chunk = [Some(1), Some(2), Some(3), Some(STEPS), None][below(5)];
+        all.push(Trial { method: Method::DRtrl, vjp: EXIT, chunk, warmup: 0, stream: below(3) == 0 });
+    }
+    let chunk = [Some(1), Some(2), Some(3), None][below(4)];
+    let stream = below(3) == 0;
+    let warmup = if stream { 0 } else { below(3) };
+    all.push(Trial { method: methods[1 + below(2)], vjp: EXIT, chunk, warmup, stream });
+    all.push(Trial { method: Method::DRtrl, vjp: EXIT, chunk, warmup: 1 + below(2), stream: false });
+    let window = 1 + below(3);
+    all.push(Trial {
+        method: methods[below(3)],
+        vjp: Vjp::MultiStep { window },
+        chunk: (window == 1).then_some(1 + below(3)),
+        warmup: 0,
+        stream: false,
+    });
+    all
+}
+
+/// Compares everything about the model of a seed.
+fn check(seed: u64) -> Result<Outcome, String> {
+    let case = case(seed, STEPS);
+    let context = |what: String| format!("seed {seed}: {what}\n  {}", case.made_of.join("; "));
+    let build = |trial: &LearnerConfig| Learner::new(&case.model, &case.objective, trial);
+    let config = |t: &Trial| LearnerConfig {
+        method: t.method,
+        vjp: t.vjp,
+        chunk: t.chunk,
+        warmup: t.warmup,
+        old_correction: false,
+    };
+    let online = build(&LearnerConfig::default());
+    let judge = Judge::new(&case.model, &case.objective, &case.params, &case.states, &case.inputs, &case.target);
+    let judge = match (judge, online) {
+        (Ok(judge), Ok(_)) => judge,
+        (Err(_), Err(LearnError::NotPositionWise { .. })) => return Ok(Outcome::Refused("positions are mixed")),
+        (Ok(_), Err(LearnError::NoGradient { parameter, .. })) => {
+            let p = case.model.param(&parameter).ok_or_else(|| context(format!("`{parameter}` is no parameter")))?;
+            return refused_rightly(seed, p).map_err(context).map(|()| Outcome::Refused("a parameter learns nothing"));
+        }
+        (Ok(_), Err(error)) => return Err(context(format!("refused without need: {error}"))),
+        (Err(why), Ok(_)) => return Err(context(format!("should be refused: {why:?}"))),
+        (Err(why), Err(error)) => return Err(context(format!("refused as {error}, should be {why:?}"))),
+    };
+    let exact = judge.exact(0, STEPS, 0).params;
+    let bptt = Trial { method: Method::Bptt, vjp: EXIT, chunk: None, warmup: 0, stream: false };
+    let mut largest =
+        compare(&case, &build(&config(&bptt)).map_err(|e| context(e.to_string()))?, &bptt, &exact).map_err(context)?;
+    let trials = trials(seed);
+    for trial in &trials {
+        let learner = build(&config(trial)).map_err(|e| context(e.to_string()))?;
+        let decay = learner.plan.decay;
+        let rules: Vec<Rule> = judge.ops.iter().map(|op| rule_of(&learner, &op.site, op.traced(), decay)).collect();
+        let want = match trial.vjp {
+            Vjp::MultiStep { window } => judge.windowed(&rules, window),
+            Vjp::SingleStep { .. } => judge.online(&rules, trial.warmup),
+        };
+        largest = largest.max(compare(&case, &learner, trial, &want).map_err(context)?);
+        if trial.vjp == EXIT && trial.warmup == 0 && trial.method == Method::DRtrl {
+            silent(&case, &want, &exact).map_err(context)?;
+        }
+    }
+    if case.smooth {
+        differences(&case, &exact).map_err(context)?;
+    }
+    Ok(Outcome::Agrees(trials.len() + 1, largest))
+}
+
+/// Parameter `p` is said to learn nothing: the rule must indeed give it nothing, and BPTT something, if the sequence is long enough
+/// for the way from layer to layer.
+fn refused_rightly(seed: u64, p: usize) -> Result<(), String> {
+    let case = case(seed, 3 * STEPS);
+    let judge = Judge::new(&case.model, &case.objective, &case.params, &case.states, &case.inputs, &case.target);
+    let judge = judge.map_err(|why| format!("{why:?}"))?;
+    let name = &case.model.params[p].name;
+    let nothing = |grad: &[f64]| grad.iter().all(|g| *g == 0.0);
+    if !nothing(&judge.online(&vec![Rule::Full; judge.ops.len()], 0)[p]) {
+        return Err(format!("`{name}` is refused, but the rule gives it a gradient"));
+    }
+    if nothing(&judge.exact(0, judge.steps(), 0).params[p]) {
+        return Err(format!("`{name}` is refused, but the loss does not depend on it"));
+    }
+    Ok(())
+}
+
+/// Which rule an op of a layer learns by: that is a choice of the plan, not of the definition.
+fn rule_of(learner: &Learner, site: &str, traced: bool, decay: f64) -> Rule {
+    let ops = || learner.structure.ops.iter().zip(&learner.plan.kinds).filter(|(op, _)| op.site == site);
+    let factorised = ops().any(|(_, kind)| *kind == Some(TraceKind::Factorised));
+    if traced && factorised { Rule::Factorised(decay) } else { Rule::Full }
+}
+
+fn compare(case: &Case, learner: &Learner, trial: &Trial, want: &[Vec<f64>]) -> Result<f64, String> {
+    let got = gradients(case, learner, trial.stream);
+    let error = worst(case, &got, want);
+    let Trial { method, vjp, chunk, warmup, stream } = trial;
+    if error < 1e-4 {
+        return Ok(error);
+    }
+    let names: Vec<String> = (0..got.len())
+        .filter(|&k| case.model.params[k].trainable && worst_of(&got[k], &want[k]) > 1e-4)
+        .map(|k| format!("{} {:?} should be {:?}", case.model.params[k].name, got[k], want[k]))
+        .collect();
+    Err(format!(
+        "{method:?} {vjp:?} chunk {chunk:?} warm-up {warmup} stream {stream}: {error:e}\n  {}",
+        names.join("\n  ")
+    ))
+}
+
+fn worst_of(got: &[f64], want: &[f64]) -> f64 {
+    let scale = want.iter().fold(1e-12f64, |m, x| m.max(x.abs()));
+    got.iter().zip(want).fold(0.0f64, |m, (a, b)| m.max((a - b).abs())) / scale
+}
+
+/// A parameter that BPTT trains and the rule does not must not go through silently.
+fn silent(case: &Case, online: &[Vec<f64>], exact: &[Vec<f64>]) -> Result<(), String> {
+    let zero = |v: &[f64]| v.iter().all(|x| *x == 0.0);
+    for (k, spec) in case.model.params.iter().enumerate().filter(|(_, p)| p.trainable) {
+        if zero(&online[k]) && !zero(&exact[k]) {
+            return Err(format!("`{}` learns nothing, and nobody says so", spec.name));
+        }
+    }
+    Ok(())
+}
+
+/// Exact gradients against central differences of the loss, along a random direction of each parameter.
+fn differences(case: &Case, exact: &[Vec<f64>]) -> Result<(), String> {
+    let step = judge::jacobian::Step::new(&case.model, &case.objective);
+    let loss = |params: &[HostValue]| {
+        let mut states = case.states.clone();
+        let mut total = 0.0;
+        for input in &case.inputs {
+            let mut point = [params, &states].concat();
+            point.extend([input.clone(), case.target.clone()]);
+            states = step.func.evaluate(&point);
+            total += states.pop().map_or(f64::NAN, |loss| loss.scalar());
+        }
+        total
+    };
+    let mut random = etrace::rng::Stream::new(1, "direction");
+    for (k, grad) in exact.iter().enumerate().filter(|(k, _)| case.model.params[*k].trainable) {
+        let direction: Vec<f64> = grad.iter().map(|_| random.normal()).collect();
+        let moved = |by: f64| {
+            let mut params = case.params.clone();
+            params[k].data.iter_mut().zip(&direction).for_each(|(p, d)| *p += by * d);
+            loss(&params)
+        };
+        let slope = (moved(1e-4) - moved(-1e-4)) / 2e-4;
+        let want: f64 = grad.iter().zip(&direction).map(|(g, d)| g * d).sum();
+        if (slope - want).abs() > 1e-4 * slope.abs().max(want.abs()).max(1e-2) {
+            return Err(format!(
+                "`{}`: the loss changes by {slope}, the gradient says {want}",
+                case.model.params[k].name
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What became of many models.
+#[derive(Default)]
+struct Tally {
+    agreed: usize,
+    compared: usize,
+    largest: f64,
+    refused: BTreeMap<&'static str, usize>,
+    wrong: Vec<String>,
+}
+
+impl Tally {
+    fn add(&mut self, outcome: Result<Outcome, String>) {
+        match outcome {
+            Ok(Outcome::Agrees(count, error)) => {
+                self.agreed += 1;
+                self.compared += count;
+                self.largest = self.largest.max(error);
+            }
+            Ok(Outcome::Refused(why)) => *self.refused.entry(why).or_default() += 1,
+            Err(text) => self.wrong.push(text),
+        }
+    }
+}
+
+/// Checks models on two threads and says what became of them; fails if any disagrees.
+fn survey(seeds: std::ops::Range<u64>) {
+    let total = seeds.end - seeds.start;
+    let next = AtomicU64::new(seeds.start);
+    let tally = Mutex::new(Tally::default());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        break;
+                    }
+                    let outcome = check(seed);
+                    tally.lock().expect("no thread panicked").add(outcome);
+                }
+            });
+        }
+    });
+    let Tally { agreed, compared, largest, refused, wrong } = tally.into_inner().expect("no thread panicked");
+    println!(
+        "{total} models: {agreed} agree ({compared} gradients, largest error {largest:.1e}), {} disagree, refused: {refused:?}",
+        wrong.len()
+    );
+    assert!(wrong.is_empty(), "{} models disagree:\n{}", wrong.len(), wrong[..wrong.len().min(10)].join("\n\n"));
+    // A survey of nothing, or of refusals, proves nothing.
+    assert!(agreed as u64 * 2 > total, "only {agreed} of {total} models were compared");
+}
+
+#[test]
+fn a_thousand_models() {
+    survey(0..1000);
+}
+
+#[test]
+#[ignore = "an hour on two cores: cargo test --release --test random_models -- --ignored --nocapture"]
+fn a_hundred_thousand_models() {
+    survey(1000..101_000);
+}
