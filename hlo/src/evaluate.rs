@@ -111,7 +111,7 @@ pub(crate) fn wrap(dtype: DType, value: i128) -> f64 {
 /// A function prepared for evaluation: its live nodes in order.
 pub(crate) struct Evaluator<'a> {
     func: &'a Func,
-    nodes: Vec<(usize, Node)>,
+    nodes: Vec<(usize, Rc<Node>)>,
     /// Position of the last node that reads each node, or the end.
     last: Vec<usize>,
 }

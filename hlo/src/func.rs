@@ -109,7 +109,7 @@ impl Func {
     }
 
     /// The nodes some result needs, in order, each with its index. With `emitted`, only what generated code needs.
-    pub fn live(&self, emitted: bool) -> Vec<(usize, Node)> {
+    pub fn live(&self, emitted: bool) -> Vec<(usize, Rc<Node>)> {
         let mut needed = vec![false; self.graph.len()];
         for r in self.results.iter() {
             needed[r.value().node] = true;
@@ -163,7 +163,7 @@ impl Func {
             if !known.contains_key(&v) && !seen[v.node] {
                 seen[v.node] = true;
                 order.push(v.node);
-                needed.extend(self.graph.node(v.node).operands);
+                needed.extend(&self.graph.node(v.node).operands);
             }
         }
         order.sort_unstable();

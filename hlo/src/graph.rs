@@ -45,7 +45,7 @@ pub struct Node {
 
 struct Arena {
     id: u64,
-    nodes: Vec<Node>,
+    nodes: Vec<Rc<Node>>,
     known: HashMap<(String, Vec<Value>), usize>,
 }
 
@@ -93,8 +93,8 @@ impl Graph {
         self.len() == 0
     }
 
-    /// A copy of a node (cheap: operands and shapes).
-    pub fn node(&self, index: usize) -> Node {
+    /// A handle on a node.
+    pub fn node(&self, index: usize) -> Rc<Node> {
         self.0.borrow().nodes[index].clone()
     }
 
@@ -128,7 +128,7 @@ impl Graph {
             return Ok(self.results(known));
         }
         let index = arena.nodes.len();
-        arena.nodes.push(Node { op, operands, shapes });
+        arena.nodes.push(Rc::new(Node { op, operands, shapes }));
         if let Some(key) = key {
             arena.known.insert(key, index);
         }
@@ -233,7 +233,7 @@ impl Tensor {
     }
 
     /// The node that makes this value.
-    pub fn node(&self) -> Node {
+    pub fn node(&self) -> Rc<Node> {
         self.graph.node(self.value.node)
     }
 

@@ -91,7 +91,7 @@ impl Prepared {
                 }
             } else if !seen[v.node] {
                 seen[v.node] = true;
-                stack.extend(joint.graph().node(v.node).operands);
+                stack.extend(&joint.graph().node(v.node).operands);
             }
         }
         frontier.sort();

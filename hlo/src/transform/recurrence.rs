@@ -195,7 +195,7 @@ impl<'a> Pieces<'a> {
                 external.insert(v);
             } else if !core[v.node] {
                 core[v.node] = true;
-                stack.extend(node.operands);
+                stack.extend(&node.operands);
             }
         }
         // What the rest of the program needs of this loop: carries before and after, results of products.
@@ -213,7 +213,7 @@ impl<'a> Pieces<'a> {
                 kept.insert(v);
             } else if !seen[v.node] {
                 seen[v.node] = true;
-                stack.extend(node.operands);
+                stack.extend(&node.operands);
             }
         }
 
@@ -247,7 +247,7 @@ impl<'a> Pieces<'a> {
         let mut stack = vec![v];
         while let Some(v) = stack.pop() {
             if !self.outside.contains_key(&v) && order.insert(v.node) {
-                stack.extend(body.graph().node(v.node).operands);
+                stack.extend(&body.graph().node(v.node).operands);
             }
         }
         for index in order {

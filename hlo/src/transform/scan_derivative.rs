@@ -90,7 +90,7 @@ impl Linearized {
                 }
             } else if !seen[v.node] {
                 seen[v.node] = true;
-                stack.extend(whole.graph().node(v.node).operands);
+                stack.extend(&whole.graph().node(v.node).operands);
             }
         }
         residuals.sort();
