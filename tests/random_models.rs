@@ -10,63 +10,12 @@ use std::{
     },
 };
 
-use etrace::learn::{
-    Attachment, LearnError, Learner, Method, Vjp,
-    rules::TraceKind,
-    sequence::{Carry, LearnerConfig},
-};
-use hlo::{DType, Func, HostValue, Shape, Tensor};
-use judge::{
-    Judge, Rule,
-    models::{Case, case},
-};
+use etrace::learn::{Attachment, LearnError, Learner, Method, Vjp, rules::TraceKind, sequence::LearnerConfig};
+use hlo::HostValue;
+use judge::{Judge, Rule, case::Case, models::case};
 
 const STEPS: usize = 5;
 const EXIT: Vjp = Vjp::SingleStep { attachment: Attachment::Exit };
-
-/// The gradients of a learner, on the host: by [`Learner::sequence`], or chunk by chunk as a stream drives it.
-fn gradients(case: &Case, learner: &Learner, stream: bool) -> Vec<Vec<f64>> {
-    let (n, s) = (case.model.params.len(), case.model.states.len());
-    let stacked = case.model.input.with_dims([&[case.inputs.len()], &case.model.input.dims[..]].concat());
-    let mut args = [&case.params[..], &case.states].concat();
-    args.push(HostValue::new(stacked, case.inputs.iter().flat_map(|x| x.data.clone()).collect()));
-    args.push(case.target.clone());
-    let shapes: Vec<Shape> = args.iter().map(|a| a.shape.clone()).collect();
-    let func = Func::trace(&shapes, |g, v| {
-        let (params, states) = (&v[..n], &v[n..n + s]);
-        if !stream {
-            return learner.sequence(g, params, states, &v[n + s], &v[n + s + 1]).grads;
-        }
-        let phis = learner.prepared.prefix.call(g, params);
-        let traces = Some(learner.zero_traces(g));
-        let mut carry = Carry { states: states.to_vec(), traces, time: g.scalar(DType::S32, 0.0) };
-        let mut grads: Vec<Option<Tensor>> = vec![None; phis.len()];
-        let length = learner.chunk_length(case.inputs.len());
-        for at in (0..case.inputs.len()).step_by(length) {
-            let piece = v[n + s].slice_axis(0, at, (at + length).min(case.inputs.len()));
-            let (next, sums) = learner.chunk(g, &phis, carry, &piece, &v[n + s + 1], true, true);
-            carry = next;
-            for (sum, grad) in grads.iter_mut().zip(sums.grads) {
-                *sum = Tensor::sum_of([sum.take(), grad]);
-            }
-        }
-        learner.prepared.pull(g, params, &grads)
-    });
-    func.evaluate(&args).into_iter().map(|v| v.data).collect()
-}
-
-/// Largest difference relative to the largest entry of each parameter's gradient.
-fn worst(case: &Case, got: &[Vec<f64>], want: &[Vec<f64>]) -> f64 {
-    let trained = (0..got.len()).filter(|&k| case.model.params[k].trainable);
-    let largest = |v: &[f64]| v.iter().fold(0.0f64, |m, x| m.max(x.abs()));
-    let all = want.iter().map(|w| largest(w)).fold(0.0, f64::max);
-    let error = |k: usize| {
-        let apart: Vec<f64> = got[k].iter().zip(&want[k]).map(|(a, b)| a - b).collect();
-        // What is zero but for cancellation has no relative error.
-        largest(&apart) / largest(&want[k]).max(1e-6 * all).max(1e-12)
-    };
-    trained.map(error).fold(0.0, |m, e| if e.is_nan() { e } else { m.max(e) })
-}
 
 /// What became of one model.
 enum Outcome {
@@ -124,8 +73,7 @@ fn check(seed: u64) -> Result<Outcome, String> {
         old_correction: false,
     };
     let online = build(&LearnerConfig::default());
-    let judge = Judge::new(&case.model, &case.objective, &case.params, &case.states, &case.inputs, &case.target);
-    let judge = match (judge, online) {
+    let judge = match (Judge::new(&case), online) {
         (Ok(judge), Ok(_)) => judge,
         (Err(_), Err(LearnError::NotPositionWise { .. })) => return Ok(Outcome::Refused("positions are mixed")),
         (Ok(_), Err(LearnError::NoGradient { parameter, .. })) => {
@@ -164,8 +112,7 @@ fn check(seed: u64) -> Result<Outcome, String> {
 /// for the way from layer to layer.
 fn refused_rightly(seed: u64, p: usize) -> Result<(), String> {
     let case = case(seed, 3 * STEPS);
-    let judge = Judge::new(&case.model, &case.objective, &case.params, &case.states, &case.inputs, &case.target);
-    let judge = judge.map_err(|why| format!("{why:?}"))?;
+    let judge = Judge::new(&case).map_err(|why| format!("{why:?}"))?;
     let name = &case.model.params[p].name;
     let nothing = |grad: &[f64]| grad.iter().all(|g| *g == 0.0);
     if !nothing(&judge.online(&vec![Rule::Full; judge.ops.len()], 0)[p]) {
@@ -185,8 +132,8 @@ fn rule_of(learner: &Learner, site: &str, traced: bool, decay: f64) -> Rule {
 }
 
 fn compare(case: &Case, learner: &Learner, trial: &Trial, want: &[Vec<f64>]) -> Result<f64, String> {
-    let got = gradients(case, learner, trial.stream);
-    let error = worst(case, &got, want);
+    let got = case.gradients(learner, trial.stream);
+    let error = case.worst(&got, want);
     let Trial { method, vjp, chunk, warmup, stream } = trial;
     if error < 1e-4 {
         return Ok(error);

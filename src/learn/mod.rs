@@ -34,7 +34,7 @@ pub use evaluation::Evaluated;
 pub use objective::{LossKind, Objective};
 pub use prepare::Prepared;
 pub use sequence::{Learner, SequenceOut};
-pub use structure::Structure;
+pub use structure::{Exclusion, Structure};
 
 /// Which learning rule.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@
 
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod case;
 mod exact;
 pub mod jacobian;
 pub mod models;
@@ -13,15 +14,13 @@ mod rules;
 
 use std::collections::HashMap;
 
-use etrace::{
-    cell::{
-        Model,
-        context::{DENSE, ELEMENTWISE, USE},
-    },
-    learn::Objective,
+use etrace::cell::{
+    Model,
+    context::{DENSE, ELEMENTWISE, USE},
 };
 use hlo::{HostValue, Value, func::downcast, ops::meta::Tag, transform::Dependence};
 
+use case::Case;
 pub use exact::Exact;
 use jacobian::{Jacobian, Matrices, Source, Step};
 pub use rules::Rule;
@@ -79,23 +78,17 @@ struct Facts {
 }
 
 impl<'a> Judge<'a> {
-    /// Runs `inputs` (one step each) from `states` and finds all numbers.
+    /// Runs the steps and finds all numbers.
     ///
     /// # Errors
     /// When a group or an op is not position-wise.
-    pub fn new(
-        model: &'a Model,
-        objective: &Objective,
-        params: &[HostValue],
-        states: &[HostValue],
-        inputs: &[HostValue],
-        target: &HostValue,
-    ) -> Result<Judge<'a>, Refused> {
+    pub fn new(case: &'a Case) -> Result<Judge<'a>, Refused> {
+        let Case { model, objective, params, states, inputs, target, .. } = case;
         let step = Step::new(model, objective);
         let mut points = Vec::new();
         let mut states = states.to_vec();
         for input in inputs {
-            let point = [params, &states, &[input.clone(), target.clone()]].concat();
+            let point = [&params[..], &states, &[input.clone(), target.clone()]].concat();
             states = step.func.evaluate(&point);
             states.truncate(model.states.len());
             points.push(point);

@@ -5,29 +5,15 @@
 //! old, new or pre-reset values; element-wise parameters, masks, shared weights, fixed mixtures; readouts with and without memory.
 
 use etrace::{
-    cell::{Dense, Init, Model, StateInit, StepContext},
+    cell::{Dense, Init, StateInit, StepContext},
     learn::{LossKind, Objective, objective::Regularizer},
     rng::Stream,
 };
-use hlo::{HostValue, Shape, Tensor};
+use hlo::Tensor;
 
-pub const BATCH: usize = 2;
+use super::case::{BATCH, Case};
+
 const N_OUT: usize = 2;
-
-/// A random model with random values for everything.
-pub struct Case {
-    pub model: Model,
-    pub objective: Objective,
-    pub params: Vec<HostValue>,
-    pub states: Vec<HostValue>,
-    /// `[B, n_in]`, one for each step.
-    pub inputs: Vec<HostValue>,
-    pub target: HostValue,
-    /// Whether finite differences tell the truth: no step function and no detached value.
-    pub smooth: bool,
-    /// What it is made of.
-    pub made_of: Vec<String>,
-}
 
 /// Makes decisions and writes them down.
 struct Draw {
@@ -109,24 +95,7 @@ pub fn case(seed: u64, steps: usize) -> Case {
         ..Objective::default()
     };
     let model = StepContext::trace(BATCH, n_in, |cx, x| network(cx, x, &mut draw));
-    let mut values = Stream::new(seed, "values");
-    let mut array = |shape: &Shape, spread: f64| {
-        HostValue::new(shape.clone(), (0..shape.elements()).map(|_| spread * values.normal()).collect())
-    };
-    let params = model
-        .params
-        .iter()
-        .map(|p| if p.trainable { array(&p.shape, 0.8) } else { fixed(&p.init, &p.shape, seed, &p.name) });
-    let params = params.collect();
-    let states = model.states.iter().map(|s| array(&s.shape, 0.6)).collect();
-    let inputs = (0..steps).map(|_| array(&model.input, 1.0)).collect();
-    let target = HostValue::new(Shape::s32([BATCH]), (0..BATCH).map(|b| (b % 2) as f64).collect());
-    Case { model, objective, params, states, inputs, target, smooth: draw.smooth, made_of: draw.made_of }
-}
-
-fn fixed(init: &Init, shape: &Shape, seed: u64, name: &str) -> HostValue {
-    let values = init.values(shape, seed, name);
-    HostValue::new(shape.clone(), values.into_iter().map(f64::from).collect())
+    Case { smooth: draw.smooth, made_of: draw.made_of, ..Case::of(model, objective, seed, steps) }
 }
 
 fn network(cx: &mut StepContext, x: &Tensor, draw: &mut Draw) -> Tensor {
