@@ -10,8 +10,15 @@ use std::{
     },
 };
 
-use etrace::learn::{Attachment, LearnError, Learner, Method, Vjp, rules::TraceKind, sequence::LearnerConfig};
-use hlo::HostValue;
+use etrace::{
+    learn::{Attachment, LearnError, Learner, Method, Vjp, rules::TraceKind, sequence::LearnerConfig},
+    train::session::Session,
+};
+use hlo::{
+    DType, HostValue,
+    array::Array,
+    pjrt::{Device, OptionValue},
+};
 use judge::{Judge, Rule, case::Case, models::case};
 
 const STEPS: usize = 5;
@@ -254,6 +261,39 @@ fn survey(seeds: std::ops::Range<u64>) {
 #[test]
 fn a_thousand_models() {
     survey(0..1000);
+}
+
+/// The host computes in double precision; a device, in single, must agree.
+#[test]
+fn some_models_on_a_device() {
+    let mut session = Session::open(Device::Cpu, None, &mut |_| {}).expect("a CPU plugin");
+    session.options = session.options.with("xla_backend_optimization_level", OptionValue::Int(0));
+    let mut compared = 0;
+    for seed in 0..40 {
+        let case = case(seed, STEPS);
+        let (Ok(judge), Ok(learner)) =
+            (Judge::new(&case), Learner::new(&case.model, &case.objective, &LearnerConfig::default()))
+        else {
+            continue;
+        };
+        let (func, args) = case.program(&learner, false);
+        let arrays: Vec<Array> = args.iter().map(array).collect();
+        let got = session.evaluate("gradients", &func, &arrays).expect("the program runs");
+        let got: Vec<Vec<f64>> = got.iter().map(Array::to_f64_vec).collect();
+        let error = case.worst(&got, &judge.online(&vec![Rule::Full; judge.ops.len()], 0));
+        assert!(error < 1e-4, "seed {seed}: {error:e}\n  {}", case.made_of.join("; "));
+        compared += 1;
+    }
+    assert!(compared >= 15, "only {compared} models were compared");
+}
+
+fn array(value: &HostValue) -> Array {
+    let dims = value.shape.dims.clone();
+    match value.shape.dtype {
+        DType::S32 => Array::s32(value.data.iter().map(|&v| v as i32).collect::<Vec<_>>(), dims),
+        _ => Array::f32(value.data.iter().map(|&v| v as f32).collect::<Vec<_>>(), dims),
+    }
+    .expect("as many values as the shape has")
 }
 
 #[test]

@@ -45,6 +45,12 @@ impl Case {
 
     /// The gradients of a learner, on the host: by [`Learner::sequence`], or chunk by chunk as a stream drives it.
     pub fn gradients(&self, learner: &Learner, stream: bool) -> Vec<Vec<f64>> {
+        let (func, args) = self.program(learner, stream);
+        func.evaluate(&args).into_iter().map(|v| v.data).collect()
+    }
+
+    /// The program that computes them, and its arguments.
+    pub fn program(&self, learner: &Learner, stream: bool) -> (Func, Vec<HostValue>) {
         let (n, s) = (self.model.params.len(), self.model.states.len());
         let stacked = self.model.input.with_dims([&[self.inputs.len()], &self.model.input.dims[..]].concat());
         let mut args = [&self.params[..], &self.states].concat();
@@ -71,7 +77,7 @@ impl Case {
             }
             learner.prepared.pull(g, params, &grads)
         });
-        func.evaluate(&args).into_iter().map(|v| v.data).collect()
+        (func, args)
     }
 
     /// Largest difference relative to the largest entry of each parameter's gradient.

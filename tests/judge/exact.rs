@@ -38,8 +38,8 @@ impl Judge<'_> {
                 for p in 0..n_params {
                     (0..sizes[p]).for_each(|j| row[start(p) + j] += m.get(result, i, p, j));
                 }
-                for s in 0..n_states {
-                    for (j, by) in carried[s].iter().enumerate() {
+                for (s, rows) in carried.iter().enumerate() {
+                    for (j, by) in rows.iter().enumerate() {
                         let factor = m.get(result, i, n_params + s, j);
                         if factor != 0.0 {
                             row.iter_mut().zip(by).for_each(|(sum, v)| *sum += factor * v);

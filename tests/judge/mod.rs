@@ -4,7 +4,7 @@
 //! groups and drives are read off those numbers, traces are dense arrays that advance step by step, and exact gradients come from
 //! carrying the whole Jacobian forward. Everything is computed on the host in double precision.
 
-#![allow(dead_code)] // each test binary uses its own part
+#![allow(dead_code, unused_imports)] // each test binary uses its own part
 
 pub mod case;
 mod exact;

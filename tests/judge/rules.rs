@@ -46,8 +46,8 @@ impl Judge<'_> {
             for (k, trace) in &traces {
                 self.learn(*k, trace, &facts.after, t + 1, &mut by_op[*k]);
             }
-            for k in 0..self.ops.len() {
-                self.outer(k, &facts.x[k], &facts.output[k], &mut by_op[k]);
+            for (k, grad) in by_op.iter_mut().enumerate() {
+                self.outer(k, &facts.x[k], &facts.output[k], grad);
             }
             for (sum, grad) in plain.iter_mut().zip(&facts.plain) {
                 sum.iter_mut().zip(grad).for_each(|(s, g)| *s += g);
