@@ -248,10 +248,9 @@ fn what_is_wrong_is_said() {
 }
 
 #[test]
+#[ignore = "needs recordings that are not part of the project, in ../shared"]
 fn a_real_utterance() {
-    let Some(dir) = shared("real-samples/shd-lauscher-utterance") else {
-        return;
-    };
+    let dir = shared("real-samples/shd-lauscher-utterance");
     let file = ShdFile::open(&dir.join("shd_test.h5")).unwrap();
     let spikes = file.sample(0, UNITS).unwrap();
     assert_eq!(spikes.len(), 7082);
@@ -274,10 +273,9 @@ fn a_real_utterance() {
 }
 
 #[test]
+#[ignore = "needs recordings that are not part of the project, in ../shared"]
 fn real_speech() {
-    let Some(dir) = shared("real-samples/fsdd-spiking-shd-layout") else {
-        return;
-    };
+    let dir = shared("real-samples/fsdd-spiking-shd-layout");
     let file = ShdFile::open(&dir.join("shd_train.h5")).unwrap();
     let all: Vec<Vec<(f64, u16)>> = (0..file.len()).map(|i| file.sample(i, UNITS).unwrap()).collect();
     assert_eq!((all.len(), all.iter().map(Vec::len).sum::<usize>()), (1000, 4_009_393));
