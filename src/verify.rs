@@ -1,12 +1,15 @@
 //! Replays reference cases through the public model and learner code.
 //!
-//! A case is a pair `NAME.safetensors`, `NAME.json`; the name picks the model ([`crate::net::reference`]). States, outputs
-//! and losses are compared to 1e-4, gradients to 1e-3 of the largest entry of each parameter.
+//! A case is a pair `NAME.safetensors`, `NAME.json`; the name picks the model ([`crate::net::reference`]). Some are [built in](Source).
+//! States, outputs and losses are compared to 1e-4, gradients to 1e-3 of the largest entry of each parameter.
+
+mod cases;
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -20,6 +23,8 @@ use hlo::{
     transform::vmap,
 };
 use safetensors::SafeTensors;
+
+pub use cases::Source;
 
 use crate::{
     cell::{Model, model::ParamSpec},
@@ -80,7 +85,7 @@ impl Check {
     }
 }
 
-/// Result of a directory.
+/// Result of a set of cases.
 #[derive(Debug, Default)]
 pub struct Report {
     /// All comparisons.
@@ -92,9 +97,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether every case that could be replayed passes.
+    /// Whether something was checked, and all of it passes; cases without a model do not count.
     pub fn passed(&self) -> bool {
-        self.broken.is_empty() && self.checks.iter().all(Check::passed)
+        !self.checks.is_empty() && self.broken.is_empty() && self.checks.iter().all(Check::passed)
     }
 }
 
@@ -111,36 +116,18 @@ pub enum Progress {
 /// need not speak of it.
 pub const THREAD: &str = "verify";
 
-/// Names of the cases in `dir`, sorted. A case whose description is missing counts: replaying it says so.
-///
-/// # Errors
-/// When the directory cannot be read or holds no case.
-pub fn cases(dir: &Path) -> Result<Vec<String>, VerifyError> {
-    let io = |source| VerifyError::Io { path: dir.to_path_buf(), source };
-    let mut names: Vec<String> = std::fs::read_dir(dir)
-        .map_err(io)?
-        .filter_map(|entry| entry.ok()?.path().file_name()?.to_str()?.strip_suffix(".safetensors").map(str::to_string))
-        .collect();
-    names.sort();
-    if names.iter().any(|name| dir.join(format!("{name}.json")).exists()) {
-        Ok(names)
-    } else {
-        Err(VerifyError::Empty(dir.to_path_buf()))
-    }
-}
-
-/// Replays every case in `dir`, some at the same time; `progress` hears of each. Single-step gradients are computed with
+/// Replays every case of `source`, some at the same time; `progress` hears of each. Single-step gradients are computed with
 /// chunks of 1 and 4 steps, others with the default chunk and (`thorough`) with chunks of 1.
 ///
 /// # Errors
-/// When the directory cannot be read or holds no case.
+/// When the folder cannot be read or holds no case.
 pub fn run(
     session: &Session,
-    dir: &Path,
+    source: &Source,
     thorough: bool,
     progress: impl Fn(Progress) + Sync,
 ) -> Result<Report, VerifyError> {
-    let names = cases(dir)?;
+    let names = source.names()?;
     let session = quick(session);
     let next = AtomicUsize::new(0);
     let results: Mutex<BTreeMap<usize, Replayed>> = Mutex::default();
@@ -148,7 +135,7 @@ pub fn run(
         let k = next.fetch_add(1, Ordering::Relaxed);
         let Some(name) = names.get(k) else { break };
         progress(Progress::Began(name.clone()));
-        let result = replay(&session, dir, name, thorough);
+        let result = replay(&session, source, name, thorough);
         results.lock().unwrap_or_else(PoisonError::into_inner).insert(k, result);
         progress(Progress::Ended(name.clone()));
     };
@@ -177,9 +164,9 @@ pub fn run(
 /// Checks of a case, `None` if its model does not exist, or why it could not be replayed.
 type Replayed = Result<Option<Vec<Check>>, String>;
 
-fn replay(session: &Session, dir: &Path, name: &str, thorough: bool) -> Replayed {
+fn replay(session: &Session, source: &Source, name: &str, thorough: bool) -> Replayed {
     // The sizes in a description may contradict each other, and the model's own checks of sizes panic.
-    let all = || Case::read(dir, name)?.map(|case| case.replay(session, thorough)).transpose();
+    let all = || Case::read(source, name)?.map(|case| case.replay(session, thorough)).transpose();
     match catch_unwind(AssertUnwindSafe(all)) {
         Ok(result) => result.map_err(|e: VerifyError| e.to_string()),
         Err(panic) => {
@@ -207,7 +194,7 @@ fn quick(session: &Session) -> Session {
 pub struct Case {
     name: String,
     path: PathBuf,
-    bytes: Vec<u8>,
+    bytes: Cow<'static, [u8]>,
     model: Model,
 }
 
@@ -241,15 +228,10 @@ impl Case {
     ///
     /// # Errors
     /// When a file is missing or damaged.
-    pub fn read(dir: &Path, name: &str) -> Result<Option<Case>, VerifyError> {
-        let read =
-            |path: &Path| std::fs::read(path).map_err(|source| VerifyError::Io { path: path.to_path_buf(), source });
-        let path = dir.join(format!("{name}.safetensors"));
-        let description = dir.join(format!("{name}.json"));
-        let format = |path: &Path, why: String| VerifyError::Format { path: path.to_path_buf(), why };
-        let bytes = read(&path)?;
-        let json: serde_json::Value =
-            serde_json::from_slice(&read(&description)?).map_err(|e| format(&description, e.to_string()))?;
+    pub fn read(source: &Source, name: &str) -> Result<Option<Case>, VerifyError> {
+        let [(description, json), (path, bytes)] = source.read(name)?;
+        let format = |path: &PathBuf, why: String| VerifyError::Format { path: path.clone(), why };
+        let json: serde_json::Value = serde_json::from_slice(&json).map_err(|e| format(&description, e.to_string()))?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| format(&path, e.to_string()))?;
         let inputs = tensors.tensor("inputs").map_err(|e| format(&path, e.to_string()))?;
         let batch = *inputs.shape().get(1).ok_or_else(|| format(&path, "`inputs` must be [T, B, n_in]".into()))?;

@@ -69,14 +69,9 @@ impl Drop for Folder {
     }
 }
 
-/// A folder beside the checkout that not every machine has.
-fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("note: {} is not there, so this test checks nothing", path.display());
-    None
+/// A file of the reference cases.
+fn golden(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden").join(name)).expect("a reference case")
 }
 
 const COMMANDS: &[&[&str]] = &[
@@ -168,19 +163,38 @@ fn verify_without_cases_is_a_usage_error() {
 }
 
 #[test]
+fn verify_replays_the_built_in_cases() {
+    // From a folder that holds nothing: the cases are part of the program.
+    let folder = Folder::new("built-in");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_etrace"));
+    let output = command
+        .args(["verify", "--json", "--quiet"])
+        .current_dir(&folder.0)
+        .output()
+        .expect("the built command starts");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((report["failed"].as_u64(), report["skipped"].as_array().map(Vec::len)), (Some(0), Some(0)), "{report}");
+    let checks = report["checks"].as_array().expect("checks");
+    let cases: std::collections::BTreeSet<_> = checks.iter().filter_map(|check| check["case"].as_str()).collect();
+    assert_eq!(cases.len(), 9, "{cases:?}");
+    for quantity in ["state", "out", "loss", "bptt", "d_rtrl/exit", "es_d_rtrl_0.99/exit K=4"] {
+        assert!(checks.iter().any(|check| check["quantity"] == quantity), "{quantity} is missing from {report}");
+    }
+}
+
+#[test]
 fn verify_replays_a_case_and_names_a_broken_one() {
-    let Some(golden) = shared("golden") else { return };
     let folder = Folder::new("golden");
     for name in ["vanilla_rnn.json", "vanilla_rnn.safetensors"] {
-        folder.file(name, &fs::read(golden.join(name)).expect("a reference case"));
+        folder.file(name, &golden(name));
     }
     let (out, err) = run(&["verify", &folder.path()], 0);
     assert!(out.contains("d_rtrl/exit") && out.contains("0 failed, 0 skipped"), "{out}\n{err}");
     assert!(!out.contains("FAIL"), "{out}");
 
     // A model nobody knows is skipped; a damaged file is a failure; neither hides the other results.
-    let bytes = fs::read(golden.join("vanilla_rnn.safetensors")).expect("a reference case");
-    let json = fs::read(golden.join("vanilla_rnn.json")).expect("a reference case");
+    let (bytes, json) = (golden("vanilla_rnn.safetensors"), golden("vanilla_rnn.json"));
     folder.file("unheard_of.json", &json);
     folder.file("unheard_of.safetensors", &bytes);
     folder.file("gru.json", &json);
@@ -195,6 +209,31 @@ fn verify_replays_a_case_and_names_a_broken_one() {
         "{report}"
     );
     assert!(report["passed"].as_u64().is_some_and(|n| n > 10), "{report}");
+}
+
+#[test]
+fn verify_that_compares_nothing_fails() {
+    let folder = Folder::new("unheard-of");
+    folder.file("unheard_of.json", &golden("vanilla_rnn.json"));
+    folder.file("unheard_of.safetensors", &golden("vanilla_rnn.safetensors"));
+    let (out, err) = run(&["verify", &folder.path(), "--quiet"], 1);
+    assert!(out.contains("0 passed, 0 failed, 1 skipped (no model of this name: unheard_of)"), "{out}");
+    for part in ["must compare something", "unheard_of", "leave the directory out"] {
+        assert!(err.contains(part), "`{part}` is missing from: {err}");
+    }
+}
+
+#[test]
+fn verify_fails_where_one_number_is_wrong() {
+    let folder = Folder::new("wrong-number");
+    folder.file("vanilla_rnn.json", &golden("vanilla_rnn.json"));
+    let mut bytes = golden("vanilla_rnn.safetensors");
+    let arrays = safetensors::SafeTensors::deserialize(&bytes).expect("arrays");
+    let loss = arrays.tensor("loss").expect("the loss").data().as_ptr() as usize - bytes.as_ptr() as usize;
+    bytes[loss..loss + 4].copy_from_slice(&9f32.to_le_bytes());
+    folder.file("vanilla_rnn.safetensors", &bytes);
+    let (out, _) = run(&["verify", &folder.path(), "--quiet"], 1);
+    assert!(out.contains("FAIL") && out.contains("1 failed"), "{out}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use serde_json::json;
 
 use super::{
@@ -10,15 +11,15 @@ use super::{
 };
 use crate::{
     report::{Align, Table},
-    verify::{self, Check, Progress, Report, VerifyError},
+    verify::{self, Check, Progress, Report, Source, VerifyError},
 };
 
 /// Flags.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Directory of reference cases: pairs NAME.json and NAME.safetensors
+    /// Directory of reference cases: pairs NAME.json and NAME.safetensors [default: the built-in cases]
     #[arg(value_name = "DIR")]
-    dir: PathBuf,
+    dir: Option<PathBuf>,
     /// Try short chunks in every mode, not only in the single-step ones
     #[arg(long)]
     thorough: bool,
@@ -30,13 +31,20 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// When there is no case, one cannot be replayed, or gives other numbers.
+/// When there is no case, one cannot be replayed or gives other numbers, or none could be compared.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<()> {
-    existing_directory(&args.dir, "`verify` reads a directory of reference cases", "name the folder that holds them")?;
-    let names = verify::cases(&args.dir).or_usage()?;
+    let source = match args.dir {
+        Some(dir) => {
+            let advice = "name the folder that holds them, or none for the built-in ones";
+            existing_directory(&dir, "`verify` reads a directory of reference cases", advice)?;
+            Source::Directory(dir)
+        }
+        None => Source::BuiltIn,
+    };
+    let names = source.names().or_usage()?;
     let session = global.session()?;
     let bar = global.bar(names.len(), "verifying");
-    let report = verify::run(&session, &args.dir, args.thorough, |progress| match progress {
+    let report = verify::run(&session, &source, args.thorough, |progress| match progress {
         Progress::Began(name) => bar.set_message(name),
         Progress::Ended(_) => bar.inc(1),
     });
@@ -46,6 +54,13 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         other => anyhow::Error::from(other),
     })?;
     print(&if args.json { to_json(&report).to_string() } else { to_text(&report) })?;
+    if report.checks.is_empty() && report.broken.is_empty() {
+        bail!(
+            "`verify` must compare something, but no model is known for any of the {} cases ({}); leave the directory out for the built-in cases",
+            report.skipped.len(),
+            report.skipped.join(", ")
+        );
+    }
     if report.passed() { Ok(()) } else { Err(Failed.into()) }
 }
 
@@ -77,7 +92,7 @@ fn to_text(report: &Report) -> String {
     let (passed, failed) = counts(report);
     text.push_str(&format!("{passed} passed, {failed} failed, {} skipped", report.skipped.len()));
     if !report.skipped.is_empty() {
-        text.push_str(&format!(" (model not built yet: {})", report.skipped.join(", ")));
+        text.push_str(&format!(" (no model of this name: {})", report.skipped.join(", ")));
     }
     text
 }

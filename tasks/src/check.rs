@@ -359,12 +359,10 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs recordings that are not part of the project, in ../shared"]
     fn real_sets_are_sound() {
         for (name, samples) in [("nmnist-slayer-subset", 700), ("fsdd-spiking-shd-layout", 1200)] {
-            let Some(dir) = shared(&format!("real-samples/{name}")) else {
-                continue;
-            };
-            let report = check(&dir).unwrap();
+            let report = check(&shared(&format!("real-samples/{name}"))).unwrap();
             assert!(report.is_sound(), "{report}");
             assert_eq!(report.parts.iter().map(|p| p.samples).sum::<u64>(), samples);
         }

@@ -1,14 +1,11 @@
-//! Helpers of the tests: folders that vanish, and data sets that may be absent.
+//! Helpers of the tests: folders that are removed, and recordings that are not part of the project.
 
 use std::path::{Path, PathBuf};
 
-/// `path` below the data folder that the project's checkouts share, or `None` with a note if this checkout has none.
-pub(crate) fn shared(path: &str) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let found = ["../shared/data", "../../shared/data"].iter().map(|d| root.join(d).join(path)).find(|p| p.exists());
-    if found.is_none() {
-        println!("skipped: shared/data/{path} is not here");
-    }
+/// `path` below the recordings beside the checkout. For tests that are ignored where there are none: `.ci/run` runs them where there are.
+pub(crate) fn shared(path: &str) -> PathBuf {
+    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(path);
+    assert!(found.exists(), "this test needs {}", found.display());
     found
 }
 

@@ -22,18 +22,14 @@ fn time(task: &dyn Task, batch: usize) {
 }
 
 #[test]
-#[ignore = "a measurement, not a check"]
+#[ignore = "a measurement, not a check; needs the recordings in ../shared"]
 fn speed() {
     time(&RandomSpikes { steps: 50, n_in: 32_768, n_out: 11, rate: 0.1 }, 128);
     time(&Dms::new(DmsSettings { t_fixation: 10.0, ..Default::default() }).unwrap(), 128);
     time(&Evidence::new(EvidenceSettings::default()).unwrap(), 128);
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/real-samples");
-    if let Ok(task) = NMnist::open(NMnistSettings::new(shared.join("nmnist-slayer-subset"))) {
-        time(&task, 128);
-    }
-    if let Ok(task) = Shd::open(ShdSettings::new(shared.join("fsdd-spiking-shd-layout"), ShdKind::Shd)) {
-        time(&task, 128);
-    }
+    time(&NMnist::open(NMnistSettings::new(shared.join("nmnist-slayer-subset"))).unwrap(), 128);
+    time(&Shd::open(ShdSettings::new(shared.join("fsdd-spiking-shd-layout"), ShdKind::Shd)).unwrap(), 128);
     let task = Arc::new(Dms::new(DmsSettings { t_fixation: 10.0, ..Default::default() }).unwrap());
     let settings = LoaderSettings { epoch_steps: Some(40), epochs: Some(1), ..LoaderSettings::new(Split::Train, 1) };
     let started = Instant::now();

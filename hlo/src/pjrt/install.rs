@@ -18,6 +18,7 @@ use super::{
 };
 use serde_json::{Value, json};
 use std::{
+    borrow::Cow,
     fs::{self, File},
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -309,7 +310,8 @@ fn unpack(archive: &Path, to: &Path, package: &str, progress: &mut dyn FnMut(Pro
         let mut entry = zip.by_index(index).map_err(damaged)?;
         // A name that climbs out of the folder is refused.
         let Some(name) = entry.enclosed_name() else {
-            let message = format!("it holds a file outside itself: {}", entry.name());
+            let name = entry.name().map_or_else(|e| e.to_string(), Cow::into_owned);
+            let message = format!("it holds a file outside itself: {name}");
             return Err(Error::Archive { path: archive.to_owned(), message });
         };
         let path = to.join(name);

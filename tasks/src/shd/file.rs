@@ -1,30 +1,18 @@
-//! Reading the HDF5 files of SHD and SSC.
+//! Reading the HDF5 files of SHD and SSC: which data sets there are, and that they agree with each other. [`hdf5`](super::hdf5) knows the format.
 //!
-//! The library `hdf5-pure` finds the data sets, reads their rows and undoes compression; a row of a variable-length data set is
-//! a reference of 16 bytes, and following it is done here, because the library offers that for strings only:
-//!
-//! ```text
-//! reference     length u32 | address of a collection u64 | index u32                          little endian
-//! collection    "GCOL" | version 1 | 3 reserved | size u64 | objects                          (global heap)
-//! object        index u16 | references u16 | 4 reserved | size u64 | data, padded to 8 bytes     index 0 ends the list
-//! ```
-//!
-//! Nothing in a file is believed: every reference is followed and checked when the file is opened, no more is allocated than a small
-//! multiple of the file's length, and a panic of the library is an error like any other.
+//! Nothing in a file is believed: every reference is followed and checked when the file is opened, and no more is allocated than a small
+//! multiple of the file's length.
 
-use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use hdf5_pure::{Dataset, Datatype, DatatypeByteOrder, File};
-
 use super::bin::half;
+use super::hdf5::{Dataset, Fault, Hdf5, Heap, Kind, Number};
 use crate::{Error, Result};
 
 /// Samples of one file: the spikes are decoded when asked for.
 pub struct ShdFile {
     path: PathBuf,
-    file: File,
+    file: Hdf5,
     times: Column,
     units: Column,
     labels: Vec<i64>,
@@ -32,42 +20,31 @@ pub struct ShdFile {
     keys: Vec<String>,
 }
 
-/// How a number is stored.
-#[derive(Clone, Copy, PartialEq)]
-enum Number {
-    Float(usize),
-    Integer { size: usize, signed: bool },
-}
-
-impl Number {
-    fn size(self) -> usize {
-        match self {
-            Number::Float(size) | Number::Integer { size, .. } => size,
-        }
-    }
-}
-
 /// A variable-length data set: where each sample's numbers are in the file.
 struct Column {
     number: Number,
-    big_endian: bool,
     /// First byte and count.
     spans: Vec<(usize, usize)>,
 }
 
 impl Column {
-    fn bytes<'a>(&self, file: &'a [u8], sample: usize) -> impl Iterator<Item = u64> + 'a {
+    fn numbers<'a>(&self, file: &'a [u8], sample: usize) -> impl Iterator<Item = u64> + 'a {
         let (start, count) = self.spans[sample];
-        let (size, big) = (self.number.size(), self.big_endian);
-        file[start..start + count * size].chunks_exact(size).map(move |chunk| {
-            let mut word = [0; 8];
-            word[..size].copy_from_slice(chunk);
-            if big {
-                word[..size].reverse();
-            }
-            u64::from_le_bytes(word)
-        })
+        words(&file[start..start + count * self.number.size], self.number)
     }
+}
+
+/// The bits of each number.
+fn words(bytes: &[u8], number: Number) -> impl Iterator<Item = u64> {
+    let Number { size, big_endian, .. } = number;
+    bytes.chunks_exact(size).map(move |chunk| {
+        let mut word = [0; 8];
+        word[..size].copy_from_slice(chunk);
+        if big_endian {
+            word[..size].reverse();
+        }
+        u64::from_le_bytes(word)
+    })
 }
 
 impl ShdFile {
@@ -80,34 +57,9 @@ impl ShdFile {
 
     /// A file with contents `bytes`; `path` is for messages only.
     pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<Self> {
-        let file = guard(path, "the file is HDF5", || File::from_bytes(bytes))?;
-        let mut reader = Reader { path, file: &file, heap: HashMap::new() };
-        reader.check_base()?;
-        let times = reader.column("spikes/times")?;
-        let units = reader.column("spikes/units")?;
-        let labels = reader.integers("labels")?;
-        let n = times.spans.len();
-        let speakers = if reader.has("extra", "speaker") { Some(reader.integers("extra/speaker")?) } else { None };
-        let keys = if reader.has("extra", "keys") { reader.strings("extra/keys")? } else { Vec::new() };
-        for (name, length) in [("spikes/units", units.spans.len()), ("labels", labels.len())]
-            .into_iter()
-            .chain(speakers.as_ref().map(|s| ("extra/speaker", s.len())))
-        {
-            if length != n {
-                let rule = format!("{name} has as many entries as spikes/times, {n}");
-                return Err(Error::damaged(path, rule, format!("{length} entries")));
-            }
-        }
-        for (i, (t, u)) in times.spans.iter().zip(&units.spans).enumerate() {
-            if t.1 != u.1 {
-                let got = format!("sample {i} has {} times and {} units", t.1, u.1);
-                return Err(Error::damaged(path, "every spike has a time and a unit", got));
-            }
-        }
-        if !matches!((times.number, units.number), (Number::Float(_), Number::Integer { .. })) {
-            let rule = "spikes/times holds floating-point numbers and spikes/units integers";
-            return Err(Error::damaged(path, rule, "other types of numbers"));
-        }
+        let file = Hdf5::new(bytes).map_err(|fault| fault.at(path))?;
+        let parts = Parts::read(&file).map_err(|fault| fault.at(path))?;
+        let Parts { times, units, labels, speakers, keys } = parts;
         Ok(ShdFile { path: path.to_owned(), file, times, units, labels, speakers, keys })
     }
 
@@ -145,21 +97,19 @@ impl ShdFile {
     ///
     /// Errors: a time that is not a finite number, a unit that is not below `units`.
     pub fn sample(&self, i: usize, units: u16) -> Result<Vec<(f64, u16)>> {
-        let file = self.file.as_bytes();
-        let time = |bits: u64| match self.times.number.size() {
+        let file = self.file.bytes();
+        let time = |bits: u64| match self.times.number.size {
             2 => half(bits as u16),
             4 => f64::from(f32::from_bits(bits as u32)),
             _ => f64::from_bits(bits),
         };
         let mut out = Vec::with_capacity(self.count(i));
-        for (k, (t, u)) in self.times.bytes(file, i).zip(self.units.bytes(file, i)).enumerate() {
+        for (k, (t, u)) in self.times.numbers(file, i).zip(self.units.numbers(file, i)).enumerate() {
             let t = time(t);
             // A negative unit reads as a number far above any limit.
             if !t.is_finite() || u >= u64::from(units) {
-                let u = match self.units.number {
-                    Number::Integer { size, signed: true } => i128::from(signed(u, size)),
-                    _ => i128::from(u),
-                };
+                let Number { size, signed: has_sign, .. } = self.units.number;
+                let u = if has_sign { i128::from(signed(u, size)) } else { i128::from(u) };
                 let rule = format!("times are finite and units below {units}");
                 return Err(Error::damaged(
                     &self.path,
@@ -178,207 +128,121 @@ fn signed(bits: u64, size: usize) -> i64 {
     (bits << shift) as i64 >> shift
 }
 
-/// Runs the library: its errors and its panics are damage to the file.
-fn guard<T>(path: &Path, rule: &str, f: impl FnOnce() -> std::result::Result<T, hdf5_pure::Error>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(e)) => Err(Error::damaged(path, rule, e.to_string())),
-        Err(_) => Err(Error::damaged(path, rule, "the HDF5 library gave up on it")),
-    }
+/// What a file says, in agreement with itself.
+struct Parts {
+    times: Column,
+    units: Column,
+    labels: Vec<i64>,
+    speakers: Option<Vec<i64>>,
+    keys: Vec<String>,
 }
 
-/// Objects of a collection by their index: first byte and size.
-type Collection = HashMap<u32, (usize, usize)>;
+impl Parts {
+    fn read(file: &Hdf5) -> std::result::Result<Self, Fault> {
+        let mut reader = Reader { file, heap: Heap::new(file.bytes()), referred: 0 };
+        let times = reader.column("spikes/times", true, None)?;
+        let n = times.spans.len();
+        let units = reader.column("spikes/units", false, Some(n))?;
+        for (i, (t, u)) in times.spans.iter().zip(&units.spans).enumerate() {
+            if t.1 != u.1 {
+                let got = format!("sample {i} has {} times and {} units", t.1, u.1);
+                return Err(Fault::new("every spike has a time and a unit", got));
+            }
+        }
+        let labels = reader.integers(&reader.dataset("labels")?, n)?;
+        let speakers = file.find("extra/speaker")?.map(|data| reader.integers(&data, n)).transpose()?;
+        let keys = file.find("extra/keys")?.map_or(Ok(Vec::new()), |data| reader.strings(&data))?;
+        Ok(Parts { times, units, labels, speakers, keys })
+    }
+}
 
 struct Reader<'a> {
-    path: &'a Path,
-    file: &'a File,
-    heap: HashMap<u64, Collection>,
+    file: &'a Hdf5,
+    heap: Heap<'a>,
+    /// Bytes that references have led to so far.
+    referred: usize,
 }
 
-impl Reader<'_> {
-    fn damaged(&self, rule: impl Into<String>, got: impl Into<String>) -> Error {
-        Error::damaged(self.path, rule, got)
+impl<'a> Reader<'a> {
+    fn dataset(&self, name: &str) -> std::result::Result<Dataset<'a>, Fault> {
+        let missing = || Fault::new(format!("the file has a data set {name}"), "there is none");
+        self.file.find(name)?.ok_or_else(missing)
     }
 
-    fn check_base(&self) -> Result<()> {
-        let s = self.file.superblock();
-        if s.offset_size == 8 && s.length_size == 8 && s.base_address.get() == 0 {
+    /// A row for each of `n` samples, the first of which was counted in the times.
+    fn length(&self, data: &Dataset<'_>, n: usize) -> std::result::Result<(), Fault> {
+        if data.rows == n {
             return Ok(());
         }
-        let got = format!("offsets of {} and lengths of {} bytes, or a user block", s.offset_size, s.length_size);
-        Err(self.damaged("the file has 8-byte offsets and lengths and no user block", got))
+        let rule = format!("{} has as many entries as spikes/times, {n}", data.name);
+        Err(Fault::new(rule, format!("{} entries", data.rows)))
     }
 
-    fn has(&self, group: &str, name: &str) -> bool {
-        let names = guard(self.path, "a group can be listed", || self.file.group(group)?.datasets());
-        names.is_ok_and(|all| all.iter().any(|n| n == name))
-    }
-
-    fn dataset(&self, name: &str) -> Result<(Dataset, usize, Datatype)> {
-        let rule = format!("the file has a one-dimensional data set {name}");
-        let (data, shape, kind, element) = guard(self.path, &rule, || {
-            let data = self.file.dataset(name)?;
-            let (shape, kind, element) = (data.shape()?, data.datatype()?, data.element_size()?);
-            Ok((data, shape, kind, element))
-        })?;
-        let &[n] = shape.as_slice() else {
-            return Err(self.damaged(rule, format!("shape {shape:?}")));
+    fn integers(&self, data: &Dataset<'a>, n: usize) -> std::result::Result<Vec<i64>, Fault> {
+        self.length(data, n)?;
+        let Kind::Number(number @ Number { float: false, size, .. }) = data.kind else {
+            return Err(Fault::new(format!("{} holds integers", data.name), data.kind.to_string()));
         };
-        // Every row of a real file, compressed or not, refers to numbers of its own; a length far beyond the file is damage, and would
-        // be allocated several times over.
-        let limit = 2 * self.file.file_size();
-        if n.checked_mul(element.max(1)).is_none_or(|bytes| bytes > limit) {
-            let got = format!("{n} rows of {element} bytes in a file of {} bytes", self.file.file_size());
-            return Err(self.damaged(format!("{name} is no longer than the file can hold"), got));
-        }
-        let chunk = guard(self.path, &rule, || data.chunk_shape())?;
-        let cells = chunk.iter().flatten().try_fold(element.max(1), |a, &b| a.checked_mul(b));
-        if cells.is_none_or(|bytes| bytes > limit.max(1 << 24)) {
-            return Err(self.damaged(format!("{name} has chunks of a sensible size"), format!("{chunk:?}")));
-        }
-        Ok((data, n as usize, kind))
+        let value = |bits: u64| if number.signed { signed(bits, size) } else { bits.min(i64::MAX as u64) as i64 };
+        let rows = self.file.rows(data)?;
+        Ok(words(&rows, number).map(value).collect())
     }
 
-    fn number(&self, name: &str, kind: &Datatype) -> Result<(Number, bool)> {
-        let (number, order) = match kind {
-            Datatype::FixedPoint { size, byte_order, layout } => {
-                (Number::Integer { size: *size as usize, signed: layout.signed }, byte_order)
+    fn strings(&mut self, data: &Dataset<'a>) -> std::result::Result<Vec<String>, Fault> {
+        // A name takes more memory than it takes room in a file, so there must not be very many.
+        let most = self.file.bytes().len() / 32;
+        if data.rows > most {
+            return Err(Fault::new(format!("{} has at most {most} names", data.name), format!("{} names", data.rows)));
+        }
+        let rows = self.file.rows(data)?;
+        let text = |bytes: &[u8]| {
+            let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+            String::from_utf8_lossy(&bytes[..end]).trim_end_matches(' ').to_owned()
+        };
+        match data.kind {
+            Kind::Text(0) => Ok(vec![String::new(); data.rows]),
+            Kind::Text(size) => Ok(rows.chunks_exact(size).map(text).collect()),
+            Kind::Texts => {
+                let spans = self.spans(data, &rows, 1)?;
+                Ok(spans.iter().map(|&(start, count)| text(&self.file.bytes()[start..start + count])).collect())
             }
-            Datatype::FloatingPoint { size, byte_order, .. } => (Number::Float(*size as usize), byte_order),
-            other => {
-                let rule = format!("{name} holds numbers");
-                return Err(self.damaged(rule, format!("{other:?}").chars().take(80).collect::<String>()));
-            }
-        };
-        let sizes: &[usize] = if matches!(number, Number::Float(_)) { &[2, 4, 8] } else { &[1, 2, 4, 8] };
-        let big = match order {
-            DatatypeByteOrder::LittleEndian => false,
-            DatatypeByteOrder::BigEndian => true,
-            other => {
-                return Err(self.damaged(format!("{name} is big or little endian"), format!("{other:?}")));
-            }
-        };
-        if !sizes.contains(&number.size()) {
-            return Err(
-                self.damaged(format!("{name} has numbers of {sizes:?} bytes"), format!("{} bytes", number.size()))
-            );
+            other => Err(Fault::new(format!("{} holds text", data.name), other.to_string())),
         }
-        Ok((number, big))
-    }
-
-    fn raw(&self, name: &str, data: &Dataset, expected: usize) -> Result<Vec<u8>> {
-        let raw = guard(self.path, &format!("the rows of {name} can be read"), || data.read_raw())?;
-        if raw.len() == expected {
-            return Ok(raw);
-        }
-        Err(self.damaged(format!("{name} has {expected} bytes"), format!("{} bytes", raw.len())))
-    }
-
-    fn integers(&self, name: &str) -> Result<Vec<i64>> {
-        let (data, n, kind) = self.dataset(name)?;
-        let (number, big_endian) = self.number(name, &kind)?;
-        let Number::Integer { size, signed: has_sign } = number else {
-            return Err(self.damaged(format!("{name} holds integers"), "floating-point numbers"));
-        };
-        let raw = self.raw(name, &data, n * size)?;
-        let all = Column { number, big_endian, spans: vec![(0, n)] };
-        Ok(all
-            .bytes(&raw, 0)
-            .map(|bits| if has_sign { signed(bits, size) } else { bits.min(i64::MAX as u64) as i64 })
-            .collect())
-    }
-
-    fn strings(&self, name: &str) -> Result<Vec<String>> {
-        let (data, _, kind) = self.dataset(name)?;
-        let limit = (self.file.file_size() as usize).min(1 << 24);
-        let options = hdf5_pure::VlenStringReadOptions::new().with_max_elements(1 << 16).with_max_payload_bytes(limit);
-        guard(self.path, &format!("{name} holds strings"), || match kind {
-            Datatype::VariableLength { .. } => data.read_vlen_strings(options),
-            _ => data.read_string(),
-        })
     }
 
     /// A variable-length data set with all references followed.
-    fn column(&mut self, name: &str) -> Result<Column> {
-        let (data, n, kind) = self.dataset(name)?;
-        let Datatype::VariableLength { is_string: false, base_type, .. } = &kind else {
-            return Err(self.damaged(format!("{name} holds sequences of numbers"), "another type"));
+    fn column(&mut self, name: &str, float: bool, n: Option<usize>) -> std::result::Result<Column, Fault> {
+        let data = self.dataset(name)?;
+        n.map_or(Ok(()), |n| self.length(&data, n))?;
+        let number = match data.kind {
+            Kind::Numbers(number) if number.float == float => number,
+            other => {
+                let kind = if float { "floating-point numbers" } else { "integers" };
+                return Err(Fault::new(format!("{name} holds sequences of {kind}"), other.to_string()));
+            }
         };
-        let (number, big_endian) = self.number(name, base_type)?;
-        let raw = self.raw(name, &data, n * 16)?;
-        let mut total = 0;
-        let spans = raw
-            .as_chunks::<16>()
-            .0
-            .iter()
-            .enumerate()
-            .map(|(i, &[l0, l1, l2, l3, ref address @ .., i0, i1, i2, i3])| {
-                let count = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-                let index = u32::from_le_bytes([i0, i1, i2, i3]);
-                if count == 0 {
-                    return Ok((0, 0));
-                }
-                let (start, size) = self.object(u64::from_le_bytes(*address), index)?;
-                // Samples that shared bytes could ask for more memory than the file has.
-                total += count * number.size();
-                if count * number.size() > size || total > self.file.as_bytes().len() {
-                    let rule = format!("the numbers of {name} fit where they are kept");
-                    return Err(self.damaged(rule, format!("sample {i} has {count} in an object of {size} bytes")));
-                }
-                Ok((start, count))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Column { number, big_endian, spans })
+        let rows = self.file.rows(&data)?;
+        Ok(Column { number, spans: self.spans(&data, &rows, number.size)? })
     }
 
-    /// First byte and size of an object of the global heap.
-    fn object(&mut self, address: u64, index: u32) -> Result<(usize, usize)> {
-        if !self.heap.contains_key(&address) {
-            let collection = self.collection(address).ok_or_else(|| {
-                self.damaged(
-                    "a reference leads to a collection of the global heap",
-                    format!("none is at byte {address}"),
-                )
-            })?;
-            self.heap.insert(address, collection);
-        }
-        let found = self.heap.get(&address).and_then(|c| c.get(&index)).copied();
-        found.ok_or_else(|| {
-            self.damaged(
-                "a reference leads to an object",
-                format!("the collection at byte {address} has no object {index}"),
-            )
-        })
-    }
-
-    /// The collection at `address`, `None` if there is none or it leaves the file.
-    fn collection(&self, address: u64) -> Option<Collection> {
-        let file = self.file.as_bytes();
-        let start = usize::try_from(address).ok()?;
-        let number = |at: usize| Some(u64::from_le_bytes(*file.get(at..)?.first_chunk::<8>()?));
-        if file.get(start..start.checked_add(5)?)? != b"GCOL\x01" {
-            return None;
-        }
-        let end = start.checked_add(usize::try_from(number(start + 8)?).ok()?)?;
-        if end > file.len() {
-            return None;
-        }
-        let mut objects = HashMap::new();
-        let mut at = start + 16;
-        while at + 16 <= end {
-            let index = u32::from(u16::from_le_bytes([file[at], file[at + 1]]));
-            if index == 0 {
-                break;
+    /// First byte and count of what each row refers to, elements of `size` bytes.
+    fn spans(
+        &mut self,
+        data: &Dataset<'_>,
+        rows: &[u8],
+        size: usize,
+    ) -> std::result::Result<Vec<(usize, usize)>, Fault> {
+        let mut spans = Vec::with_capacity(data.rows);
+        for (i, reference) in rows.as_chunks::<16>().0.iter().enumerate() {
+            let (count, object) = self.heap.follow(reference)?;
+            // Samples that shared bytes could ask for more memory than the file has.
+            self.referred = self.referred.saturating_add(count.saturating_mul(size));
+            if count.saturating_mul(size) > object.len() || self.referred > self.file.bytes().len() {
+                let rule = format!("the elements of {} fit where they are kept", data.name);
+                return Err(Fault::new(rule, format!("row {i} has {count} in an object of {} bytes", object.len())));
             }
-            let size = usize::try_from(number(at + 8)?).ok()?;
-            let data = at + 16;
-            if size > end - data {
-                return None;
-            }
-            objects.insert(index, (data, size));
-            at = data + size.next_multiple_of(8);
+            spans.push((object.start, count));
         }
-        Some(objects)
+        Ok(spans)
     }
 }

@@ -13,6 +13,7 @@
 pub mod augment;
 pub mod bin;
 pub mod file;
+mod hdf5;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
