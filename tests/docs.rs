@@ -1,4 +1,5 @@
-//! The documents hang together: what sources cite exists, and links lead somewhere.
+//! The documents hang together: what sources cite exists, links lead somewhere, every command and environment variable is
+//! described.
 //!
 //! Sources cite the specification as `docs/spec/PAGE.md, "Heading"`, never by the number of a section, which would go stale
 //! without anybody noticing.
@@ -7,6 +8,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Component, Path, PathBuf},
+    process::Command,
 };
 
 /// Every file with this ending below the folders, of the repository root.
@@ -232,4 +234,46 @@ fn files_named_in_documents_exist() {
         }
     }
     assert!(checked >= 20, "only {checked} names were found: has their form changed?");
+}
+
+#[test]
+fn every_environment_variable_is_documented() {
+    let page = read(&root().join("docs/environment.md"));
+    let mut names = BTreeSet::new();
+    // A name is an argument of a call that reads or sets it, or a constant that begins as ours do.
+    for path in files(&["src", "hlo", "tasks", "tests"], "rs").iter().filter(|path| !path.ends_with("tests/docs.rs")) {
+        let text = read(path);
+        for call in ["var(\"", "var_os(\"", "set_default(\"", "absolute(\""] {
+            names.extend(text.split(call).skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_string));
+        }
+        let quoted = text.split('"').skip(1).map(|word| word.trim_end_matches('\\'));
+        names.extend(quoted.filter(|word| word.starts_with("ETRACE_")).map(str::to_string));
+    }
+    names.retain(|name| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || matches!(c, '_' | '0'..='9'))
+    });
+    for name in ["ETRACE_CACHE", "ETRACE_CPU_PLUGIN", "NPROC", "TPU_WORKER_ID"] {
+        assert!(names.contains(name), "{name} was not found in the sources: has the way of reading it changed?");
+    }
+    for name in names {
+        assert!(page.contains(&format!("`{name}`")), "docs/environment.md does not say what `{name}` does");
+    }
+}
+
+#[test]
+fn every_command_is_in_the_readme() {
+    let help = Command::new(env!("CARGO_BIN_EXE_etrace")).arg("--help").output().expect("the built command runs");
+    let help = String::from_utf8(help.stdout).expect("help is text");
+    let listed = help.split("Commands:").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("a list of commands");
+    // A line that is indented further continues the one before.
+    let names = listed.lines().filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
+    let names: Vec<&str> = names.filter_map(|line| line.split_whitespace().next()).filter(|n| *n != "help").collect();
+    assert!(names.len() >= 12, "the help lists only {names:?}: has its form changed?");
+    let readme = read(&root().join("README.md"));
+    for name in names {
+        assert!(
+            readme.contains(&format!("| `etrace {name}")),
+            "the table of commands in README.md has no `etrace {name}`"
+        );
+    }
 }
