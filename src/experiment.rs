@@ -1,5 +1,5 @@
 //! An experiment: a task, a network, and how the network learns the task. It is what `config.toml` of a run holds, so that
-//! any command can take up a run of any other.
+//! any command can resume a run of any other.
 
 use std::{path::Path, sync::Arc};
 

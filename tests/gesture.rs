@@ -1,5 +1,5 @@
-//! The worked numbers of the event-based GRU (section 2.8 of the specification of the gesture experiments), and the shape of their
-//! network.
+//! The worked numbers of the event-based GRU (`docs/spec/speech-and-gesture.md, "Gesture worked examples"`), and the
+//! shape of their network.
 
 use etrace::{
     cell::{

@@ -1,5 +1,5 @@
-//! The worked numbers of the speech experiments (sections 1.3, 1.4, 1.6 and 1.12 of their specification), and what normalisation and
-//! dropout promise.
+//! The worked numbers of the speech experiments (`docs/spec/speech-and-gesture.md, "Speech worked examples"`), and what
+//! normalisation and dropout promise.
 
 use etrace::{
     cell::{

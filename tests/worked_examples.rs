@@ -1,4 +1,4 @@
-//! The numbers of section 9 of the specification of the networks, one test per table.
+//! The numbers of `docs/spec/networks-dms-ei.md, "Worked examples"`, one test per table.
 //!
 //! Forward values agree to 2e-6, gradients to 1e-5 of each entry. On top of that half a unit of the last printed digit is
 //! allowed, and for gradients the rounding of sums whose terms cancel: 1e-6 of the largest entry.
@@ -392,7 +392,7 @@ fn cross_entropy() {
     }
 }
 
-/// Section 1.7 of the specification of the speech experiments: adaptive LIF, with clipped parameters, and with recurrence.
+/// `docs/spec/speech-and-gesture.md, "Speech worked examples"`: adaptive LIF, with clipped parameters, and with recurrence.
 #[test]
 #[rustfmt::skip]
 fn adaptive_lif_of_the_speech_benchmark() {
@@ -430,7 +430,7 @@ fn adaptive_lif_of_the_speech_benchmark() {
     ]);
 }
 
-// Section 9.5 and 9.7: two neurons.
+// Two neurons.
 
 const X: [&[f32]; 5] = [&[1.0, 0.0], &[1.0, 1.0], &[0.0, 1.0], &[1.0, 1.0], &[0.0, 0.0]];
 const FF: [f32; 4] = [0.9, -0.3, 0.4, 1.2];
@@ -774,7 +774,7 @@ fn ei_net_forward() {
     check("loss", &run.losses(), &[0.165756, 0.475742, 1.265646, 1.287181, 1.542775, 0.775142], FORWARD);
 }
 
-/// What section 9.8 lists of a gradient of the E/I network.
+/// What the reference gives of a gradient of the E/I network.
 struct EiGradient {
     ff_row_0: [f64; 5],
     ff_bias: [f64; 5],
@@ -848,7 +848,7 @@ fn ei_net_es_d_rtrl() {
     ei_gradient(ES, MULTI, &want);
 }
 
-/// Section 1.5 of the specification of the algorithms: after one step with empty traces the online gradient is the gradient,
+/// `docs/spec/algorithms.md, "The learning signal"`: after one step with empty traces the online gradient is the gradient,
 /// except for weights with a partial path.
 #[test]
 fn one_step_is_exact_for_every_model() {

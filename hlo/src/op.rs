@@ -1,7 +1,8 @@
-//! What a primitive operation must say of itself.
+//! What a primitive operation says about itself.
 //!
-//! Everything known of an operation stands in its `impl Primitive`: shape rule, forward derivative, transpose, batching,
-//! evaluation on the host, and emission. Nothing else in the crate names a particular operation, except for simplifications.
+//! Its `impl Primitive` has everything that derivatives, mapping, loops and lowering need: shape rule, forward derivative,
+//! transpose, batching, evaluation on the host and emission. Operations are named elsewhere in this crate only by simplifications, by the choice of what
+//! a loop computes again rather than reads (`transform::recurrence`), and by the printer of XLA's text.
 //!
 //! Reverse mode is not a rule of its own: [`jvp`](Primitive::jvp) writes the derivative as *linear* operations on
 //! tangents, and [`transpose`](Primitive::transpose) of each linear operation runs them backwards.

@@ -249,7 +249,7 @@ fn print_instruction(out: &mut String, i: &Instruction, names: &Names<'_>) {
     }
 }
 
-/// XLA leaves the comparison type out where it follows from the operands. They are not at hand here, so only
+/// XLA leaves the comparison type out where it follows from the operands. They are not available here, so only
 /// the type that changes the meaning, a total order of floats, is always printed.
 fn default_comparison(i: &Instruction) -> bool {
     i.comparison_type != "TOTALORDER"

@@ -622,7 +622,7 @@ fn every_row() {
     let errors: Vec<String> = std::thread::scope(|scope| {
         let work = &work;
         let running: Vec<_> = (0..workers).map(|w| scope.spawn(move || work(w))).collect();
-        running.into_iter().flat_map(|r| r.join().expect("a row panicked; its message stands above")).collect()
+        running.into_iter().flat_map(|r| r.join().expect("a row panicked; its message is above")).collect()
     });
     assert!(errors.is_empty(), "{} rows fail:\n{}", errors.len(), errors.join("\n"));
 }

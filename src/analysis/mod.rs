@@ -1,4 +1,4 @@
-//! How good the approximations of online learning are: section 6 of the specification of the networks.
+//! How good the approximations of online learning are: `docs/spec/networks-dms-ei.md, "Analyses"`.
 //!
 //! * [`jacobian`]: the diagonal of the hidden Jacobian against all of it.
 //! * [`history`]: a sum of outer products against the outer product of sums, along the traces of D-RTRL.

@@ -1,5 +1,5 @@
-//! The event-based gated recurrent unit (Subramoney et al. 2023), as the gesture experiments have it: section 2.3 of their
-//! specification.
+//! The event-based gated recurrent unit (Subramoney et al. 2023), as the gesture experiments have it:
+//! `docs/spec/speech-and-gesture.md, "Event-based GRU"`.
 
 use hlo::Tensor;
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! Initial values of parameters and states.
 //!
 //! Values are a pure function of (seed, name): neither the order of declaration nor other parameters change them.
-//! Scales are *variances* in units of 1/fan-in, as in section 1.7 of the specification of the networks.
+//! Scales are *variances* in units of 1/fan-in, as in `docs/spec/networks-dms-ei.md, "Initial values"`.
 
 use hlo::Shape;
 

@@ -1,7 +1,7 @@
 //! Spikes: a step function forward, a surrogate derivative backward.
 //!
-//! `H(x) = 1` for `x >= 0`, else 0. The derivative used in all differentiation is the surrogate `s(x)` of section 1.2 of
-//! the specification of the networks; `s` itself is constant (no second-order term).
+//! `H(x) = 1` for `x >= 0`, else 0. The derivative used in all differentiation is the surrogate `s(x)` of
+//! `docs/spec/networks-dms-ei.md, "Surrogate derivatives"`; `s` itself is constant (no second-order term).
 
 use hlo::Tensor;
 use serde::{Deserialize, Serialize};

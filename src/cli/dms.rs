@@ -88,7 +88,7 @@ pub struct Args {
     /// Accepted for the published command lines; the loss starts where the test stimulus does
     #[arg(long, alias = "warmup-ratio", hide = true)]
     warmup_ratio: Option<f64>,
-    /// train; for pictures of a trained network see `etrace observe`
+    /// train; for plots of a trained network see `etrace observe`
     #[arg(long, hide = true, default_value = "train", value_parser = ["train"])]
     mode: String,
 }

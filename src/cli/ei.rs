@@ -104,7 +104,7 @@ pub struct Args {
     /// Accepted for the published command lines, where it was ignored too: the loss counts in the last 150 ms
     #[arg(long, hide = true)]
     warmup: Option<f64>,
-    /// train; for pictures of a trained network see `etrace observe`
+    /// train; for plots of a trained network see `etrace observe`
     #[arg(long, hide = true, default_value = "train", value_parser = ["train"])]
     mode: String,
 }

@@ -134,7 +134,7 @@ pub fn report(found: &Evaluation, task: &dyn Task, split: Split, dt: f64, dir: &
 /// What to do about a layer that does not fire.
 pub fn silent(layer: &str) -> String {
     format!(
-        "warning: layer {layer} did not spike once, so nothing behind it can learn; raise the scale of its input \
-         (etrace shd: --inp_scale 20), or lower the threshold"
+        "warning: layer {layer} did not spike once, so the weights that read its spikes cannot learn; raise the scale of its \
+         input (--ff_scale, for shd --inp_scale) or lower its threshold"
     )
 }

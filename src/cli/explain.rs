@@ -28,7 +28,7 @@ pub struct Args {
     /// (lif_delta, alif_expcu, lif_expco, ...) or a rate cell (rnn, gru, lstm, mgu, minimal_rnn, egru)
     #[arg(value_name = "MODEL")]
     model: String,
-    /// Sequences in a batch [default: the experiment's, else 128]
+    /// Sequences in a batch [default: that of the published command, else 128]
     #[arg(long, alias = "batch_size", value_name = "B", value_parser = size(1))]
     batch: Option<u64>,
     /// Steps of a sequence [default: the experiment's, else 100]

@@ -29,7 +29,7 @@ const DECAY: f64 = 0.9;
 /// Length of a slice of a recording, microseconds.
 const SLICE: u64 = 1_700_000;
 
-/// Gestures before an event camera (DVS128 Gesture), in frames of 25 ms, with a convolutional front end and event-based GRUs. The
+/// Gestures in front of an event camera (DVS128 Gesture), in frames of 25 ms, with a convolutional front end and event-based GRUs. The
 /// online rules train the recurrent layer with traces; the front end and the head learn from each step itself, with no credit for
 /// the past (`etrace explain gesture`).
 ///
@@ -80,7 +80,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "state")]
     feedback: FeedbackName,
 
-    /// gesture (recordings), nmnist (recordings of digits), made (patterns made to order, no files)
+    /// gesture (recordings), nmnist (recordings of digits), made (synthetic gestures, no files)
     #[arg(long, value_enum, default_value = "gesture", help_heading = "Data")]
     dataset: Dataset,
     /// Folder with the recordings

@@ -58,7 +58,7 @@ enum Command {
     Ei(Box<ei::Args>),
     /// Spoken digits and words: layers of neurons with learned time constants
     Shd(Box<shd::Args>),
-    /// Gestures before an event camera: convolutions and event-based recurrent units
+    /// Gestures in front of an event camera: convolutions and event-based recurrent units
     Gesture(Box<gesture::Args>),
     /// Test a trained network: accuracy, confusions, firing rates
     Eval(eval::Args),

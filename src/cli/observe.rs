@@ -42,7 +42,7 @@ pub struct Args {
     /// Which batch the samples come from; training never saw those of the default
     #[arg(long, default_value_t = SEED)]
     seed: u64,
-    /// Where the pictures go [default: the run's folder]
+    /// Where the plots go [default: the run's folder]
     #[arg(long)]
     out: Option<PathBuf>,
 }

@@ -48,7 +48,7 @@ const SLOW_ALPHA: f64 = 0.996_007_989_343_991_5;
 ///
 /// Normalisation: batch norm uses running statistics as constants, in training as in evaluation, so that traces are exact; they move
 /// once per update (--bn_stats batch: the statistics of each step's batch, BPTT only). Layer norm under an online rule treats
-/// mean and variance as constants; in the published program it made the traces vanish.
+/// mean and variance as constants; in the published program it made the traces zero.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
@@ -81,7 +81,7 @@ pub struct Args {
     /// none, batchnorm or layernorm
     #[arg(long, value_enum, default_value = "none")]
     normalization: NormName,
-    /// What batch norm keeps of its running statistics at each update
+    /// Share of its running statistics that batch norm keeps at each update
     #[arg(long, default_value_t = 0.99)]
     momentum: f64,
     /// Statistics that batch norm trains with: running, or those of each step's batch (BPTT only)

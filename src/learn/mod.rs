@@ -101,7 +101,7 @@ pub enum Attachment {
     InStep,
 }
 
-/// How gradients are formed from traces; section 2.1 of the specification of the algorithms.
+/// How gradients are formed from traces: `docs/spec/algorithms.md, "Single-step and multi-step gradients"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "mode")]
 pub enum Vjp {

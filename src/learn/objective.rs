@@ -14,7 +14,7 @@ pub enum LossKind {
     Mse,
 }
 
-/// Pushes membrane potentials into a range and firing rates to a target (section 2 of the specification of the networks).
+/// Pushes membrane potentials into a range and firing rates to a target (`docs/spec/networks-dms-ei.md, "Regularisers"`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Regularizer {
     /// Weight of the membrane term; 0 switches it off.

@@ -44,7 +44,7 @@ pub struct Prepared {
     pub trainable: Vec<bool>,
     /// Input of one step.
     pub input: Shape,
-    /// Classes of the output.
+    /// Class of each sequence, `s32[B]`.
     pub target: Shape,
 }
 
@@ -147,12 +147,12 @@ impl Prepared {
         pulled.into_iter().zip(params).map(|(g, p)| g.unwrap_or_else(|| p.zeros_like())).collect()
     }
 
-    /// Position of a state, the loss, and the output among the body's results.
+    /// The loss of the step, a scalar, among the body's results.
     pub fn loss(&self) -> &Tensor {
         &self.body.results()[self.states]
     }
 
-    /// The output among the body's results.
+    /// The output, `[B, C]`, among the body's results.
     pub fn out(&self) -> &Tensor {
         &self.body.results()[self.states + 1]
     }

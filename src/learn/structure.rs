@@ -1,7 +1,7 @@
 //! What the graph of a step says: hidden groups, traced ops, and which op drives which group.
 //!
-//! Sections 1.2 and 1.3 of the specification of the algorithms. All walks follow *derivatives*: not through
-//! stop-gradients, comparisons, or the slopes of surrogates; and, unless said otherwise, not through traced ops.
+//! See `docs/spec/algorithms.md, "Traced ops and relations"` and `docs/spec/algorithms.md, "Hidden groups"`.
+//! All walks follow *derivatives*: not through stop-gradients, comparisons, or the slopes of surrogates; and, unless said otherwise, not through traced ops.
 
 use hlo::{
     Func, Graph, Shape, Tensor, Value,

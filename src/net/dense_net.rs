@@ -1,7 +1,7 @@
 //! Stacked spiking layers and a leaky readout: every combination of neuron and synapse that has a published name.
 //!
-//! Each layer sees the *same-step* output of the one below and its own spikes of the step before, concatenated. Section 2
-//! of the specification of the networks.
+//! Each layer sees the *same-step* output of the one below and its own spikes of the step before, concatenated:
+//! `docs/spec/networks-dms-ei.md, "Layers"`.
 
 use hlo::Tensor;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
-//! The network of evidence accumulation: GIF neurons, four fifths excitatory, with sparse rectified connections. Section 4.3
-//! of the specification of the networks.
+//! The network of evidence accumulation: GIF neurons, four fifths excitatory, with sparse rectified connections:
+//! `docs/spec/networks-dms-ei.md, "Evidence accumulation: network"`.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
-//! The network of the memory-and-speed evaluation: a [`DenseNet`] of LIF layers. Section 5 of the specification of the
-//! networks.
+//! The network of the memory-and-speed evaluation: a [`DenseNet`] of LIF layers:
+//! `docs/spec/networks-dms-ei.md, "Memory and speed"`.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
 //! The network of the gesture experiments: a convolutional front end that sees single frames, recurrent layers, a linear head.
-//! Section 2.2 of their specification.
+//! See `docs/spec/speech-and-gesture.md, "Gesture network"`.
 
 use hlo::Tensor;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
 //! The network of delayed match-to-sample: one layer of GIF neurons with exponential synapses, and a leaky readout of their
-//! standardised potentials. Section 3.3 of the specification of the networks, dynamics of its last version.
+//! standardised potentials: `docs/spec/networks-dms-ei.md, "Delayed match-to-sample: network"`.
 
 use serde::{Deserialize, Serialize};
 

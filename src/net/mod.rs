@@ -1,6 +1,8 @@
-//! Networks made of cells, one file per experiment.
+//! Networks made of cells: one for each experiment, stacks of any spiking layer ([`dense_net`]), a rate cell with a readout
+//! ([`rate_net`]), and the models of the reference cases ([`mod@reference`]).
 //!
-//! Each is a set of sizes and constants that can be stored, and one function `model(batch)` that traces its step.
+//! Each network is a set of sizes and constants that can be stored, and a function `model` that traces its step for a batch size;
+//! where training and evaluation differ (dropout, normalisation), also for a [`Mode`](crate::cell::Mode).
 
 pub mod dense_net;
 pub mod ei_net;

@@ -1,7 +1,7 @@
 //! The models of the reference cases, by name: what `etrace verify` replays.
 //!
-//! Equations: `golden/README.md` and appendix A of the specification of the algorithms. Where a case calls a parameter or
-//! state otherwise than the model does, `rename` gives it the name of the case.
+//! Equations: `docs/spec/reference-cases.md, "Models"`. Where a case calls a parameter or state otherwise than the model
+//! does, `rename` gives it the name of the case.
 
 use std::collections::BTreeMap;
 

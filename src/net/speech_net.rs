@@ -1,6 +1,6 @@
 //! The networks of the speech experiments: feed-forward layers of neurons with learned time constants, with or without
-//! adaptation and with or without connections inside a layer, and a leaky readout. Section 1 of the specification of the speech
-//! experiments.
+//! adaptation and with or without connections inside a layer, and a leaky readout:
+//! `docs/spec/speech-and-gesture.md, "Speech network"`.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Optimisers, gradient clipping and learning-rate schedules (section 1.9 of the specification of the networks).
+//! Optimisers, gradient clipping and learning-rate schedules (`docs/spec/networks-dms-ei.md, "Optimisers and schedules"`).
 //!
 //! Updates are part of the training program: parameters and optimiser state never leave the device. The global norm is
 //! computed from gradients divided by their largest entry, so it cannot overflow; a gradient that is not finite leaves
@@ -268,7 +268,7 @@ mod tests {
 
     const GRADS: [[f32; 2]; 3] = [[0.5, -0.1], [0.2, 0.3], [-0.4, 0.0]];
 
-    /// Section 9.4 of the specification of the networks.
+    /// `docs/spec/networks-dms-ei.md, "Worked examples"`.
     #[test]
     fn adam_follows_the_worked_example() {
         let adam = Optimizer { lr: 0.01, clip: 0.0, ..Optimizer::default() };

@@ -165,7 +165,7 @@ pub enum TrainError {
     /// The loss is not a number.
     #[error(
         "the loss must be finite, but it was {loss} at update {step}{saved}; lower --lr, or check the input scale \
-         (--ff_scale) and the data; the parameters are those from before that update"
+         (--ff_scale, for shd --inp_scale) and the data; an update whose gradient is not finite is not made"
     )]
     LossNotFinite {
         /// Which update.

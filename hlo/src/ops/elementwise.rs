@@ -1,7 +1,7 @@
 //! Operations that act on each element by itself.
 //!
 //! A differentiable operation is one line of the tables below: its name in XLA, and the factor its tangent is multiplied
-//! with. Kinks follow `rsnn-and-ei` section 1.3 of the specification: `|x|` has slope +1 at 0, `max` splits a tie in half.
+//! with. Kinks follow `docs/spec/networks-dms-ei.md, "Derivatives at kinks"`: `|x|` has slope +1 at 0, `max` splits a tie in half.
 //!
 //! Integers wrap around, as they do in hardware; operations on their bits have no derivative.
 

@@ -1,7 +1,7 @@
 //! Is this file a whole shared library for this processor? Asked before the system loader sees it.
 //!
 //! The loader maps a library by its headers and reads pages as they are touched, so a download cut short
-//! can load and then kill the process. An ELF file says how long it must be: its section table stands at the
+//! can load and then kill the process. An ELF file says how long it must be: its section table is at the
 //! end, and every section and segment has an extent. Those are compared with the file's length here.
 
 use super::{

@@ -9,7 +9,7 @@
 //!   its new fields null, an older one ignores the tail.
 //! * **The table only grows** within major version 0. An entry is read by its position, after checking that
 //!   the table is long enough; a plugin too old for an entry yields an error, not a wild call.
-//! * **[`NamedValue`] and [`MemoryLayout`] must not be padded**: the first stands in arrays, where the size is
+//! * **[`NamedValue`] and [`MemoryLayout`] must not be padded**: the first is used in arrays, where the size is
 //!   the stride; the second nests.
 //!
 //! The struct type decides which entry is called ([`Args::ENTRY`]), so the two cannot be mismatched. Names
@@ -57,7 +57,7 @@ macro_rules! opaque {
 opaque!(Error Client Device DeviceDescription Memory Event Buffer Executable LoadedExecutable SerializedExecutable
         TopologyDescription);
 
-/// A named option or attribute. Never padded: it stands in arrays.
+/// A named option or attribute. Never padded: it is used in arrays.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct NamedValue {

@@ -390,7 +390,7 @@ mod tests {
         let mut hashes: Vec<&str> = wheels.iter().map(|wheel| wheel.sha256).collect();
         hashes.sort_unstable();
         hashes.dedup();
-        assert_eq!(hashes.len(), wheels.len(), "a hash stands twice");
+        assert_eq!(hashes.len(), wheels.len(), "a hash is listed twice");
         for wheel in wheels {
             assert!(wheel.sha256.len() == 64 && wheel.sha256.bytes().all(|b| b.is_ascii_hexdigit()), "{}", wheel.name);
             assert!(wheel.platform.ends_with(wheel.arch), "{}", wheel.name);

@@ -2,7 +2,7 @@
 //!
 //! Forward mode writes the derivative as linear operations from placeholder tangents to result tangents. The cotangent of
 //! a placeholder is found by going through those operations in reverse and letting each one transpose itself. The
-//! placeholders and the linear operations themselves are then needed by nobody and vanish.
+//! placeholders and the linear operations themselves are then unused and are dropped.
 
 use std::collections::HashMap;
 

@@ -159,7 +159,7 @@ pub fn close(what: &str, got: &[f64], want: &[f64], tolerance: f64) -> Result<()
     Ok(())
 }
 
-/// How often an opcode stands in a computation.
+/// How often an opcode occurs in a computation.
 pub fn count(computation: &Computation, opcode: &str) -> usize {
     computation.instructions.iter().filter(|i| i.opcode == opcode).count()
 }

@@ -1,6 +1,6 @@
 //! Spiking neurons, synapses and short-term plasticity, each as one step.
 //!
-//! The order inside a step is that of section 1.4 of the specification of the networks: the spike that resets is the one
+//! The order inside a step is that of `docs/spec/networks-dms-ei.md, "Order of a step"`: the spike that resets is the one
 //! of the *stored* state; reset first, then integrate, then add delta inputs, then store. The layer's output is read off
 //! the new state. Throughout `k(tau) = exp(-dt / tau)`.
 //!

@@ -102,7 +102,8 @@ impl Input {
         self
     }
 
-    /// The exponential-Euler step of `tau dV/dt = -V + I + sum_k g_k (E_k - V)` from `v`, then the delta input (section 1.1):
+    /// The exponential-Euler step of `tau dV/dt = -V + I + sum_k g_k (E_k - V)` from `v`, then the delta input
+    /// (`docs/spec/networks-dms-ei.md, "Exponential-Euler step"`):
     /// with `A = 1 + sum g_k`, `V_inf = (I + sum g_k E_k) / A`: `V' = V_inf + (V - V_inf) exp(-A dt / tau) + delta`.
     pub fn integrate(&self, cx: &mut StepContext, v: &Tensor, tau: &Tau, dt: f64) -> Tensor {
         let n = v.dims()[1];
@@ -144,8 +145,9 @@ fn observe(cx: &mut StepContext, v: &Tensor, spike: &Tensor) {
     cx.observe("spike", spike);
 }
 
-/// Leaky integrate-and-fire, `tau dV/dt = -V + I`; spikes where `V >= V_th`, and is reset one step later. Section 1.4.1;
-/// with these potentials also the IF neuron of section 1.4.2, which leaks in spite of its name.
+/// Leaky integrate-and-fire, `tau dV/dt = -V + I`; spikes where `V >= V_th`, and is reset one step later;
+/// with these potentials also the published IF neuron, which leaks in spite of its name:
+/// `docs/spec/networks-dms-ei.md, "LIF and IF"`.
 #[derive(Clone, Debug)]
 pub struct Lif {
     /// Number of neurons.
@@ -186,7 +188,8 @@ impl Neuron for Lif {
     }
 }
 
-/// LIF with an adaptive threshold: spikes where `V >= V_th + beta a`, and `a' = k(tau_a) (a + s)`. Section 1.4.3.
+/// LIF with an adaptive threshold: spikes where `V >= V_th + beta a`, and `a' = k(tau_a) (a + s)`:
+/// `docs/spec/networks-dms-ei.md, "ALIF"`.
 #[derive(Clone, Debug)]
 pub struct Alif {
     /// The membrane.
@@ -228,7 +231,8 @@ impl Neuron for Alif {
 }
 
 /// Generalised integrate-and-fire with one after-current, the neuron of delayed match-to-sample: a spike subtracts `V_th`
-/// from V and `A2` from I2. The output is the potential standardised over the neurons, not the spike. Section 1.4.4 (GIF-A).
+/// from V and `A2` from I2. The output is the potential standardised over the neurons, not the spike:
+/// `docs/spec/networks-dms-ei.md, "GIF with one after-current"`.
 #[derive(Clone, Debug)]
 pub struct Gif2 {
     /// Number of neurons.
@@ -276,7 +280,8 @@ impl Neuron for Gif2 {
 
 /// Generalised integrate-and-fire with two after-currents and an adaptive threshold, the neuron of the decision network.
 /// A spike subtracts `Vth` from V and `A2` from I2, adds `A1` to I1 and `Ath` to Vth. The threshold relaxes to 1 by *plain*
-/// Euler steps, as published. The output is `(V - Vth) / Vth` standardised over the neurons. Section 1.4.5 (GIF-B).
+/// Euler steps, as published. The output is `(V - Vth) / Vth` standardised over the neurons:
+/// `docs/spec/networks-dms-ei.md, "GIF with two after-currents"`.
 #[derive(Clone, Debug)]
 pub struct Gif4 {
     /// Number of neurons.
@@ -350,8 +355,9 @@ fn detached_unless(differentiable: bool, spike: Tensor) -> Tensor {
     if differentiable { spike } else { spike.stop_gradient() }
 }
 
-/// Mean 0 and variance 1 over the last axis: `(x - m) / sqrt(mean((x - m)^2) + 1e-5)`. Section 1.3, which computes the variance
-/// as `mean(x^2) - m^2`; the form here loses no digits where the mean is large.
+/// Mean 0 and variance 1 over the last axis: `(x - m) / sqrt(mean((x - m)^2) + 1e-5)`. The reference computes the variance
+/// as `mean(x^2) - m^2`; the form here loses no digits where the mean is large:
+/// `docs/spec/networks-dms-ei.md, "Derivatives at kinks"`.
 pub fn standardise(x: &Tensor) -> Tensor {
     let last = x.rank() - 1;
     let centred = x - x.mean(&[last]).unsqueeze_last();

@@ -1,4 +1,4 @@
-//! Short-term plasticity: how much a spike releases. Section 1.5.
+//! Short-term plasticity: how much a spike releases: `docs/spec/networks-dms-ei.md, "Short-term plasticity"`.
 
 use hlo::Tensor;
 use serde::{Deserialize, Serialize};

@@ -12,8 +12,8 @@ use crate::cell::{Dense, Init, StateInit, StepContext, Surrogate};
 /// s' = H(u' - threshold)
 /// ```
 ///
-/// The parameters are limited to their ranges where they are used; the derivative beyond a limit is 0. Equations: section
-/// 1.3 of the specification of the speech experiments. Parameters `alpha`, `beta`, `a`, `b`, each `[n]`.
+/// The parameters are limited to their ranges where they are used; the derivative beyond a limit is 0. Equations:
+/// `docs/spec/speech-and-gesture.md, "Speech cells"`. Parameters `alpha`, `beta`, `a`, `b`, each `[n]`.
 #[derive(Clone, Debug)]
 pub struct AdLif {
     /// Number of neurons.

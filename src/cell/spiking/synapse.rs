@@ -1,4 +1,4 @@
-//! Synapses: from the output of a traced op to what reaches a membrane. Section 1.5.
+//! Synapses: from the output of a traced op to what reaches a membrane: `docs/spec/networks-dms-ei.md, "Synapses"`.
 
 use hlo::Tensor;
 
@@ -12,7 +12,7 @@ pub fn exponential(cx: &mut StepContext, name: &str, tau: f64, dt: f64, y: &Tens
     g
 }
 
-/// A dense map under a constraint on its sign or its connections. Section 1.6.
+/// A dense map under a constraint on its sign or its connections: `docs/spec/networks-dms-ei.md, "Maps"`.
 #[derive(Clone, Debug)]
 pub enum Connection {
     /// `y = x |W|`: no weight changes sign.

@@ -105,7 +105,7 @@ impl TracePlan {
     }
 }
 
-/// Section 2.5 of the specification of the algorithms: full where input and output together are larger than the weights of
+/// `docs/spec/algorithms.md, "Hybrid"`: full where input and output together are larger than the weights of
 /// all sequences. All ops of one layer decide together; a lone element-wise parameter is always full.
 fn hybrid_kind(structure: &Structure, k: usize, batch: usize) -> TraceKind {
     let site = &structure.ops[k].site;
