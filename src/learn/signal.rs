@@ -14,7 +14,7 @@
 //! two arguments, and the outputs of the other ops of the group, are held fixed. (What passes through them is either in the
 //! trace, or is the passage from neuron to neuron that the online rules leave out.)
 //!
-//! Sources: section 2.1 of the supplement of Wang et al. (2026) for the first term; the others follow from the chain rule.
+//! Definitions: `docs/spec/algorithms.md`, "The learning signal" and "Ways around the new states".
 
 use hlo::{
     Tensor, Value,
