@@ -9,5 +9,6 @@ pub mod net;
 pub mod plot;
 pub mod report;
 pub mod rng;
+pub mod settings;
 pub mod train;
 pub mod verify;

@@ -22,7 +22,7 @@ use crate::{
         setting::{self, Source},
     },
     learn::Method,
-    net::{DenseNet, Layer},
+    net::Stack,
     plot::{Axis, BarChart, Figure, HeatMap, LineChart, Series},
     report::{Align, Table},
     train::checkpoint::write_atomic,
@@ -151,7 +151,7 @@ pub fn run(args: Args, global: &Global) -> Result<()> {
 /// One network of a study.
 struct Case {
     name: String,
-    net: DenseNet,
+    net: Stack,
 }
 
 impl Flags {
@@ -220,12 +220,20 @@ impl Flags {
         let all = |list: &[f64]| if list.is_empty() { vec![None] } else { list.iter().copied().map(Some).collect() };
         let mut cases = Vec::new();
         for name in names {
-            let layer = Layer::by_name(&name)
-                .ok_or_else(|| usage(format!("--models must be among {}, got `{name}`", Layer::NAMES.join(", "))))?;
+            let source = self.source();
+            let standard = setting::net(&name, source, task.n_in(), n_rec, task.n_out(), self.n_layer.max(1));
+            let known = || usage(format!("--models must be among {}, got `{name}`", Stack::layer_names().join(", ")));
+            let standard = standard.ok_or_else(known)?;
+            let layer = standard.layer_name();
+            if setting::scales(&layer, source).is_none() && (self.rec_scale.is_empty() || self.ff_scale.is_empty()) {
+                let (rec, ff) = setting::UNPUBLISHED;
+                println!(
+                    "{layer} has no published scales: where none is given, --rec_scale is {rec} and --ff_scale {ff}"
+                );
+            }
             for rec in all(&self.rec_scale) {
                 for ff in all(&self.ff_scale) {
-                    let mut net =
-                        setting::net(layer, self.source(), task.n_in(), n_rec, task.n_out(), self.n_layer.max(1));
+                    let mut net = standard.clone();
                     net.rec_scale = rec.unwrap_or(net.rec_scale);
                     net.ff_scale = ff.unwrap_or(net.ff_scale);
                     let scale = |what: &str, v: Option<f64>| v.map_or(String::new(), |v| format!(" {what} {v}"));

@@ -6,15 +6,17 @@ use hlo::{Shape, Value};
 
 use super::{Global, OrUsage, common::print};
 use crate::{
-    cell::{Mode, Model, rate::RateCell},
+    cell::{Mode, Model},
+    experiment::NetConfig,
     learn::{
         Learner, Method, Objective, Prepared, Structure, cost,
         rules::{Slot, TraceKind, TracePlan},
         sequence::LearnerConfig,
         structure::{Exclusion, Kind, Op},
     },
-    net::{DenseNet, ETraceNet, EiNet, GestureNet, GifNet, Layer, RateNet, SpeechCell, SpeechNet},
+    net::{ETraceNet, EiNet, GestureNet, GifNet, Sizes, SpeechCell, SpeechNet},
     report::{Align, Table, bytes, count, flops, sizes},
+    settings::Listed,
 };
 
 /// Names for help and error messages.
@@ -59,20 +61,9 @@ fn size(least: u64) -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(least..=1 << 18)
 }
 
-/// A network of any kind.
-enum Net {
-    Dense(DenseNet),
-    Memspeed(ETraceNet),
-    Rate(RateNet),
-    Gif(GifNet),
-    Ei(EiNet),
-    Speech(SpeechNet),
-    Gesture(GestureNet),
-}
-
 /// A network with the sizes of its experiment.
 struct Preset {
-    net: Net,
+    net: NetConfig,
     batch: usize,
     steps: usize,
     warmup: usize,
@@ -83,75 +74,17 @@ impl Preset {
         let preset = |net, batch, steps, warmup| Some(Preset { net, batch, steps, warmup });
         match name {
             "memspeed-laptop" => {
-                preset(Net::Memspeed(ETraceNet { n_in: 2048, n_rec: 256, ..ETraceNet::default() }), 16, 100, 0)
+                preset(ETraceNet { n_in: 2048, n_rec: 256, ..ETraceNet::default() }.into(), 16, 100, 0)
             }
-            "memspeed-published" => preset(Net::Memspeed(ETraceNet::default()), 128, 1000, 0),
-            "dms" => preset(Net::Gif(GifNet::default()), 128, 2010, 1510),
-            "ei" => preset(Net::Ei(EiNet::default()), 128, 2200, 2050),
-            "gesture" => preset(Net::Gesture(GestureNet::default()), 64, 67, 0),
+            "memspeed-published" => preset(ETraceNet::default().into(), 128, 1000, 0),
+            "dms" => preset(GifNet::default().into(), 128, 2500, 2000),
+            "ei" => preset(EiNet::default().into(), 128, 2200, 2050),
+            "gesture" => preset(GestureNet::default().into(), 64, 67, 0),
             _ if name.starts_with("shd-") => {
                 let cell = SpeechCell::by_name(&name[4..])?;
-                preset(Net::Speech(SpeechNet { cell, hidden: vec![1024; 2], ..SpeechNet::default() }), 128, 100, 0)
+                preset(SpeechNet { cell, hidden: vec![1024; 2], ..SpeechNet::default() }.into(), 128, 100, 0)
             }
-            _ => match (RateCell::by_name(name), Layer::by_name(name)) {
-                (Some(cell), _) => {
-                    let net = RateNet { cell, n_in: 100, n_rec: 200, n_out: 2, tau_o: Some(10.0), dt: 1.0 };
-                    preset(Net::Rate(net), 128, 100, 0)
-                }
-                (None, Some(layer)) => preset(Net::Dense(DenseNet { layer, ..DenseNet::default() }), 128, 100, 0),
-                (None, None) => None,
-            },
-        }
-    }
-}
-
-impl Net {
-    /// Inputs (where they can be chosen), neurons of each recurrent layer, outputs.
-    fn sizes(&mut self) -> (Option<&mut usize>, Vec<&mut usize>, &mut usize) {
-        match self {
-            Net::Dense(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
-            Net::Memspeed(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
-            Net::Rate(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
-            Net::Gif(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
-            Net::Ei(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
-            Net::Speech(n) => (Some(&mut n.n_in), n.hidden.iter_mut().collect(), &mut n.n_out),
-            Net::Gesture(n) => (None, vec![&mut n.units], &mut n.n_out),
-        }
-    }
-
-    fn set_layers(&mut self, layers: usize) -> anyhow::Result<()> {
-        let taus = match self {
-            Net::Dense(n) => &mut n.tau_mem,
-            Net::Memspeed(n) => &mut n.tau_mem,
-            Net::Speech(n) => {
-                let width = n.hidden.last().copied().unwrap_or(1024);
-                n.hidden.resize(layers, width);
-                return Ok(());
-            }
-            Net::Gesture(n) => {
-                n.layers = layers;
-                return Ok(());
-            }
-            Net::Rate(_) | Net::Gif(_) | Net::Ei(_) => {
-                anyhow::bail!(
-                    "--n_layer belongs to networks of spiking layers, and this model has one layer; leave the flag out"
-                )
-            }
-        };
-        let last = taus.last().cloned().unwrap_or(crate::cell::spiking::Tau::Scalar(10.0));
-        taus.resize(layers, last);
-        Ok(())
-    }
-
-    fn model(&self, batch: usize) -> Model {
-        match self {
-            Net::Dense(n) => n.model(batch),
-            Net::Memspeed(n) => n.model(batch),
-            Net::Rate(n) => n.model(batch),
-            Net::Gif(n) => n.model(batch),
-            Net::Ei(n) => n.model(batch),
-            Net::Speech(n) => n.model(batch, Mode::Online),
-            Net::Gesture(n) => n.model(batch, Mode::Online),
+            _ => preset(NetConfig::composed(name)?, 128, 100, 0),
         }
     }
 }
@@ -163,22 +96,10 @@ impl Net {
 pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
     let unknown = || anyhow::anyhow!("no model is called `{}`; known are {MODELS}", args.model);
     let mut preset = Preset::by_name(&args.model).ok_or_else(unknown).or_usage()?;
-    if let Some(layers) = args.n_layer {
-        preset.net.set_layers(layers as usize).or_usage()?;
-    }
-    let (inputs, neurons, outputs) = preset.net.sizes();
-    match (inputs, args.n_in) {
-        (Some(inputs), Some(n)) => *inputs = n as usize,
-        (None, Some(_)) => {
-            let text = "the inputs of this model are the pixels of a frame, so --n_in cannot be chosen; leave it out";
-            return Err(anyhow::anyhow!(text)).or_usage();
-        }
-        _ => {}
-    }
-    for size in neurons {
-        *size = args.n_rec.map_or(*size, |n| n as usize);
-    }
-    *outputs = args.n_out.map_or(*outputs, |n| n as usize);
+    let size = |n: Option<u64>| n.map(|n| n as usize);
+    let sizes =
+        Sizes { n_in: size(args.n_in), n_rec: size(args.n_rec), n_out: size(args.n_out), n_layer: size(args.n_layer) };
+    preset.net.resize(&sizes).map_err(|e| anyhow::anyhow!("--{}", e.to_string().replace('`', ""))).or_usage()?;
     let batch = args.batch.map_or(preset.batch, |b| b as usize);
     let steps = args.steps.map_or(preset.steps, |t| t as usize);
     let warmup = args.warmup.map_or(preset.warmup, |t| t as usize);
@@ -188,7 +109,8 @@ pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
         );
         return Err(error).or_usage();
     }
-    let report = Report { model: preset.net.model(batch), steps, warmup, chunk: args.chunk.map(|k| k as usize) };
+    let report =
+        Report { model: preset.net.trace(batch, Mode::Online), steps, warmup, chunk: args.chunk.map(|k| k as usize) };
     print(&report.text(&args.model)?)
 }
 
