@@ -7,6 +7,7 @@ pub mod experiment;
 pub mod learn;
 pub mod net;
 pub mod plot;
+pub mod presets;
 pub mod report;
 pub mod rng;
 pub mod settings;

@@ -13,6 +13,7 @@ pub mod dms;
 pub mod ei;
 pub mod eval;
 pub mod explain;
+pub mod flags;
 pub mod gesture;
 pub mod memspeed;
 pub mod observe;
