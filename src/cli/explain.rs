@@ -4,89 +4,64 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use hlo::{Shape, Value};
 
-use super::{Global, OrUsage, common::print};
+use super::{
+    Global, OrUsage,
+    common::print,
+    flags::{layers, size, span, steps},
+    train_any,
+};
 use crate::{
     cell::{Mode, Model},
-    experiment::NetConfig,
     learn::{
         Learner, Method, Objective, Prepared, Structure, cost,
         rules::{Slot, TraceKind, TracePlan},
         sequence::LearnerConfig,
         structure::{Exclusion, Kind, Op},
     },
-    net::{ETraceNet, EiNet, GestureNet, GifNet, Sizes, SpeechCell, SpeechNet},
+    net::Sizes,
     report::{Align, Table, bytes, count, flops, sizes},
-    settings::Listed,
+    settings::{Change, Count, change},
 };
-
-/// Names for help and error messages.
-const MODELS: &str = "memspeed-laptop, memspeed-published, dms, ei, shd-lif, shd-rlif, shd-adlif, shd-radlif, gesture; a layer (lif_delta, alif_expcu, lif_expco, ...); \
-                      a rate cell (rnn, gru, lstm, mgu, minimal_rnn, egru)";
 
 /// Flags.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// An experiment (memspeed-laptop, memspeed-published, dms, ei, shd-lif, shd-rlif, shd-adlif, shd-radlif, gesture), a layer
-    /// (lif_delta, alif_expcu, lif_expco, ...) or a rate cell (rnn, gru, lstm, mgu, minimal_rnn, egru)
+    /// Preset (dms, ei, shd, gesture, memspeed, ...; `etrace train --list`), configuration file, folder of a run; layer NEURON-SYNAPSE
+    /// (lif_delta, alif_expcu, lif_expco, ...) or rate cell (rnn, gru, lstm, mgu, minimal-rnn, egru)
     #[arg(value_name = "MODEL")]
     model: String,
-    /// Sequences in a batch [default: the experiment's, else 128]
-    #[arg(long, alias = "batch_size", value_name = "B", value_parser = size(1))]
-    batch: Option<u64>,
-    /// Steps of a sequence [default: the experiment's, else 100]
-    #[arg(long, value_name = "T", value_parser = size(1))]
-    steps: Option<u64>,
-    /// Steps at the start of a sequence that carry no loss [default: the experiment's, else 0]
-    #[arg(long, value_name = "T", value_parser = size(0))]
-    warmup: Option<u64>,
+    /// One setting of the experiment, as in net.tau_syn=20; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<Change>,
+    /// Sequences in a batch [default: the experiment's]
+    #[arg(long, visible_alias = "batch_size", value_name = "B", value_parser = size)]
+    batch: Option<usize>,
+    /// Steps of a sequence [default: the experiment's]
+    #[arg(long, value_name = "T", value_parser = steps)]
+    steps: Option<usize>,
+    /// Steps at the start of a sequence that carry no loss [default: the experiment's]
+    #[arg(long, value_name = "T", value_parser = span)]
+    warmup: Option<usize>,
     /// Inputs
-    #[arg(long = "n_in", alias = "n-in", value_name = "N", value_parser = size(1))]
-    n_in: Option<u64>,
+    #[arg(long = "n_in", value_name = "N", value_parser = width)]
+    n_in: Option<usize>,
     /// Neurons per layer
-    #[arg(long = "n_rec", alias = "n-rec", value_name = "N", value_parser = size(2))]
-    n_rec: Option<u64>,
+    #[arg(long = "n_rec", value_name = "N", value_parser = width)]
+    n_rec: Option<usize>,
     /// Outputs
-    #[arg(long = "n_out", alias = "n-out", value_name = "N", value_parser = size(1))]
-    n_out: Option<u64>,
-    /// Layers (networks of spiking layers only)
-    #[arg(long = "n_layer", alias = "n-layer", value_name = "N", value_parser = size(1))]
-    n_layer: Option<u64>,
+    #[arg(long = "n_out", value_name = "N", value_parser = width)]
+    n_out: Option<usize>,
+    /// Layers
+    #[arg(long = "n_layer", value_name = "N", value_parser = layers)]
+    n_layer: Option<usize>,
     /// Steps per chunk [default: from a memory budget]
-    #[arg(long, value_name = "K", value_parser = size(1))]
-    chunk: Option<u64>,
+    #[arg(long, value_name = "K", value_parser = steps)]
+    chunk: Option<usize>,
 }
 
-/// Sizes whose products stay countable.
-fn size(least: u64) -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(least..=1 << 18)
-}
-
-/// A network with the sizes of its experiment.
-struct Preset {
-    net: NetConfig,
-    batch: usize,
-    steps: usize,
-    warmup: usize,
-}
-
-impl Preset {
-    fn by_name(name: &str) -> Option<Preset> {
-        let preset = |net, batch, steps, warmup| Some(Preset { net, batch, steps, warmup });
-        match name {
-            "memspeed-laptop" => {
-                preset(ETraceNet { n_in: 2048, n_rec: 256, ..ETraceNet::default() }.into(), 16, 100, 0)
-            }
-            "memspeed-published" => preset(ETraceNet::default().into(), 128, 1000, 0),
-            "dms" => preset(GifNet::default().into(), 128, 2500, 2000),
-            "ei" => preset(EiNet::default().into(), 128, 2200, 2050),
-            "gesture" => preset(GestureNet::default().into(), 64, 67, 0),
-            _ if name.starts_with("shd-") => {
-                let cell = SpeechCell::by_name(&name[4..])?;
-                preset(SpeechNet { cell, hidden: vec![1024; 2], ..SpeechNet::default() }.into(), 128, 100, 0)
-            }
-            _ => preset(NetConfig::composed(name)?, 128, 100, 0),
-        }
-    }
+/// A width whose products with others can be counted.
+fn width(text: &str) -> Result<usize, String> {
+    Ok(Count { low: 1, high: 1 << 18 }.parse(text)? as usize)
 }
 
 /// Runs the command.
@@ -94,23 +69,24 @@ impl Preset {
 /// # Errors
 /// When there is no such model, or flags contradict it.
 pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
-    let unknown = || anyhow::anyhow!("no model is called `{}`; known are {MODELS}", args.model);
-    let mut preset = Preset::by_name(&args.model).ok_or_else(unknown).or_usage()?;
-    let size = |n: Option<u64>| n.map(|n| n as usize);
-    let sizes =
-        Sizes { n_in: size(args.n_in), n_rec: size(args.n_rec), n_out: size(args.n_out), n_layer: size(args.n_layer) };
-    preset.net.resize(&sizes).map_err(|e| anyhow::anyhow!("--{}", e.to_string().replace('`', ""))).or_usage()?;
-    let batch = args.batch.map_or(preset.batch, |b| b as usize);
-    let steps = args.steps.map_or(preset.steps, |t| t as usize);
-    let warmup = args.warmup.map_or(preset.warmup, |t| t as usize);
+    let mut all = train_any::experiment(&args.model)?;
+    for set in &args.set {
+        all = change(&all, set).map_err(|e| anyhow::anyhow!("--set {set}: {e}")).or_usage()?;
+    }
+    let sizes = Sizes { n_in: args.n_in, n_rec: args.n_rec, n_out: args.n_out, n_layer: args.n_layer };
+    all.net.resize(&sizes).map_err(|e| anyhow::anyhow!("--{}", e.to_string().replace('`', ""))).or_usage()?;
+    all.check().or_usage()?;
+    let (long, quiet) = all.task.timing().or_usage()?;
+    let batch = args.batch.unwrap_or(all.settings.batch);
+    let steps = args.steps.unwrap_or(long);
+    let warmup = args.warmup.unwrap_or(if args.set.is_empty() { all.learner.warmup } else { quiet });
     if warmup >= steps {
         let error = anyhow::anyhow!(
             "a sequence needs a step that carries loss, got {steps} steps of which {warmup} are warm-up; raise --steps or lower --warmup"
         );
         return Err(error).or_usage();
     }
-    let report =
-        Report { model: preset.net.trace(batch, Mode::Online), steps, warmup, chunk: args.chunk.map(|k| k as usize) };
+    let report = Report { model: all.net.trace(batch, Mode::Online), steps, warmup, chunk: args.chunk };
     print(&report.text(&args.model)?)
 }
 

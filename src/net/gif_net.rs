@@ -65,7 +65,7 @@ impl Default for GifNet {
             n_out: 2,
             tau_neu: Tau::Scalar(20.0),
             tau_syn: 10.0,
-            tau_i2: GifNet::slow(2000.0),
+            tau_i2: GifNet::slow(GifNet::SLOW),
             a2: -1.0,
             tau_o: 10.0,
             v_th: 1.0,
@@ -79,6 +79,9 @@ impl Default for GifNet {
 }
 
 impl GifNet {
+    /// Upper scale of the time constants of the after-currents, ms; see [`GifNet::slow`].
+    pub const SLOW: f64 = 2000.0;
+
     /// Time constants of the after-currents: drawn per neuron, uniform between 100 ms and 1.5 `tau`.
     pub fn slow(tau: f64) -> Tau {
         Tau::Uniform(100.0, 1.5 * tau)

@@ -157,6 +157,15 @@ impl Tau {
         }
     }
 
+    /// The mean over neurons, ms.
+    pub fn mean(&self) -> f64 {
+        match self {
+            Tau::Scalar(tau) | Tau::Normal(tau, _) => *tau,
+            Tau::PerNeuron(list) => list.iter().map(|tau| f64::from(*tau)).sum::<f64>() / list.len().max(1) as f64,
+            Tau::Uniform(lo, hi) => (lo + hi) / 2.0,
+        }
+    }
+
     /// Checks that there is one for each of `n` neurons.
     ///
     /// # Errors
