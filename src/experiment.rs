@@ -1,112 +1,96 @@
 //! An experiment: a task, a network, and how the network learns the task. It is what `config.toml` of a run holds, so that
-//! any command can resume a run of any other.
+//! any command can go on with a run of any other. [`presets`](crate::presets) are experiments with a name.
 
-use std::{path::Path, sync::Arc};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tasks::{
-    Dms, DmsSettings, Evidence, EvidenceSettings, Gesture, GestureSet, GestureSettings, NMnist, NMnistSettings, Shd,
-    ShdSettings, Task,
+    Copying, DmsSettings, EvidenceSettings, GestureSet, GestureSettings, NMnistSettings, RandomSpikes, ShdSettings,
+    Task, TaskSettings,
 };
+use toml::Value;
 
 use crate::{
-    cell::{Mode, Model},
+    cell::Mode,
     learn::{Objective, objective::OfSum, sequence::LearnerConfig},
-    net::{ETraceNet, EiNet, GestureNet, GifNet, SpeechNet},
+    settings::{self, Listed, SettingError, node::choices, range},
+    table,
     train::{optimizer::Optimizer, program::Spec, trainer::Settings},
 };
+
+pub use crate::net::NetConfig;
 
 /// The task of a run has no files.
 #[derive(Debug, thiserror::Error)]
 #[error("the trials of this task are made as they are needed, so it has no data folder; leave out --data")]
 pub struct NoFiles;
 
-/// What is learned.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "name")]
-pub enum TaskConfig {
-    /// Delayed match-to-sample.
-    Dms(DmsSettings),
-    /// Evidence accumulation.
-    Evidence(EvidenceSettings),
-    /// N-MNIST recordings.
-    Nmnist(NMnistSettings),
-    /// Spoken digits or words.
-    Speech(ShdSettings),
-    /// DVS128 Gesture recordings.
-    Gesture(GestureSettings),
-    /// Gestures made to order.
-    Made(GestureSet),
+table! {
+    /// What is learned.
+    pub enum TaskConfig: dyn TaskSettings, tag "name", a "task" {
+        /// Delayed match-to-sample: were two stimuli with a delay in between the same?
+        Dms(DmsSettings) = "dms" | "delayed-match-to-sample";
+        /// Evidence accumulation: more cues on the left or on the right?
+        Evidence(EvidenceSettings) = "evidence" | "ei";
+        /// Copying: repeat symbols after a long silence.
+        Copying(Copying) = "copying";
+        /// Random spikes with random labels, for measuring time and memory.
+        Random(RandomSpikes) = "random";
+        /// N-MNIST: digits before an event camera.
+        Nmnist(NMnistSettings) = "nmnist";
+        /// Spoken digits (SHD) or words (SSC).
+        Speech(ShdSettings) = "speech" | "shd";
+        /// DVS128 Gesture: recordings of gestures before an event camera.
+        Gesture(GestureSettings) = "gesture";
+        /// Synthetic gestures, drawn as they are needed.
+        Made(GestureSet) = "made";
+    }
 }
 
 impl TaskConfig {
-    /// Takes the files from another folder.
+    /// Takes the files from another folder; returns the one before.
     ///
     /// # Errors
     /// When the task is no data set.
-    pub fn set_data(&mut self, dir: &Path) -> Result<(), NoFiles> {
-        match self {
-            TaskConfig::Nmnist(settings) => settings.dir = dir.to_path_buf(),
-            TaskConfig::Gesture(settings) => settings.dir = dir.to_path_buf(),
-            TaskConfig::Speech(settings) => settings.dir = dir.to_path_buf(),
-            TaskConfig::Dms(_) | TaskConfig::Evidence(_) | TaskConfig::Made(_) => return Err(NoFiles),
+    pub fn set_data(&mut self, dir: &Path) -> Result<PathBuf, NoFiles> {
+        let (folder, _) = self.folders().ok_or(NoFiles)?;
+        Ok(std::mem::replace(folder, dir.to_path_buf()))
+    }
+
+    /// Names folders by their place on the machine, so that a run can be resumed from another one.
+    ///
+    /// # Errors
+    /// When there is no current folder.
+    pub fn make_absolute(&mut self) -> std::io::Result<()> {
+        if let Some((dir, cache)) = self.folders() {
+            for path in std::iter::once(dir).chain(cache) {
+                *path = std::path::absolute(&*path)?;
+            }
         }
         Ok(())
     }
-
-    /// Checks the settings and finds the files.
-    ///
-    /// # Errors
-    /// When a setting makes no sense or files are missing.
-    pub fn open(&self) -> tasks::Result<Arc<dyn Task>> {
-        Ok(match self {
-            TaskConfig::Dms(settings) => Arc::new(Dms::new(settings.clone())?),
-            TaskConfig::Evidence(settings) => Arc::new(Evidence::new(settings.clone())?),
-            TaskConfig::Nmnist(settings) => Arc::new(NMnist::open(settings.clone())?),
-            TaskConfig::Speech(settings) => Arc::new(Shd::open(settings.clone())?),
-            TaskConfig::Gesture(settings) => Arc::new(Gesture::open(settings.clone())?),
-            TaskConfig::Made(set) => Arc::new(set.clone().open()?),
-        })
-    }
 }
 
-/// What learns.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "kind")]
-pub enum NetConfig {
-    /// Layers of LIF neurons.
-    Etrace(ETraceNet),
-    /// GIF neurons for delayed match-to-sample.
-    Gif(GifNet),
-    /// Excitatory and inhibitory GIF neurons for decisions.
-    Ei(EiNet),
-    /// Layers of neurons with learned time constants.
-    Speech(SpeechNet),
-    /// Convolutions and event-based GRU.
-    Gesture(GestureNet),
+/// A network that cannot learn a task, for their shapes differ.
+#[derive(Debug, thiserror::Error)]
+#[error("network `{net}` and task `{task}` must fit each other, but they differ in {}", wrong.join("; "))]
+pub struct Misfit {
+    task: String,
+    net: &'static str,
+    wrong: Vec<String>,
 }
 
-impl NetConfig {
-    /// Traces one step for `batch` sequences; networks without dropout and normalisation are the same in every mode.
-    pub fn model(&self, batch: usize, mode: Mode) -> Model {
-        match self {
-            NetConfig::Etrace(net) => net.model(batch),
-            NetConfig::Gif(net) => net.model(batch),
-            NetConfig::Ei(net) => net.model(batch),
-            NetConfig::Speech(net) => net.model(batch, mode),
-            NetConfig::Gesture(net) => net.model(batch, mode),
-        }
-    }
-
-    /// Step in ms, for pictures.
-    pub fn dt(&self) -> f64 {
-        match self {
-            NetConfig::Etrace(net) => net.dt,
-            NetConfig::Gif(net) => net.dt,
-            NetConfig::Ei(net) => net.dt,
-            NetConfig::Speech(net) => net.dt,
-            NetConfig::Gesture(net) => net.dt,
-        }
+/// Refuses what a configuration says and no type has read.
+fn ignored(given: &Value, known: &Value) -> Result<(), SettingError> {
+    match (given, known) {
+        (Value::Table(given), Value::Table(known)) => given.iter().try_for_each(|(key, value)| match known.get(key) {
+            Some(known) => ignored(value, known).map_err(|e| e.within(key)),
+            None => {
+                let names: Vec<&str> = known.keys().map(String::as_str).collect();
+                Err(SettingError::new(format!("has no setting `{key}`; {}", choices(key, &names))))
+            }
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -128,13 +112,115 @@ pub struct Experiment {
 }
 
 impl Experiment {
+    /// Reads a configuration: the `config.toml` of a run, or one written by hand.
+    ///
+    /// # Errors
+    /// When it is no TOML, or a setting is unknown, missing, of the wrong type or outside its range.
+    pub fn read(text: &str) -> Result<Experiment, SettingError> {
+        let table: toml::Table =
+            text.parse().map_err(|e| SettingError::new(format!("the configuration is no TOML: {e}")))?;
+        let found: Experiment = settings::read(Value::Table(table.clone()))?;
+        let known = Value::try_from(&found).map_err(|e| SettingError::new(e.to_string()))?;
+        ignored(&Value::Table(table), &known)?;
+        found.check()?;
+        Ok(found)
+    }
+
+    /// Checks the ranges of all settings, and that they do not contradict each other.
+    ///
+    /// # Errors
+    /// When one is outside its range; the error names it.
+    pub fn check(&self) -> Result<(), SettingError> {
+        // What is stored must be readable again: reading checks the ranges of task and network.
+        let stored = Value::try_from(self).map_err(|e| SettingError::new(e.to_string()))?;
+        settings::read::<Experiment>(stored)?;
+        let (o, r) = (&self.optimizer, &self.objective.regularizer);
+        let numbers = [
+            ("settings.stop_at", self.settings.stop_at.unwrap_or(0.0), range::FRACTION),
+            ("optimizer.lr", o.lr, range::POSITIVE),
+            ("optimizer.eps", o.eps, range::POSITIVE),
+            ("optimizer.clip", o.clip, range::NON_NEGATIVE),
+            ("optimizer.weight_l1", o.weight_l1, range::NON_NEGATIVE),
+            ("optimizer.weight_l2", o.weight_l2, range::NON_NEGATIVE),
+            ("objective.regularizer.membrane", r.membrane, range::NON_NEGATIVE),
+            ("objective.regularizer.low", r.low, range::FINITE),
+            ("objective.regularizer.high", r.high, range::FINITE),
+            ("objective.regularizer.spike", r.spike, range::NON_NEGATIVE),
+            ("objective.regularizer.rate", r.rate, range::NON_NEGATIVE),
+        ];
+        let wrong = |path: &str, text: String| SettingError::new(format!("`{path}` {text}"));
+        for (path, x, range) in numbers {
+            range.check(x).map_err(|text| wrong(path, text))?;
+        }
+        let counts = [
+            ("settings.batch", self.settings.batch as u64, range::SIZE),
+            ("settings.epochs", self.settings.epochs.unwrap_or(1), range::PASSES),
+            ("settings.batches", self.settings.batches.unwrap_or(1), range::PASSES),
+            ("settings.threads", self.settings.threads as u64, range::THREADS),
+            ("learner.warmup", self.learner.warmup as u64, range::SPAN),
+            ("learner.chunk", self.learner.chunk.unwrap_or(1) as u64, range::STEPS),
+        ];
+        for (path, n, count) in counts {
+            count.check(n).map_err(|text| wrong(path, text))?;
+        }
+        self.net.check().map_err(|e| e.within("net"))
+    }
+
+    /// Checks that the shapes of the task and those of the network agree, and that sequences and steps do.
+    ///
+    /// # Errors
+    /// When they do not; the error says which, and what to set.
+    pub fn fits(&self, task: &dyn Task) -> Result<(), Misfit> {
+        let mut wrong: Vec<String> = Vec::new();
+        let mut differ = |what: &str, task: String, net: String, set: String| {
+            if task != net {
+                wrong.push(format!("{what}: the task has {task}, the network {net} (set {set})"));
+            }
+        };
+        let pixels = matches!(self.net, NetConfig::Gesture(_));
+        let side = ((task.n_in() / 2) as f64).sqrt();
+        let inputs = match pixels {
+            true if side.fract() == 0.0 => format!("net.frame_size={side}"),
+            true => "net to another network: this one sees frames of two polarities".into(),
+            false => format!("net.n_in={}", task.n_in()),
+        };
+        differ("inputs", task.n_in().to_string(), self.net.n_in().to_string(), inputs);
+        let outputs = task.n_out();
+        differ("outputs", outputs.to_string(), self.net.n_out().to_string(), format!("net.n_out={outputs}"));
+        if let Some(dt) = self.task.dt() {
+            differ("length of a step", format!("{dt} ms"), format!("{} ms", self.net.dt()), format!("net.dt={dt}"));
+        }
+        let (steps, warmup) = (task.steps(), self.learner.warmup);
+        if warmup >= steps {
+            let usual = task.warmup();
+            wrong.push(format!("warm-up: a step must be left that carries loss, got {warmup} of {steps} steps (set learner.warmup={usual})"));
+        }
+        if task.targets_per_sample() > 1 {
+            let n = task.targets_per_sample();
+            let one = if matches!(self.task, TaskConfig::Copying(_)) {
+                "set task.length=1"
+            } else {
+                "choose a task with one"
+            };
+            wrong.push(format!("targets: training takes one class for each sequence, the task has {n} ({one})"));
+        }
+        if let Err(text) = range::STEPS.check(steps as u64) {
+            wrong.push(format!("steps: a sequence {text} (shorten the task)"));
+        }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(Misfit { task: task.name().into(), net: self.net.row().name, wrong })
+        }
+    }
+
     /// What the training program is made of, for sequences of `steps`.
     pub fn spec(&self, steps: usize) -> Spec {
         let online = self.learner.method.is_online();
         let mode = if online { Mode::Online } else { Mode::Offline };
         Spec {
-            model: self.net.model(self.settings.batch, mode),
-            evaluation: self.net.model(self.settings.batch, Mode::Evaluation),
+            model: self.net.trace(self.settings.batch, mode),
+            evaluation: self.net.trace(self.settings.batch, Mode::Evaluation),
             objective: self.objective,
             learner: self.learner.clone(),
             optimizer: self.optimizer.clone(),

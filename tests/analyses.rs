@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use etrace::{
     analysis::{gradient::Gradients, history::History, jacobian::Jacobian},
     learn::Method,
-    net::{DenseNet, Layer},
+    net::Stack,
     train::session::Session,
 };
 use hlo::pjrt::Device;
@@ -18,8 +18,9 @@ fn session() -> &'static Session {
     SESSION.get_or_init(|| Session::open(Device::Cpu, None, &mut |_| {}).expect("the CPU plugin"))
 }
 
-fn net(layer: Layer, rec_scale: f64) -> DenseNet {
-    DenseNet { layer, n_in: 10, n_rec: 8, n_out: 3, ff_scale: 30.0, rec_scale, ..DenseNet::default() }
+fn net(layer: &str, rec_scale: f64) -> Stack {
+    let stack = Stack::named(layer).expect("a layer");
+    Stack { n_in: 10, n_rec: 8, n_out: 3, ff_scale: 30.0, rec_scale, ..stack }
 }
 
 fn spikes(batch: usize) -> Batch {
@@ -29,18 +30,18 @@ fn spikes(batch: usize) -> Batch {
 
 #[test]
 fn without_recurrent_weights_the_hidden_jacobian_is_diagonal() {
-    for layer in [Layer::LifDelta, Layer::AlifDelta, Layer::AlifExpCu] {
+    for layer in ["lif-delta", "alif-delta", "alif-exp-cu"] {
         let study = Jacobian::new(session(), &net(layer, 0.0).model(1), STEPS).expect("a program");
         let found = study.run(1, &spikes(1)).expect("cosines");
-        assert!(found.rate > 0.0, "{layer:?} fires");
-        assert!(found.steps.iter().all(|c| (c - 1.0).abs() < 1e-5), "{layer:?}: {:?}", found.steps);
-        assert!((found.whole - 1.0).abs() < 1e-5, "{layer:?}: {}", found.whole);
+        assert!(found.rate > 0.0, "{layer} fires");
+        assert!(found.steps.iter().all(|c| (c - 1.0).abs() < 1e-5), "{layer}: {:?}", found.steps);
+        assert!((found.whole - 1.0).abs() < 1e-5, "{layer}: {}", found.whole);
     }
 }
 
 #[test]
 fn with_them_it_is_not() {
-    let study = Jacobian::new(session(), &net(Layer::LifDelta, 20.0).model(1), STEPS).expect("a program");
+    let study = Jacobian::new(session(), &net("lif-delta", 20.0).model(1), STEPS).expect("a program");
     let found = study.run(1, &spikes(1)).expect("cosines");
     assert!(found.steps.iter().any(|c| *c < 0.99), "{:?}", found.steps);
     assert!(found.steps.iter().all(|c| (-1.0..=1.0001).contains(c)), "{:?}", found.steps);
@@ -48,7 +49,7 @@ fn with_them_it_is_not() {
 
 #[test]
 fn one_outer_product_is_an_outer_product() {
-    let study = History::new(session(), &net(Layer::AlifExpCu, 2.0).model(2), STEPS).expect("a program");
+    let study = History::new(session(), &net("alif-exp-cu", 2.0).model(2), STEPS).expect("a program");
     assert_eq!(study.states, ["l0.V", "l0.a", "l0.g"]);
     let found = study.run(1, &spikes(2)).expect("cosines");
     // V and g are driven in the first step, a (by a spike) later.
@@ -61,7 +62,7 @@ fn one_outer_product_is_an_outer_product() {
 #[test]
 fn the_readout_learns_exactly_under_d_rtrl() {
     let methods = [Method::DRtrl, Method::EsDRtrl { decay: 0.9 }];
-    let study = Gradients::new(session(), &net(Layer::LifDelta, 5.0).model(2), STEPS, 0, &methods).expect("programs");
+    let study = Gradients::new(session(), &net("lif-delta", 5.0).model(2), STEPS, 0, &methods).expect("programs");
     assert_eq!(study.maps.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["l0", "out"]);
     let found = study.run(1, &spikes(2)).expect("cosines");
     assert!((found[0][1] - 1.0).abs() < 1e-6, "{found:?}");

@@ -11,11 +11,12 @@ use etrace::{
         rate::RateCell,
         readout,
         spiking::{
-            AdLif, Alif, Depression, Facilitation, Gif2, Gif4, Input, Lif, Neuron, Reset, Tau, exponential, standardise,
+            AdLif, Alif, Depression, Facilitation, Gif2, Gif4, Input, Lif, Neuron, NeuronConfig, Population, Reset,
+            SynapseConfig, Tau, exponential, standardise,
         },
     },
     learn::{Attachment, Learner, Method, Objective, Vjp, sequence::LearnerConfig},
-    net::{Coupling, DenseNet, EiNet, GifNet, Layer, RateNet},
+    net::{Coupling, EiNet, GifNet, RateNet, Stack},
     train::session::Session,
 };
 use hlo::{Func, Graph, Shape, Tensor, array::Array, transform};
@@ -173,13 +174,13 @@ const EXIT: Vjp = Vjp::SingleStep { attachment: Attachment::Exit };
 const MULTI: Vjp = Vjp::MultiStep { window: 1 };
 const ES: Method = Method::EsDRtrl { decay: 0.9 };
 
-fn lif(n: usize, tau: f64, reset: Reset) -> Lif {
-    Lif { n, tau: Tau::Scalar(tau), v_th: 1.0, reset, surrogate: Surrogate::default(), dt: 1.0 }
+fn lif(tau: f64, reset: Reset) -> Lif {
+    Lif { tau: Tau::Scalar(tau), v_th: 1.0, reset, surrogate: Surrogate::default() }
 }
 
 /// A neuron under a current.
 fn under_current(n: usize, neuron: &dyn Neuron) -> Model {
-    StepContext::trace(1, n, |cx, x| neuron.step(cx, &Input::default().current(x)))
+    StepContext::trace(1, n, |cx, x| neuron.step(cx, Population { n, dt: 1.0 }, &Input::default().current(x)))
 }
 
 /// One value per step as rows of one.
@@ -204,15 +205,16 @@ fn lif_under_a_current() {
     let soft = [0.543808, 0.989040, 1.353565, 0.833282, 0.682234, 1.102374, 0.627624];
     let hard = [0.543808, 0.989040, 1.353565, 0.543808, 0.445232, 0.908333, 1.287488];
     let spikes = [0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0];
-    one_unit(under_current(1, &lif(1, 5.0, Reset::Soft)), &x, &[("V", &soft), ("out", &spikes)]);
+    one_unit(under_current(1, &lif(5.0, Reset::Soft)), &x, &[("V", &soft), ("out", &spikes)]);
     let spikes = [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
-    one_unit(under_current(1, &lif(1, 5.0, Reset::Hard)), &x, &[("V", &hard), ("out", &spikes)]);
+    one_unit(under_current(1, &lif(5.0, Reset::Hard)), &x, &[("V", &hard), ("out", &spikes)]);
 }
 
 #[test]
 fn lif_under_delta_inputs() {
-    let neuron = lif(1, 5.0, Reset::Soft);
-    let model = StepContext::trace(1, 1, |cx, x| neuron.step(cx, &Input::default().delta(x)));
+    let neuron = lif(5.0, Reset::Soft);
+    let model =
+        StepContext::trace(1, 1, |cx, x| neuron.step(cx, Population { n: 1, dt: 1.0 }, &Input::default().delta(x)));
     let v = [0.6, 1.191238, 0.156573, 0.628191, 1.414319];
     one_unit(model, &[0.6, 0.7, 0.0, 0.5, 0.9], &[("V", &v), ("out", &[0.0, 1.0, 0.0, 0.0, 1.0])]);
 }
@@ -225,7 +227,7 @@ fn alif_under_a_current() {
     let soft = [0.725077, 1.318720, 0.986023, 1.532364, 1.160940, 0.950497];
     let hard = [0.725077, 1.318720, 0.725077, 1.318720, 0.725077, 0.593643];
     for (reset, v) in [(Reset::Soft, &soft), (Reset::Hard, &hard)] {
-        let neuron = Alif { lif: lif(1, 5.0, reset), tau_a: 100.0, beta: 0.1 };
+        let neuron = Alif::of(lif(5.0, reset), 100.0, 0.1);
         one_unit(under_current(1, &neuron), &x, &[("V", v), ("a", &a), ("out", &spikes)]);
     }
 }
@@ -233,14 +235,12 @@ fn alif_under_a_current() {
 #[test]
 fn gif_with_an_after_current() {
     let neuron = Gif2 {
-        n: 2,
         tau: Tau::Scalar(100.0),
         v_th: 1.0,
         tau_i2: Tau::Scalar(1500.0),
         a2: 1.0,
         diff_spike: false,
         surrogate: Surrogate::default(),
-        dt: 1.0,
     };
     let x: [&[f32]; 5] = [&[60.0, 50.0], &[60.0, 0.0], &[0.0, 60.0], &[60.0, 30.0], &[60.0, 0.0]];
     let t = Run::new(under_current(2, &neuron), &x, &[]).forward();
@@ -270,7 +270,6 @@ fn gif_with_an_after_current() {
 #[test]
 fn gif_with_an_adaptive_threshold() {
     let neuron = Gif4 {
-        n: 3,
         tau: Tau::Scalar(200.0),
         a2: 1.0,
         tau_i2: 2000.0,
@@ -281,7 +280,6 @@ fn gif_with_an_adaptive_threshold() {
         v_init: StateInit::Zeros,
         diff_spike: false,
         surrogate: Surrogate::default(),
-        dt: 1.0,
     };
     let x: [&[f32]; 4] = [&[0.0, 50.0, 10.0], &[30.0, 30.0, 0.0], &[250.0, 0.0, 0.0], &[0.0, 20.0, 10.0]];
     let t = Run::new(under_current(3, &neuron), &x, &[("V", &[0.2, 0.9, 1.2])]).forward();
@@ -444,19 +442,39 @@ fn stacked(ff: f32, rr: f32) -> Vec<f32> {
     [scaled(ff, &FF), scaled(rr, &RR)].concat()
 }
 
-fn two_neurons(layer: Layer) -> DenseNet {
-    DenseNet { layer, n_in: 2, n_rec: 2, ..DenseNet::default() }
+fn two_neurons(layer: &str) -> Stack {
+    Stack { n_in: 2, n_rec: 2, ..Stack::named(layer).expect("a layer") }
+}
+
+/// The same layers with another membrane.
+fn with_tau(mut net: Stack, tau: &Tau) -> Stack {
+    match &mut net.neuron {
+        NeuronConfig::Lif(lif) => lif.tau = tau.clone(),
+        NeuronConfig::Alif(alif) => alif.tau = tau.clone(),
+        other => panic!("{other:?} has no published example"),
+    }
+    net
+}
+
+/// The same layers with plastic inputs, where they can be.
+fn plastic(mut net: Stack) -> Stack {
+    match &mut net.synapse {
+        SynapseConfig::StdExpCu(s) => s.plastic_input = true,
+        SynapseConfig::StpExpCu(s) => s.plastic_input = true,
+        _ => {}
+    }
+    net
 }
 
 /// Layer `k` by itself: its potentials and its states after five steps.
-fn layer(net: &DenseNet, k: usize, given: &[(&'static str, &[f32])]) -> Trajectory {
-    let net = DenseNet { tau_mem: vec![Tau::Scalar(5.0); k + 1], ..net.clone() };
+fn layer(net: &Stack, k: usize, given: &[(&'static str, &[f32])]) -> Trajectory {
+    let net = with_tau(net.clone(), &Tau::Scalar(5.0));
     Run::new(StepContext::trace(1, 2, |cx, x| net.step_layer(cx, k, x)), &X, given).forward()
 }
 
 #[test]
 fn layers_with_one_map() {
-    for kind in [Layer::LifDelta, Layer::IfDelta] {
+    for kind in ["lif-delta", "if_delta"] {
         let t = layer(&two_neurons(kind), 0, &[("l0.weight", &stacked(1.0, 1.0))]);
         t.is(
             "l0.V",
@@ -469,13 +487,13 @@ fn layers_with_one_map() {
             ],
         );
     }
-    let t = layer(&two_neurons(Layer::AlifDelta), 0, &[("l0.weight", &stacked(1.4, 1.0))]);
+    let t = layer(&two_neurons("alif_delta"), 0, &[("l0.weight", &stacked(1.4, 1.0))]);
     t.is(
         "l0.V",
         &[&[1.26, -0.42], &[2.232870, 1.416133], &[1.169388, 2.820701], &[2.177414, 3.050664], &[0.563985, 2.478941]],
     );
     t.ends("l0.a", &[2.921285, 2.940694]);
-    let t = layer(&two_neurons(Layer::LifExpCu), 0, &[("l0.weight", &stacked(3.0, 3.0))]);
+    let t = layer(&two_neurons("lif_expcu"), 0, &[("l0.weight", &stacked(3.0, 3.0))]);
     t.is(
         "l0.V",
         &[
@@ -491,8 +509,7 @@ fn layers_with_one_map() {
 
 #[test]
 fn layers_with_plastic_synapses() {
-    let plastic = |layer| DenseNet { plastic_input: true, ..two_neurons(layer) };
-    let t = layer(&plastic(Layer::LifStdExpCu), 0, &[("l0.weight", &stacked(3.0, 3.0))]);
+    let t = layer(&plastic(two_neurons("lif_std_expcu")), 0, &[("l0.weight", &stacked(3.0, 3.0))]);
     t.is(
         "l0.V",
         &[
@@ -506,7 +523,7 @@ fn layers_with_plastic_synapses() {
     t.ends("l0.g", &[6.462448, 11.387024]);
     t.ends("l0.x", &[0.729559, 0.810200]);
     t.ends("l0.in.x", &[0.730439, 0.730099]);
-    let t = layer(&plastic(Layer::LifStpExpCu), 0, &[("l0.weight", &stacked(8.0, 8.0))]);
+    let t = layer(&plastic(two_neurons("lif_stp_expcu")), 0, &[("l0.weight", &stacked(8.0, 8.0))]);
     t.is(
         "l0.V",
         &[
@@ -526,7 +543,7 @@ fn layers_with_plastic_synapses() {
 
 #[test]
 fn layers_with_conductances() {
-    let net = two_neurons(Layer::LifExpCo);
+    let net = two_neurons("lif_expco_dense");
     let inhibitory = scaled(4.0, &RR[..2]);
     let given: [(&str, &[f32]); 3] =
         [("l0.inp.weight", &scaled(3.0, &FF)), ("l0.exc.weight", &RR[..2]), ("l0.inh.weight", &inhibitory)];
@@ -563,8 +580,8 @@ fn layers_with_conductances() {
 
 const W_OUT: [f32; 4] = [0.5, -0.3, -0.2, 0.4];
 
-fn spiking_net(net: DenseNet, w: f32) -> Run {
-    let net = DenseNet { tau_mem: vec![Tau::Scalar(10.0)], tau_o: 10.0, ..net };
+fn spiking_net(net: Stack, w: f32) -> Run {
+    let net = with_tau(Stack { tau_o: 10.0, ..net }, &Tau::Scalar(10.0));
     Run::new(net.model(1), &X, &[("l0.weight", &stacked(w, w)), ("out.weight", &W_OUT)]).labelled(1)
 }
 
@@ -580,7 +597,7 @@ fn spiking_gradient(run: &Run, method: Method, vjp: Vjp, weight: [f64; 8], bias:
 #[test]
 #[rustfmt::skip]
 fn gradients_of_a_soft_lif_net() {
-    let run = spiking_net(two_neurons(Layer::LifDelta), 1.0);
+    let run = spiking_net(two_neurons("lif_delta"), 1.0);
     check("loss", &run.losses(), &[std::f64::consts::LN_2, 1.171101, 1.258183, 1.339671, 0.875991], FORWARD);
     let out = [5.501789, 3.711071];
     spiking_gradient(&run, Method::Bptt, EXIT,
@@ -597,7 +614,7 @@ fn gradients_of_a_soft_lif_net() {
 #[test]
 #[rustfmt::skip]
 fn gradients_of_a_hard_lif_net() {
-    let run = spiking_net(DenseNet { reset: Reset::Hard, ..two_neurons(Layer::LifDelta) }, 1.0);
+    let run = spiking_net(Stack { neuron: lif(10.0, Reset::Hard).into(), ..two_neurons("lif-delta") }, 1.0);
     run.forward().is("l0.V", &[&[0.9, -0.3], &[2.114354, 0.628549], &[0.6, 2.268735], &[1.242902, 1.2], &[-0.4, 0.8]]);
     let out = [3.158740, 2.613427];
     spiking_gradient(&run, Method::Bptt, EXIT,
@@ -609,7 +626,7 @@ fn gradients_of_a_hard_lif_net() {
 #[test]
 #[rustfmt::skip]
 fn gradients_of_an_alif_net() {
-    let run = spiking_net(DenseNet { tau_a: 20.0, beta: 0.3, ..two_neurons(Layer::AlifDelta) }, 1.0);
+    let run = spiking_net(Stack { neuron: Alif::of(lif(10.0, Reset::Soft), 20.0, 0.3).into(), ..two_neurons("alif-delta") }, 1.0);
     let out = [3.647430, 2.881939];
     spiking_gradient(&run, Method::Bptt, EXIT,
         [1.258424, -0.622994, 0.950404, -0.380218, 0.595832, -0.073384, 0.221711, -0.081102], [1.668029, -0.700431], out);
@@ -620,7 +637,7 @@ fn gradients_of_an_alif_net() {
 #[test]
 #[rustfmt::skip]
 fn gradients_of_a_lif_net_with_exponential_synapses() {
-    let run = spiking_net(two_neurons(Layer::LifExpCu), 4.0);
+    let run = spiking_net(two_neurons("lif_expcu"), 4.0);
     let out = [7.408157, 2.421446];
     spiking_gradient(&run, Method::Bptt, EXIT,
         [0.482758, -0.188374, 0.307901, -0.119025, 0.132822, -0.040251, 0.007787, 0.0], [0.584054, -0.228625], out);
@@ -852,34 +869,18 @@ fn ei_net_es_d_rtrl() {
 /// except for weights with a partial path.
 #[test]
 fn one_step_is_exact_for_every_model() {
-    const LAYERS: [Layer; 11] = [
-        Layer::LifDelta,
-        Layer::IfDelta,
-        Layer::AlifDelta,
-        Layer::LifExpCu,
-        Layer::AlifExpCu,
-        Layer::LifStdExpCu,
-        Layer::AlifStdExpCu,
-        Layer::LifStpExpCu,
-        Layer::AlifStpExpCu,
-        Layer::LifExpCo,
-        Layer::AlifExpCo,
-    ];
-    use RateCell::*;
     let mut models: Vec<(String, Model)> = Vec::new();
-    for layer in LAYERS {
-        let net = DenseNet { n_in: 3, n_rec: 5, plastic_input: true, ..two_neurons(layer) };
-        models.push((format!("{layer:?}"), net.model(1)));
-        let deep = DenseNet { tau_mem: vec![Tau::Normal(10.0, 1.0); 2], ..net };
-        if layer == Layer::LifExpCo {
-            models.push((format!("two layers of {layer:?}"), deep.model(1)));
+    for layer in Stack::layer_names() {
+        let net = plastic(Stack { n_in: 3, n_rec: 5, ..two_neurons(&layer) });
+        let deep = Stack { n_layer: 2, ..net.clone() };
+        if layer == "lif-exp-co" {
+            models.push((format!("two layers of {layer}"), with_tau(deep, &Tau::Normal(10.0, 1.0)).model(1)));
         }
+        models.push((layer, net.model(1)));
     }
-    for cell in [Rnn, Gru, Lstm, Mgu, MinimalRnn, Egru] {
-        models.push((
-            format!("{cell:?}"),
-            RateNet { cell, n_in: 3, n_rec: 5, n_out: 2, tau_o: Some(10.0), dt: 1.0 }.model(1),
-        ));
+    for cell in RateCell::all() {
+        let net = RateNet { cell, n_in: 3, n_rec: 5, ..RateNet::default() };
+        models.push((cell.name().to_string(), net.model(1)));
     }
     for diff_spike in [false, true] {
         models.push(("GifNet".into(), GifNet { n_in: 3, n_rec: 5, diff_spike, ..GifNet::default() }.model(1)));
@@ -903,7 +904,7 @@ fn one_step_is_exact_for_every_model() {
             for (parameter, want) in &exact.0 {
                 let partial = matches!(
                     (name.as_str(), parameter.split('.').next()),
-                    ("Mgu", Some("Wf")) | ("MinimalRnn", Some("phi"))
+                    ("mgu", Some("Wf")) | ("minimal-rnn", Some("phi"))
                 );
                 if !partial {
                     check(&format!("{name}, {parameter}, {}", method.name()), online.get(parameter), want, GRADIENT);

@@ -1,11 +1,8 @@
 //! The networks and weight scales that the published analyses use.
 
 use crate::{
-    cell::{
-        Surrogate,
-        spiking::{Depression, Facilitation, Tau},
-    },
-    net::{DenseNet, Layer},
+    cell::spiking::{Depression, Facilitation, NeuronConfig, SynapseConfig, Tau},
+    net::Stack,
 };
 
 /// Where the input comes from; it decides the scales.
@@ -22,43 +19,58 @@ pub enum Source {
 }
 
 /// A row of the published table: layer, and (recurrent, feed-forward) scales for N-MNIST, gestures and SHD ("v2").
-struct Row(Layer, [(f64, f64); 3]);
+struct Row(&'static str, [(f64, f64); 3]);
 
 const TABLE: &[Row] = &[
-    Row(Layer::LifDelta, [(2.0, 15.0), (0.1, 0.1), (10.0, 100.0)]),
-    Row(Layer::LifExpCu, [(10.0, 30.0), (0.2, 1.0), (0.1, 100.0)]),
-    Row(Layer::LifStdExpCu, [(10.0, 20.0), (0.2, 1.0), (0.2, 1.0)]),
-    Row(Layer::LifStpExpCu, [(5.0, 100.0), (1.0, 4.0), (5.0, 20.0)]),
-    Row(Layer::AlifDelta, [(1.0, 1.0), (0.5, 0.5), (0.5, 0.5)]),
-    Row(Layer::AlifExpCu, [(10.0, 20.0), (1.0, 5.0), (10.0, 20.0)]),
-    Row(Layer::AlifStdExpCu, [(5.0, 20.0), (1.0, 4.0), (10.0, 30.0)]),
-    Row(Layer::AlifStpExpCu, [(3.0, 20.0), (1.0, 4.0), (6.0, 40.0)]),
+    Row("lif-delta", [(2.0, 15.0), (0.1, 0.1), (10.0, 100.0)]),
+    Row("lif-exp-cu", [(10.0, 30.0), (0.2, 1.0), (0.1, 100.0)]),
+    Row("lif-std-exp-cu", [(10.0, 20.0), (0.2, 1.0), (0.2, 1.0)]),
+    Row("lif-stp-exp-cu", [(5.0, 100.0), (1.0, 4.0), (5.0, 20.0)]),
+    Row("alif-delta", [(1.0, 1.0), (0.5, 0.5), (0.5, 0.5)]),
+    Row("alif-exp-cu", [(10.0, 20.0), (1.0, 5.0), (10.0, 20.0)]),
+    Row("alif-std-exp-cu", [(5.0, 20.0), (1.0, 4.0), (10.0, 30.0)]),
+    Row("alif-stp-exp-cu", [(3.0, 20.0), (1.0, 4.0), (6.0, 40.0)]),
 ];
 
-/// One or more layers as in the published analyses, with their scales for `source`.
-pub fn net(layer: Layer, source: Source, n_in: usize, n_rec: usize, n_out: usize, layers: usize) -> DenseNet {
+/// Recurrent and feed-forward scales of layers that have no row.
+pub const UNPUBLISHED: (f64, f64) = (2.0, 15.0);
+
+/// The published scales (recurrent, feed-forward) of a layer `NEURON-SYNAPSE`; `None` where there are none.
+pub fn scales(layer: &str, source: Source) -> Option<(f64, f64)> {
     let column = match source {
         Source::Random | Source::Nmnist => 0,
         Source::Gesture => 1,
         Source::Shd => 2,
     };
-    let scales = TABLE.iter().find(|row| row.0 == layer).map_or((2.0, 15.0), |row| row.1[column]);
-    let tau = if layer == Layer::AlifStpExpCu { 5.0 } else { 10.0 };
-    let depression = if layer == Layer::AlifStdExpCu && column == 0 { 100.0 } else { 200.0 };
-    DenseNet {
-        layer,
-        n_in,
-        n_rec,
-        n_out,
-        tau_mem: vec![Tau::Scalar(tau); layers],
-        tau_syn: tau,
-        tau_a: 100.0,
-        tau_o: 10.0,
-        depression: Depression { tau: depression, ..Depression::default() },
-        facilitation: Facilitation { tau_f: 10.0, tau_d: 100.0, ..Facilitation::default() },
-        surrogate: Surrogate::default(),
-        rec_scale: scales.0,
-        ff_scale: scales.1,
-        ..DenseNet::default()
+    TABLE.iter().find(|row| row.0 == layer).map(|row| row.1[column])
+}
+
+/// Layers as in the published analyses, with their [`scales`] for `source`, or [`UNPUBLISHED`] ones.
+/// `name` is that of a layer, as in [`Stack::named`]; `None` if there is no such layer.
+pub fn net(name: &str, source: Source, n_in: usize, n_rec: usize, n_out: usize, layers: usize) -> Option<Stack> {
+    let mut net = Stack { n_in, n_rec, n_out, n_layer: layers, tau_o: 10.0, ..Stack::named(name)? };
+    let layer = net.layer_name();
+    (net.rec_scale, net.ff_scale) = scales(&layer, source).unwrap_or(UNPUBLISHED);
+    let time = if layer == "alif-stp-exp-cu" { 5.0 } else { 10.0 };
+    match &mut net.neuron {
+        NeuronConfig::Lif(lif) => lif.tau = Tau::Scalar(time),
+        NeuronConfig::Alif(alif) => alif.tau = Tau::Scalar(time),
+        _ => {}
     }
+    match &mut net.synapse {
+        SynapseConfig::ExpCu(s) => s.tau = time,
+        SynapseConfig::ExpCo(s) => s.tau = time,
+        SynapseConfig::StdExpCu(s) => {
+            s.tau = time;
+            let nmnist = matches!(source, Source::Random | Source::Nmnist);
+            let tau = if layer == "alif-std-exp-cu" && nmnist { 100.0 } else { 200.0 };
+            s.depression = Depression { tau, ..s.depression };
+        }
+        SynapseConfig::StpExpCu(s) => {
+            s.tau = time;
+            s.facilitation = Facilitation { tau_f: 10.0, tau_d: 100.0, ..s.facilitation };
+        }
+        _ => {}
+    }
+    Some(net)
 }

@@ -4,6 +4,7 @@
 //! Scales are *variances* in units of 1/fan-in, as in `docs/spec/networks-dms-ei.md, "Initial values"`.
 
 use hlo::Shape;
+use serde::{Deserialize, Serialize};
 
 use crate::rng::Stream;
 
@@ -121,7 +122,8 @@ fn fans(dims: &[usize]) -> (f64, f64) {
 }
 
 /// How a state starts, for every sequence of a batch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum StateInit {
     /// All zero.
     Zeros,

@@ -1,57 +1,102 @@
 //! Rate cells: units with a continuous output (and [`Egru`], which sends it in events).
 //!
-//! Each is one step: `x: [B, m]` and the stored states give the output `[B, n]`. `[u; v]` is a concatenation, `s` the
-//! logistic function, `*` element by element. See `docs/spec/networks-dms-ei.md, "Rate cells"`; the parameters carry the
-//! names used in the equations.
+//! Each is one step: `x: [B, m]` and the stored states give the output `[B, n]`; one function and one row of [`CELLS`]. `[u; v]` is
+//! a concatenation, `s` the logistic function, `*` element by element. `docs/spec/networks-dms-ei.md`, "Rate cells"; the
+//! parameters carry the names used in the equations.
 
 use hlo::Tensor;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::{Dense, Init, Mode, StateInit, StepContext, egru::Egru};
+use crate::settings::{node::choices, table::plain};
 
-/// A cell by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RateCell {
-    /// [`vanilla_rnn`].
-    #[default]
-    Rnn,
-    /// [`gru`].
-    Gru,
-    /// [`lstm`].
-    Lstm,
-    /// [`mgu`].
-    Mgu,
-    /// [`minimal_rnn`].
-    MinimalRnn,
-    /// [`Egru`].
-    Egru,
+/// One step of a cell: the input `x: [B, m]` and the number of units to the output `[B, n]`.
+pub type Step = fn(&mut StepContext, &Tensor, usize) -> Tensor;
+
+/// A row of the table of cells.
+pub struct Row {
+    /// Its name in configurations and on the command line.
+    pub name: &'static str,
+    /// Other names that mean the same.
+    pub aliases: &'static [&'static str],
+    /// What it is, in one line.
+    pub doc: &'static str,
+    /// Its step.
+    pub step: Step,
 }
 
+/// The rate cells.
+pub const CELLS: &[Row] = &[
+    Row { name: "rnn", aliases: &["vanilla-rnn"], doc: "Elman's recurrent network", step: vanilla_rnn },
+    Row { name: "gru", aliases: &[], doc: "Gated recurrent unit", step: gru },
+    Row { name: "lstm", aliases: &[], doc: "Long short-term memory", step: lstm },
+    Row { name: "mgu", aliases: &[], doc: "Minimal gated unit, a GRU with one gate", step: mgu },
+    Row { name: "minimal-rnn", aliases: &[], doc: "MinimalRNN", step: minimal_rnn },
+    Row { name: "egru", aliases: &["event-gru"], doc: "Event-based GRU, which sends its output in events", step: egru },
+];
+
+/// A cell of the table. In a configuration it is its name.
+#[derive(Clone, Copy)]
+pub struct RateCell(&'static Row);
+
 impl RateCell {
-    /// A cell by any name that the published scripts use.
+    /// All cells.
+    pub fn all() -> impl Iterator<Item = RateCell> {
+        CELLS.iter().map(RateCell)
+    }
+
+    /// A cell by its name or any alias.
     pub fn by_name(name: &str) -> Option<RateCell> {
-        Some(match name {
-            "rnn" | "vanilla_rnn" => RateCell::Rnn,
-            "gru" => RateCell::Gru,
-            "lstm" => RateCell::Lstm,
-            "mgu" => RateCell::Mgu,
-            "minimal_rnn" | "minimal-rnn" => RateCell::MinimalRnn,
-            "egru" => RateCell::Egru,
-            _ => return None,
-        })
+        let name = plain(name);
+        RateCell::all().find(|cell| cell.0.name == name || cell.0.aliases.contains(&name.as_str()))
+    }
+
+    /// Its row.
+    pub fn row(self) -> &'static Row {
+        self.0
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        self.0.name
     }
 
     /// One step; returns the output, `[B, n]`.
     pub fn step(self, cx: &mut StepContext, x: &Tensor, n: usize) -> Tensor {
-        match self {
-            RateCell::Rnn => vanilla_rnn(cx, x, n),
-            RateCell::Gru => gru(cx, x, n),
-            RateCell::Lstm => lstm(cx, x, n),
-            RateCell::Mgu => mgu(cx, x, n),
-            RateCell::MinimalRnn => minimal_rnn(cx, x, n),
-            RateCell::Egru => Egru::new(n).step(cx, x, Mode::Offline),
-        }
+        (self.0.step)(cx, x, n)
+    }
+}
+
+impl Default for RateCell {
+    fn default() -> Self {
+        RateCell(&CELLS[0])
+    }
+}
+
+impl PartialEq for RateCell {
+    fn eq(&self, other: &RateCell) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl std::fmt::Debug for RateCell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Serialize for RateCell {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for RateCell {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<RateCell, D::Error> {
+        let name = String::deserialize(from)?;
+        let names: Vec<&str> = CELLS.iter().map(|row| row.name).collect();
+        let unknown = || Error::custom(format!("knows no rate cell `{name}`; {}", choices(&name, &names)));
+        RateCell::by_name(&name).ok_or_else(unknown)
     }
 }
 
@@ -111,4 +156,9 @@ pub fn minimal_rnn(cx: &mut StepContext, x: &Tensor, n: usize) -> Tensor {
     let h = &f * h + (1.0 - &f) * z;
     cx.set("h", &h);
     h
+}
+
+/// [`Egru`] without zoneout and trace.
+pub fn egru(cx: &mut StepContext, x: &Tensor, n: usize) -> Tensor {
+    Egru::new(n).step(cx, x, Mode::Offline)
 }

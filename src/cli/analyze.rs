@@ -12,7 +12,11 @@ use tasks::{
     Batch, Gesture, GestureSettings, NMnist, NMnistSettings, RandomSpikes, Shd, ShdKind, ShdSettings, Split, Task,
 };
 
-use super::{Global, OrUsage, usage};
+use super::{
+    Global, OrUsage,
+    flags::{below_one, ei_size, fraction, layers, non_negative, size, steps},
+    usage,
+};
 use crate::{
     analysis::{
         gradient::Gradients,
@@ -22,7 +26,7 @@ use crate::{
         setting::{self, Source},
     },
     learn::Method,
-    net::{DenseNet, Layer},
+    net::Stack,
     plot::{Axis, BarChart, Figure, HeatMap, LineChart, Series},
     report::{Align, Table},
     train::checkpoint::write_atomic,
@@ -52,7 +56,7 @@ enum Study {
 #[command(rename_all = "snake_case")]
 struct Flags {
     /// Layers to study, with commas [default: lif_delta,lif_expcu,alif_delta,alif_expcu; in `published` size all eight]
-    #[arg(long, alias = "model", value_delimiter = ',')]
+    #[arg(long, visible_alias = "model", value_delimiter = ',')]
     models: Vec<String>,
     /// small runs in under a minute; published has the sizes of the paper
     #[arg(long, value_enum, default_value = "small")]
@@ -64,34 +68,34 @@ struct Flags {
     #[arg(long)]
     data: Option<PathBuf>,
     /// Steps of a sequence
-    #[arg(long, alias = "data_length", alias = "data-length")]
+    #[arg(long, visible_alias = "data_length", value_parser = steps)]
     steps: Option<usize>,
     /// Neurons per layer
-    #[arg(long, alias = "n-rec")]
+    #[arg(long, value_parser = ei_size)]
     n_rec: Option<usize>,
     /// Inputs of random data
-    #[arg(long, alias = "n-in", default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = size)]
     n_in: usize,
     /// Probability of an input spike per step of random data
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.01, value_parser = fraction)]
     rate: f64,
     /// Samples
-    #[arg(long)]
+    #[arg(long, value_parser = size)]
     samples: Option<usize>,
     /// Layers of the network (weight-gradient-cosine)
-    #[arg(long, alias = "n-layer", default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = layers)]
     n_layer: usize,
     /// Variance of the recurrent weights in units of 1/fan-in, several with commas [default: as published]
-    #[arg(long, alias = "rec-scale", value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = non_negative)]
     rec_scale: Vec<f64>,
     /// Variance of the input weights in units of 1/fan-in, several with commas [default: as published]
-    #[arg(long, alias = "ff-scale", value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = non_negative)]
     ff_scale: Vec<f64>,
     /// Ranks of ES-D-RTRL (weight-gradient-cosine); rank r is the decay (r - 1) / (r + 1)
     #[arg(long, value_delimiter = ',', default_value = "4,10,20,40")]
     ranks: Vec<u32>,
     /// Share of the steps that carry no loss (weight-gradient-cosine); traces run through them
-    #[arg(long, alias = "frac-sim", default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = below_one)]
     frac_sim: f64,
     /// Seed of weights and random data
     #[arg(long, default_value_t = 0)]
@@ -111,7 +115,7 @@ struct ApproxFlags {
     #[arg(long, value_enum, default_value = "small")]
     size: Size,
     /// Rows of the matrices
-    #[arg(long)]
+    #[arg(long, value_parser = size)]
     rank: Option<usize>,
     /// Seed
     #[arg(long, default_value_t = 0)]
@@ -151,7 +155,7 @@ pub fn run(args: Args, global: &Global) -> Result<()> {
 /// One network of a study.
 struct Case {
     name: String,
-    net: DenseNet,
+    net: Stack,
 }
 
 impl Flags {
@@ -166,9 +170,6 @@ impl Flags {
 
     fn task(&self, published_steps: usize) -> Result<Arc<dyn Task>> {
         let steps = self.steps.unwrap_or(if self.size == Size::Published { published_steps } else { 100 });
-        if steps == 0 {
-            bail!(usage("--steps must be at least 1, got 0".into()));
-        }
         let data = || match &self.data {
             Some(dir) => Ok(dir.clone()),
             None => Err(usage(format!(
@@ -177,15 +178,7 @@ impl Flags {
             ))),
         };
         Ok(match self.dataset {
-            Dataset::Random => {
-                if !(0.0..=1.0).contains(&self.rate) || self.n_in == 0 {
-                    bail!(usage(format!(
-                        "--rate is a probability and --n_in at least 1, got {} and {}",
-                        self.rate, self.n_in
-                    )));
-                }
-                Arc::new(RandomSpikes { steps, n_in: self.n_in, n_out: 2, rate: self.rate })
-            }
+            Dataset::Random => Arc::new(RandomSpikes { steps, n_in: self.n_in, n_out: 2, rate: self.rate }),
             Dataset::Nmnist => {
                 Arc::new(NMnist::open(NMnistSettings { steps, ..NMnistSettings::new(data()?) }).or_usage()?)
             }
@@ -214,18 +207,23 @@ impl Flags {
         let default = few.iter().chain(if self.size == Size::Published { &more[..] } else { &[] });
         let names: Vec<String> =
             if self.models.is_empty() { default.map(ToString::to_string).collect() } else { self.models.clone() };
-        if n_rec < 5 {
-            bail!(usage(format!("--n_rec must be at least 5, got {n_rec}")));
-        }
         let all = |list: &[f64]| if list.is_empty() { vec![None] } else { list.iter().copied().map(Some).collect() };
         let mut cases = Vec::new();
         for name in names {
-            let layer = Layer::by_name(&name)
-                .ok_or_else(|| usage(format!("--models must be among {}, got `{name}`", Layer::NAMES.join(", "))))?;
+            let source = self.source();
+            let standard = setting::net(&name, source, task.n_in(), n_rec, task.n_out(), self.n_layer.max(1));
+            let known = || usage(format!("--models must be among {}, got `{name}`", Stack::layer_names().join(", ")));
+            let standard = standard.ok_or_else(known)?;
+            let layer = standard.layer_name();
+            if setting::scales(&layer, source).is_none() && (self.rec_scale.is_empty() || self.ff_scale.is_empty()) {
+                let (rec, ff) = setting::UNPUBLISHED;
+                println!(
+                    "{layer} has no published scales: where none is given, --rec_scale is {rec} and --ff_scale {ff}"
+                );
+            }
             for rec in all(&self.rec_scale) {
                 for ff in all(&self.ff_scale) {
-                    let mut net =
-                        setting::net(layer, self.source(), task.n_in(), n_rec, task.n_out(), self.n_layer.max(1));
+                    let mut net = standard.clone();
                     net.rec_scale = rec.unwrap_or(net.rec_scale);
                     net.ff_scale = ff.unwrap_or(net.ff_scale);
                     let scale = |what: &str, v: Option<f64>| v.map_or(String::new(), |v| format!(" {what} {v}"));
@@ -386,9 +384,6 @@ fn interval(x: f64, values: impl Iterator<Item = f64> + Clone) -> (f64, f64, f64
 fn gradients(flags: &Flags, global: &Global) -> Result<()> {
     let task = flags.task(300)?;
     let (samples, cases) = (flags.samples(100)?, flags.cases(task.as_ref(), 200)?);
-    if !(0.0..1.0).contains(&flags.frac_sim) {
-        bail!(usage(format!("--frac_sim is a share from 0 to below 1, got {}", flags.frac_sim)));
-    }
     if flags.ranks.contains(&0) {
         bail!(usage("--ranks are whole numbers from 1, got 0".into()));
     }
@@ -451,9 +446,6 @@ fn approximation(flags: &ApproxFlags) -> Result<()> {
         Size::Published => ((100, 200), 10_000),
     };
     let rank = flags.rank.unwrap_or(rank);
-    if rank == 0 {
-        bail!(usage("--rank must be at least 1, got 0".into()));
-    }
     let along = |k: usize, n: usize, low: f64, high: f64| low + (high - low) * k as f64 / (n - 1) as f64;
     let mut csv = String::from("p,sigma,cosine,theory\n");
     let (mut measured, mut expected) = (Vec::new(), Vec::new());

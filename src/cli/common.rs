@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use hlo::pjrt::{self, ClientOptions, CompileOptions, Device, Plugin};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{OrUsage, Usage};
+use super::{OrUsage, Usage, flags};
 use crate::{
     learn::{Attachment, Method, Vjp, sequence::LearnerConfig},
     train::session::Session,
@@ -29,7 +29,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     pub plugin: Option<PathBuf>,
     /// Threads that run programs on the CPU [default: one per processor]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", value_parser = some_threads)]
     pub threads: Option<NonZeroUsize>,
     /// No progress bars and no remarks
     #[arg(long, short, global = true)]
@@ -201,25 +201,20 @@ pub struct LearnerFlags {
     /// Learning rule: bptt, d-rtrl, es-d-rtrl, hybrid, or any published alias of these
     #[arg(long, value_name = "NAME", value_parser = method_name)]
     pub method: Option<String>,
-    /// Smoothing of factorised traces: a decay in [0, 1), or a rank r >= 1 for the decay (r - 1) / (r + 1)
-    #[arg(long = "etrace_decay", alias = "etrace-decay", value_name = "X", value_parser = decay, allow_negative_numbers = true)]
+    /// Smoothing of factorised traces: a decay in [0, 1), or a rank, a whole number r from 1, for the decay (r - 1) / (r + 1)
+    #[arg(long = "etrace_decay", value_name = "X", value_parser = decay)]
     pub etrace_decay: Option<f64>,
     /// How gradients are formed from traces: single-step (t) or multi-step (t_minus_1)
-    #[arg(
-        long = "vjp_method",
-        aliases = ["vjp-method", "vjp_time", "vjp-time"],
-        value_name = "MODE",
-        value_enum
-    )]
+    #[arg(long = "vjp_method", visible_alias = "vjp_time", value_name = "MODE", value_enum)]
     pub vjp_method: Option<VjpMode>,
     /// Steps per window of multi-step gradients [default: 1]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = some_steps)]
     pub window: Option<NonZeroUsize>,
     /// Where the signal of single-step gradients attaches: exit counts each state once, in-step as the published library
     #[arg(long, value_enum)]
     pub attachment: Option<AttachmentName>,
     /// Steps computed together; results do not change [default: from a memory budget]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = some_steps)]
     pub chunk: Option<NonZeroUsize>,
 }
 
@@ -302,6 +297,14 @@ impl LearnerFlags {
     }
 }
 
+fn some_steps(text: &str) -> Result<NonZeroUsize, String> {
+    NonZeroUsize::new(flags::steps(text)?).ok_or_else(|| "must be at least 1, got 0".into())
+}
+
+fn some_threads(text: &str) -> Result<NonZeroUsize, String> {
+    NonZeroUsize::new(flags::threads(text)?).ok_or_else(|| "must be at least 1, got 0".into())
+}
+
 fn method_name(text: &str) -> Result<String, String> {
     match Method::by_name(text, 0.9) {
         Some(_) => Ok(text.to_string()),
@@ -309,30 +312,36 @@ fn method_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// The largest rank of a factorised trace: its decay is 0.999998.
+const RANKS: f64 = 1e6;
+
 /// A decay, or a rank r that stands for the decay (r - 1) / (r + 1).
 fn decay(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(x) if (0.0..1.0).contains(&x) => Ok(x),
-        Ok(x) if x >= 1.0 && x.is_finite() => Ok((x.floor() - 1.0) / (x.floor() + 1.0)),
-        _ => Err("a decay is a number in [0, 1), a rank a whole number from 1; 0.9 to 0.99 is usual".into()),
+        // As published: a whole number is a rank, a number with a point a decay.
+        Ok(r) if (1.0..=RANKS).contains(&r) && text.bytes().all(|b| b.is_ascii_digit()) => Ok((r - 1.0) / (r + 1.0)),
+        _ => Err(format!(
+            "must be a decay, a number in [0, 1), or a rank, a whole number from 1 to {RANKS}, got `{text}`; 0.9 to 0.99 is usual"
+        )),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
 
     use super::*;
 
     #[derive(Parser)]
-    #[command(infer_long_args = true)]
     struct Line {
         #[command(flatten)]
         flags: LearnerFlags,
     }
 
     fn config(line: &str) -> Result<LearnerConfig, String> {
-        let words = std::iter::once("x").chain(line.split_whitespace());
+        let words = std::iter::once("x").chain(line.split_whitespace()).map(std::ffi::OsString::from);
+        let words = flags::words::canonical(&Line::command(), words);
         let line = Line::try_parse_from(words).map_err(|e| e.to_string())?;
         let published =
             LearnerConfig { vjp: Vjp::MultiStep { window: 1 }, method: Method::Bptt, ..LearnerConfig::default() };
@@ -344,7 +353,7 @@ mod tests {
         for line in [
             "--method expsm_diag --etrace_decay 0.8 --vjp_time t",
             "--method=esd-rtrl --etrace-decay 9 --vjp_method single-step",
-            "--meth es-d-rtrl --etrace 9.7 --vjp-method single-step",
+            "--meth es-d-rtrl --etrace 9 --vjp-method single-step",
             "--method ES_D_RTRL --etrace_d 0.8 --vjp-time t",
         ] {
             let got = config(line).unwrap();
@@ -369,6 +378,10 @@ mod tests {
         for (line, part) in [
             ("--method diagonal", "expsm_diag"),
             ("--etrace_decay -0.5", "[0, 1)"),
+            ("--etrace_decay 1.0", "got `1.0`"),
+            ("--etrace_decay 9.7", "a rank, a whole number"),
+            ("--etrace_decay 18446744073709551615", "to 1000000"),
+            ("--window 18446744073709551615", "at most 16777216"),
             ("--etrace_decay nan", "[0, 1)"),
             ("--etrace_decay inf", "[0, 1)"),
             ("--vjp_time t --window 4", "--vjp_method multi-step"),

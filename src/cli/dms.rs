@@ -7,15 +7,15 @@ use tasks::{DmsSettings, EvidenceSettings};
 use super::{
     Global, OrUsage,
     common::LearnerFlags,
+    flags::{finite, fraction, non_negative, positive, size},
     train::{self, TrainFlags},
     usage,
 };
 use crate::{
     cell::spiking::Tau,
-    experiment::{Experiment, NetConfig, TaskConfig},
-    learn::{Method, sequence::LearnerConfig},
+    experiment::{Experiment, TaskConfig},
+    learn::sequence::LearnerConfig,
     net::GifNet,
-    train::trainer::Settings,
 };
 
 /// The published smoothing of factorised traces.
@@ -39,54 +39,52 @@ pub struct Args {
     #[arg(long, default_value = "dms")]
     dataset: String,
     /// Smoothed accuracy at which training stops
-    #[arg(long, alias = "acc-th", default_value_t = 0.95)]
+    #[arg(long, default_value_t = published().settings.stop_at.unwrap_or(1.0), value_parser = fraction)]
     acc_th: f64,
     /// Step, ms
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = DmsSettings::default().dt, value_parser = positive)]
     dt: f64,
     /// Before the first stimulus, ms
-    #[arg(long, alias = "t-fixation", default_value_t = 500.0)]
+    #[arg(long, default_value_t = DmsSettings::default().t_fixation, value_parser = non_negative)]
     t_fixation: f64,
     /// Between the stimuli, ms
-    #[arg(long, alias = "t-delay", default_value_t = 1000.0)]
+    #[arg(long, default_value_t = DmsSettings::default().t_delay, value_parser = non_negative)]
     t_delay: f64,
     /// Neurons
-    #[arg(long, alias = "n-rec", default_value_t = 200)]
+    #[arg(long, default_value_t = GifNet::default().n_rec, value_parser = size)]
     n_rec: usize,
     /// After-current of a spike; positive values inhibit
-    #[arg(long = "A2", alias = "a2", default_value_t = -1.0, allow_negative_numbers = true)]
+    #[arg(long = "A2", default_value_t = GifNet::default().a2, value_parser = finite)]
     a2: f64,
     /// Upper scale of the time constants of the after-currents, ms: per neuron uniform between 100 and 1.5 times this
-    #[arg(long = "tau_I2", alias = "tau-I2", alias = "tau_i2", default_value_t = 2000.0)]
+    #[arg(long = "tau_I2", default_value_t = GifNet::SLOW, value_parser = positive)]
     tau_i2: f64,
     /// Membrane time constant, ms
-    #[arg(long, alias = "tau-neu", default_value_t = 20.0)]
+    #[arg(long, default_value_t = GifNet::default().tau_neu.mean(), value_parser = positive)]
     tau_neu: f64,
     /// Synaptic time constant, ms
-    #[arg(long, alias = "tau-syn", default_value_t = 10.0)]
+    #[arg(long, default_value_t = GifNet::default().tau_syn, value_parser = positive)]
     tau_syn: f64,
     /// Time constant of the readout, ms
-    #[arg(long, alias = "tau-o", default_value_t = 10.0)]
+    #[arg(long, default_value_t = GifNet::default().tau_o, value_parser = positive)]
     tau_o: f64,
     /// Variance of the input weights in units of 1/fan-in
-    #[arg(long, alias = "ff-scale", default_value_t = 10.0)]
+    #[arg(long, default_value_t = GifNet::default().ff_scale, value_parser = non_negative)]
     ff_scale: f64,
     /// Variance of the recurrent weights in units of 1/fan-in
-    #[arg(long, alias = "rec-scale", default_value_t = 2.0)]
+    #[arg(long, default_value_t = GifNet::default().rec_scale, value_parser = non_negative)]
     rec_scale: f64,
     /// 1: the derivative passes through the spike that resets
-    #[arg(long, alias = "diff-spike", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
     diff_spike: u8,
     /// The same with the opposite meaning, as the oldest script had it
-    #[arg(long, alias = "detach-spk", hide = true, conflicts_with = "diff_spike",
-          value_parser = clap::value_parser!(u8).range(0..=1))]
+    #[arg(long, hide = true, conflicts_with = "diff_spike", value_parser = clap::value_parser!(u8).range(0..=1))]
     detach_spk: Option<u8>,
     /// Accepted for the published command lines; only 0 exists
-    #[arg(long, alias = "diag-normalize", hide = true, default_value_t = 0,
-          value_parser = clap::value_parser!(u8).range(0..=0))]
+    #[arg(long, hide = true, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=0))]
     diag_normalize: u8,
     /// Accepted for the published command lines; the loss starts where the test stimulus does
-    #[arg(long, alias = "warmup-ratio", hide = true)]
+    #[arg(long, hide = true, value_parser = non_negative)]
     warmup_ratio: Option<f64>,
     /// train; for plots of a trained network see `etrace observe`
     #[arg(long, hide = true, default_value = "train", value_parser = ["train"])]
@@ -104,7 +102,9 @@ pub fn run(args: Args, global: &Global) -> Result<()> {
     train::run("dms", &args.training.run, args.training.epochs, global, train::Lines::Batches(line), || resolve(&args))
 }
 
+/// The experiment that flags ask for.
 fn resolve(args: &Args) -> Result<Experiment> {
+    let standard = published();
     let task = match args.dataset.as_str() {
         "dms" => TaskConfig::Dms(DmsSettings {
             dt: args.dt,
@@ -116,9 +116,6 @@ fn resolve(args: &Args) -> Result<Experiment> {
         other => bail!(usage(format!("--dataset must be dms or dm, got `{other}`; for event recordings see memspeed"))),
     };
     let opened = task.open().or_usage()?;
-    if args.n_rec == 0 {
-        bail!(usage("--n_rec must be at least 1, got 0".into()));
-    }
     let net = GifNet {
         n_in: opened.n_in(),
         n_rec: args.n_rec,
@@ -128,25 +125,45 @@ fn resolve(args: &Args) -> Result<Experiment> {
         tau_i2: GifNet::slow(args.tau_i2),
         a2: args.a2,
         tau_o: args.tau_o,
-        v_th: 1.0,
         ff_scale: args.ff_scale,
         rec_scale: args.rec_scale,
         diff_spike: args.detach_spk.map_or(args.diff_spike == 1, |detach| detach == 0),
         surrogate: args.training.surrogate()?,
         dt: args.dt,
+        ..GifNet::default()
     };
-    let published = LearnerConfig { method: Method::Bptt, warmup: opened.warmup(), ..LearnerConfig::default() };
-    Ok(Experiment {
-        settings: Settings {
-            batches: Some(args.training.epochs.unwrap_or(10_000)),
-            stop_at: Some(args.acc_th),
-            checkpoint_every: 20,
-            ..args.training.run.settings(args.training.batch_size.unwrap_or(128))
-        },
-        learner: args.learner.config(&published, DECAY)?,
-        optimizer: args.training.optimizer()?,
-        objective: args.training.objective(args.dt)?,
+    let learner = LearnerConfig { warmup: opened.warmup(), ..standard.learner.clone() };
+    let all = Experiment {
+        learner: args.learner.config(&learner, DECAY)?,
         task,
-        net: NetConfig::Gif(net),
-    })
+        net: net.into(),
+        ..args.training.apply(standard, args.dt, Some(args.acc_th))?
+    };
+    all.check().or_usage()?;
+    Ok(all)
+}
+
+/// The experiment without flags.
+fn published() -> Experiment {
+    Experiment::published("dms").expect("a preset of this name")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn without_flags_the_command_is_the_preset() {
+        let args = Line::try_parse_from(["dms"]).expect("no flag is needed").args;
+        let text = |e: &Experiment| toml::to_string(e).expect("it can be written");
+        assert_eq!(text(&resolve(&args).expect("an experiment")), text(&published()));
+    }
 }

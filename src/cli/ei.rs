@@ -7,15 +7,16 @@ use tasks::EvidenceSettings;
 use super::{
     Global, OrUsage,
     common::LearnerFlags,
+    flags::{ei_size, finite, fraction, non_negative, positive, share, size, some_passes},
     train::{self, TrainFlags},
     usage,
 };
 use crate::{
     cell::spiking::Tau,
-    experiment::{Experiment, NetConfig, TaskConfig},
-    learn::{Method, Vjp, sequence::LearnerConfig},
+    experiment::{Experiment, TaskConfig},
+    learn::sequence::LearnerConfig,
     net::{Coupling, EiNet},
-    train::{optimizer::Schedule, trainer::Settings},
+    train::optimizer::Schedule,
 };
 
 /// The published smoothing of factorised traces.
@@ -36,73 +37,73 @@ pub struct Args {
     #[command(flatten)]
     training: TrainFlags,
     /// Smoothed accuracy at which training stops
-    #[arg(long, default_value_t = 0.9)]
-    threshold: f64,
+    #[arg(long, visible_alias = "threshold", default_value_t = published().settings.stop_at.unwrap_or(1.0), value_parser = fraction)]
+    acc_th: f64,
     /// Batches after which the learning rate falls by a tenth, again and again
-    #[arg(long, alias = "epoch-per-step", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 5, value_parser = some_passes)]
     epoch_per_step: u64,
     /// 1: the derivative passes through the spike that resets
-    #[arg(long, alias = "diff-spike", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
     diff_spike: u8,
     /// Step, ms
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = EvidenceSettings::default().dt, value_parser = positive)]
     dt: f64,
     /// Cues of a trial; an odd number avoids ties
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = EvidenceSettings::default().cues, value_parser = size)]
     cues: usize,
     /// From the last cue to the answer, ms
-    #[arg(long, alias = "t-delay", default_value_t = 1000.0)]
+    #[arg(long, default_value_t = EvidenceSettings::default().t_delay, value_parser = non_negative)]
     t_delay: f64,
     /// coba (conductances) or cuba (currents)
     #[arg(long, default_value = "coba")]
     net: String,
     /// Neurons
-    #[arg(long, alias = "n-rec", default_value_t = 200)]
+    #[arg(long, default_value_t = EiNet::default().n_rec, value_parser = ei_size)]
     n_rec: usize,
     /// Probability of a connection
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = EiNet::default().sparsity, value_parser = share)]
     sparsity: f64,
     /// Factor on the variance of the inhibitory weights
-    #[arg(long, alias = "w-ei-ratio", default_value_t = 4.0)]
+    #[arg(long, default_value_t = EiNet::default().w_ei_ratio, value_parser = non_negative)]
     w_ei_ratio: f64,
     /// Variance of the input weights in units of 1/fan-in
-    #[arg(long, alias = "ff-scale", default_value_t = 1.0)]
+    #[arg(long, default_value_t = EiNet::default().ff_scale, value_parser = non_negative)]
     ff_scale: f64,
     /// Variance of the recurrent weights in units of 1/fan-in
-    #[arg(long, alias = "rec-scale", default_value_t = 0.5)]
+    #[arg(long, default_value_t = EiNet::default().rec_scale, value_parser = non_negative)]
     rec_scale: f64,
     /// Slow after-current of a spike; positive values inhibit
-    #[arg(long = "A2", alias = "a2", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long = "A2", default_value_t = EiNet::default().a2, value_parser = finite)]
     a2: f64,
     /// Its time constant, ms
-    #[arg(long = "tau_I2", alias = "tau-I2", alias = "tau_i2", default_value_t = 1000.0)]
+    #[arg(long = "tau_I2", default_value_t = EiNet::default().tau_i2, value_parser = positive)]
     tau_i2: f64,
     /// Fast after-current of a spike; positive values excite
-    #[arg(long = "A1", alias = "a1", default_value_t = 0.01, allow_negative_numbers = true)]
+    #[arg(long = "A1", default_value_t = EiNet::default().a1, value_parser = finite)]
     a1: f64,
     /// Its time constant, ms
-    #[arg(long = "tau_I1", alias = "tau-I1", alias = "tau_i1", default_value_t = 50.0)]
+    #[arg(long = "tau_I1", default_value_t = EiNet::default().tau_i1, value_parser = positive)]
     tau_i1: f64,
     /// Time constant of the threshold, ms
-    #[arg(long, alias = "tau-th", default_value_t = 100.0)]
+    #[arg(long, default_value_t = EiNet::default().tau_th, value_parser = positive)]
     tau_th: f64,
     /// Rise of the threshold at a spike
-    #[arg(long = "Ath", alias = "ath", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long = "Ath", default_value_t = EiNet::default().a_th, value_parser = finite)]
     a_th: f64,
     /// Membrane time constant, ms
-    #[arg(long, alias = "tau-neu", default_value_t = 100.0)]
+    #[arg(long, default_value_t = EiNet::default().tau_neu.mean(), value_parser = positive)]
     tau_neu: f64,
     /// Synaptic time constant, ms
-    #[arg(long, alias = "tau-syn", default_value_t = 10.0)]
+    #[arg(long, default_value_t = EiNet::default().tau_syn, value_parser = positive)]
     tau_syn: f64,
     /// Time constant of the readout, ms
-    #[arg(long, alias = "tau-out", default_value_t = 10.0)]
+    #[arg(long, default_value_t = EiNet::default().tau_out, value_parser = positive)]
     tau_out: f64,
     /// Accepted for the published command lines, where it was ignored too: the task is evidence accumulation
     #[arg(long, hide = true, value_parser = ["ea", "dms"])]
     task: Option<String>,
     /// Accepted for the published command lines, where it was ignored too: the loss counts in the last 150 ms
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, value_parser = finite)]
     warmup: Option<f64>,
     /// train; for plots of a trained network see `etrace observe`
     #[arg(long, hide = true, default_value = "train", value_parser = ["train"])]
@@ -123,7 +124,9 @@ pub fn run(args: Args, global: &Global) -> Result<()> {
     train::run("ei", &args.training.run, args.training.epochs, global, train::Lines::Batches(line), || resolve(&args))
 }
 
+/// The experiment that flags ask for.
 fn resolve(args: &Args) -> Result<Experiment> {
+    let standard = published();
     let task = TaskConfig::Evidence(EvidenceSettings {
         dt: args.dt,
         cues: args.cues,
@@ -131,15 +134,6 @@ fn resolve(args: &Args) -> Result<Experiment> {
         ..EvidenceSettings::default()
     });
     let opened = task.open().or_usage()?;
-    if args.n_rec < 5 {
-        bail!(usage(format!(
-            "--n_rec must be at least 5 (four excitatory neurons, one inhibitory), got {}",
-            args.n_rec
-        )));
-    }
-    if !(args.sparsity > 0.0 && args.sparsity <= 1.0) {
-        bail!(usage(format!("--sparsity must be a probability above 0, got {}", args.sparsity)));
-    }
     let net = EiNet {
         net: match args.net.as_str() {
             "coba" => Coupling::Coba,
@@ -166,27 +160,41 @@ fn resolve(args: &Args) -> Result<Experiment> {
         surrogate: args.training.surrogate()?,
         dt: args.dt,
     };
-    let published = LearnerConfig {
-        method: Method::Bptt,
-        vjp: Vjp::MultiStep { window: 1 },
-        warmup: opened.warmup(),
-        ..LearnerConfig::default()
-    };
-    let mut optimizer = args.training.optimizer()?;
-    if optimizer.schedule == Schedule::Constant {
-        optimizer.schedule = Schedule::Step { every: args.epoch_per_step, gamma: 0.9 };
-    }
-    Ok(Experiment {
-        settings: Settings {
-            batches: Some(args.training.epochs.unwrap_or(10_000)),
-            stop_at: Some(args.threshold),
-            checkpoint_every: 20,
-            ..args.training.run.settings(args.training.batch_size.unwrap_or(128))
-        },
-        learner: args.learner.config(&published, DECAY)?,
-        optimizer,
-        objective: args.training.objective(args.dt)?,
+    let learner = LearnerConfig { warmup: opened.warmup(), ..standard.learner.clone() };
+    let mut all = Experiment {
+        learner: args.learner.config(&learner, DECAY)?,
         task,
-        net: NetConfig::Ei(net),
-    })
+        net: net.into(),
+        ..args.training.apply(standard, args.dt, Some(args.acc_th))?
+    };
+    if all.optimizer.schedule == Schedule::Constant {
+        all.optimizer.schedule = Schedule::Step { every: args.epoch_per_step, gamma: 0.9 };
+    }
+    all.check().or_usage()?;
+    Ok(all)
+}
+
+/// The experiment without flags.
+fn published() -> Experiment {
+    Experiment::published("ei").expect("a preset of this name")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn without_flags_the_command_is_the_preset() {
+        let args = Line::try_parse_from(["ei"]).expect("no flag is needed").args;
+        let text = |e: &Experiment| toml::to_string(e).expect("it can be written");
+        assert_eq!(text(&resolve(&args).expect("an experiment")), text(&published()));
+    }
 }

@@ -4,156 +4,64 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use hlo::{Shape, Value};
 
-use super::{Global, OrUsage, common::print};
+use super::{
+    Global, OrUsage,
+    common::print,
+    flags::{layers, size, span, steps},
+    train_any,
+};
 use crate::{
-    cell::{Mode, Model, rate::RateCell},
+    cell::{Mode, Model},
     learn::{
         Learner, Method, Objective, Prepared, Structure, cost,
         rules::{Slot, TraceKind, TracePlan},
         sequence::LearnerConfig,
         structure::{Exclusion, Kind, Op},
     },
-    net::{DenseNet, ETraceNet, EiNet, GestureNet, GifNet, Layer, RateNet, SpeechCell, SpeechNet},
+    net::Sizes,
     report::{Align, Table, bytes, count, flops, sizes},
+    settings::{Change, Count, change},
 };
-
-/// Names for help and error messages.
-const MODELS: &str = "memspeed-laptop, memspeed-published, dms, ei, shd-lif, shd-rlif, shd-adlif, shd-radlif, gesture; a layer (lif_delta, alif_expcu, lif_expco, ...); \
-                      a rate cell (rnn, gru, lstm, mgu, minimal_rnn, egru)";
 
 /// Flags.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// An experiment (memspeed-laptop, memspeed-published, dms, ei, shd-lif, shd-rlif, shd-adlif, shd-radlif, gesture), a layer
-    /// (lif_delta, alif_expcu, lif_expco, ...) or a rate cell (rnn, gru, lstm, mgu, minimal_rnn, egru)
+    /// Preset (dms, ei, shd, gesture, memspeed, ...; `etrace train --list`), configuration file, folder of a run; layer NEURON-SYNAPSE
+    /// (lif_delta, alif_expcu, lif_expco, ...) or rate cell (rnn, gru, lstm, mgu, minimal-rnn, egru)
     #[arg(value_name = "MODEL")]
     model: String,
-    /// Sequences in a batch [default: that of the published command, else 128]
-    #[arg(long, alias = "batch_size", value_name = "B", value_parser = size(1))]
-    batch: Option<u64>,
-    /// Steps of a sequence [default: the experiment's, else 100]
-    #[arg(long, value_name = "T", value_parser = size(1))]
-    steps: Option<u64>,
-    /// Steps at the start of a sequence that carry no loss [default: the experiment's, else 0]
-    #[arg(long, value_name = "T", value_parser = size(0))]
-    warmup: Option<u64>,
+    /// One setting of the experiment, as in net.tau_syn=20; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<Change>,
+    /// Sequences in a batch [default: the experiment's]
+    #[arg(long, visible_alias = "batch_size", value_name = "B", value_parser = size)]
+    batch: Option<usize>,
+    /// Steps of a sequence [default: the experiment's]
+    #[arg(long, value_name = "T", value_parser = steps)]
+    steps: Option<usize>,
+    /// Steps at the start of a sequence that carry no loss [default: the experiment's]
+    #[arg(long, value_name = "T", value_parser = span)]
+    warmup: Option<usize>,
     /// Inputs
-    #[arg(long = "n_in", alias = "n-in", value_name = "N", value_parser = size(1))]
-    n_in: Option<u64>,
+    #[arg(long = "n_in", value_name = "N", value_parser = width)]
+    n_in: Option<usize>,
     /// Neurons per layer
-    #[arg(long = "n_rec", alias = "n-rec", value_name = "N", value_parser = size(2))]
-    n_rec: Option<u64>,
+    #[arg(long = "n_rec", value_name = "N", value_parser = width)]
+    n_rec: Option<usize>,
     /// Outputs
-    #[arg(long = "n_out", alias = "n-out", value_name = "N", value_parser = size(1))]
-    n_out: Option<u64>,
-    /// Layers (networks of spiking layers only)
-    #[arg(long = "n_layer", alias = "n-layer", value_name = "N", value_parser = size(1))]
-    n_layer: Option<u64>,
+    #[arg(long = "n_out", value_name = "N", value_parser = width)]
+    n_out: Option<usize>,
+    /// Layers
+    #[arg(long = "n_layer", value_name = "N", value_parser = layers)]
+    n_layer: Option<usize>,
     /// Steps per chunk [default: from a memory budget]
-    #[arg(long, value_name = "K", value_parser = size(1))]
-    chunk: Option<u64>,
+    #[arg(long, value_name = "K", value_parser = steps)]
+    chunk: Option<usize>,
 }
 
-/// Sizes whose products stay countable.
-fn size(least: u64) -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(least..=1 << 18)
-}
-
-/// A network of any kind.
-enum Net {
-    Dense(DenseNet),
-    Memspeed(ETraceNet),
-    Rate(RateNet),
-    Gif(GifNet),
-    Ei(EiNet),
-    Speech(SpeechNet),
-    Gesture(GestureNet),
-}
-
-/// A network with the sizes of its experiment.
-struct Preset {
-    net: Net,
-    batch: usize,
-    steps: usize,
-    warmup: usize,
-}
-
-impl Preset {
-    fn by_name(name: &str) -> Option<Preset> {
-        let preset = |net, batch, steps, warmup| Some(Preset { net, batch, steps, warmup });
-        match name {
-            "memspeed-laptop" => {
-                preset(Net::Memspeed(ETraceNet { n_in: 2048, n_rec: 256, ..ETraceNet::default() }), 16, 100, 0)
-            }
-            "memspeed-published" => preset(Net::Memspeed(ETraceNet::default()), 128, 1000, 0),
-            "dms" => preset(Net::Gif(GifNet::default()), 128, 2010, 1510),
-            "ei" => preset(Net::Ei(EiNet::default()), 128, 2200, 2050),
-            "gesture" => preset(Net::Gesture(GestureNet::default()), 64, 67, 0),
-            _ if name.starts_with("shd-") => {
-                let cell = SpeechCell::by_name(&name[4..])?;
-                preset(Net::Speech(SpeechNet { cell, hidden: vec![1024; 2], ..SpeechNet::default() }), 128, 100, 0)
-            }
-            _ => match (RateCell::by_name(name), Layer::by_name(name)) {
-                (Some(cell), _) => {
-                    let net = RateNet { cell, n_in: 100, n_rec: 200, n_out: 2, tau_o: Some(10.0), dt: 1.0 };
-                    preset(Net::Rate(net), 128, 100, 0)
-                }
-                (None, Some(layer)) => preset(Net::Dense(DenseNet { layer, ..DenseNet::default() }), 128, 100, 0),
-                (None, None) => None,
-            },
-        }
-    }
-}
-
-impl Net {
-    /// Inputs (where they can be chosen), neurons of each recurrent layer, outputs.
-    fn sizes(&mut self) -> (Option<&mut usize>, Vec<&mut usize>, &mut usize) {
-        match self {
-            Net::Dense(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
-            Net::Memspeed(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
-            Net::Rate(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
-            Net::Gif(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
-            Net::Ei(n) => (Some(&mut n.n_in), vec![&mut n.n_rec], &mut n.n_out),
-            Net::Speech(n) => (Some(&mut n.n_in), n.hidden.iter_mut().collect(), &mut n.n_out),
-            Net::Gesture(n) => (None, vec![&mut n.units], &mut n.n_out),
-        }
-    }
-
-    fn set_layers(&mut self, layers: usize) -> anyhow::Result<()> {
-        let taus = match self {
-            Net::Dense(n) => &mut n.tau_mem,
-            Net::Memspeed(n) => &mut n.tau_mem,
-            Net::Speech(n) => {
-                let width = n.hidden.last().copied().unwrap_or(1024);
-                n.hidden.resize(layers, width);
-                return Ok(());
-            }
-            Net::Gesture(n) => {
-                n.layers = layers;
-                return Ok(());
-            }
-            Net::Rate(_) | Net::Gif(_) | Net::Ei(_) => {
-                anyhow::bail!(
-                    "--n_layer belongs to networks of spiking layers, and this model has one layer; leave the flag out"
-                )
-            }
-        };
-        let last = taus.last().cloned().unwrap_or(crate::cell::spiking::Tau::Scalar(10.0));
-        taus.resize(layers, last);
-        Ok(())
-    }
-
-    fn model(&self, batch: usize) -> Model {
-        match self {
-            Net::Dense(n) => n.model(batch),
-            Net::Memspeed(n) => n.model(batch),
-            Net::Rate(n) => n.model(batch),
-            Net::Gif(n) => n.model(batch),
-            Net::Ei(n) => n.model(batch),
-            Net::Speech(n) => n.model(batch, Mode::Online),
-            Net::Gesture(n) => n.model(batch, Mode::Online),
-        }
-    }
+/// A width whose products with others can be counted.
+fn width(text: &str) -> Result<usize, String> {
+    Ok(Count { low: 1, high: 1 << 18 }.parse(text)? as usize)
 }
 
 /// Runs the command.
@@ -161,34 +69,24 @@ impl Net {
 /// # Errors
 /// When there is no such model, or flags contradict it.
 pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
-    let unknown = || anyhow::anyhow!("no model is called `{}`; known are {MODELS}", args.model);
-    let mut preset = Preset::by_name(&args.model).ok_or_else(unknown).or_usage()?;
-    if let Some(layers) = args.n_layer {
-        preset.net.set_layers(layers as usize).or_usage()?;
+    let mut all = train_any::experiment(&args.model)?;
+    for set in &args.set {
+        all = change(&all, set).map_err(|e| anyhow::anyhow!("--set {set}: {e}")).or_usage()?;
     }
-    let (inputs, neurons, outputs) = preset.net.sizes();
-    match (inputs, args.n_in) {
-        (Some(inputs), Some(n)) => *inputs = n as usize,
-        (None, Some(_)) => {
-            let text = "the inputs of this model are the pixels of a frame, so --n_in cannot be chosen; leave it out";
-            return Err(anyhow::anyhow!(text)).or_usage();
-        }
-        _ => {}
-    }
-    for size in neurons {
-        *size = args.n_rec.map_or(*size, |n| n as usize);
-    }
-    *outputs = args.n_out.map_or(*outputs, |n| n as usize);
-    let batch = args.batch.map_or(preset.batch, |b| b as usize);
-    let steps = args.steps.map_or(preset.steps, |t| t as usize);
-    let warmup = args.warmup.map_or(preset.warmup, |t| t as usize);
+    let sizes = Sizes { n_in: args.n_in, n_rec: args.n_rec, n_out: args.n_out, n_layer: args.n_layer };
+    all.net.resize(&sizes).map_err(|e| anyhow::anyhow!("--{}", e.to_string().replace('`', ""))).or_usage()?;
+    all.check().or_usage()?;
+    let (long, quiet) = all.task.timing().or_usage()?;
+    let batch = args.batch.unwrap_or(all.settings.batch);
+    let steps = args.steps.unwrap_or(long);
+    let warmup = args.warmup.unwrap_or(if args.set.is_empty() { all.learner.warmup } else { quiet });
     if warmup >= steps {
         let error = anyhow::anyhow!(
             "a sequence needs a step that carries loss, got {steps} steps of which {warmup} are warm-up; raise --steps or lower --warmup"
         );
         return Err(error).or_usage();
     }
-    let report = Report { model: preset.net.model(batch), steps, warmup, chunk: args.chunk.map(|k| k as usize) };
+    let report = Report { model: all.net.trace(batch, Mode::Online), steps, warmup, chunk: args.chunk };
     print(&report.text(&args.model)?)
 }
 

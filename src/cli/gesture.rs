@@ -4,19 +4,21 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use tasks::{GestureSet, GestureSettings, NMnistSettings, Split, gesture::Framing};
+use tasks::{GestureSet, GestureSettings, NMnistSettings, gesture::Framing};
 
 use super::{
     Global, OrUsage,
     common::LearnerFlags,
+    flags::{below_one, inside, non_negative, passes, positive, samples, size, some_passes, steps},
     train::{self, EpochReport, RunFlags},
     usage,
 };
 use crate::{
     cell::egru::{Feedback, Zoneout},
-    experiment::{Experiment, NetConfig, TaskConfig},
-    learn::{LossKind, Method, Objective, Vjp, sequence::LearnerConfig},
+    experiment::{Experiment, TaskConfig},
+    learn::sequence::LearnerConfig,
     net::{GestureCell, GestureNet, Polarity},
+    presets::{GESTURE_FALL, gesture_net},
     train::{
         optimizer::{Optimizer, Rule, Schedule},
         trainer::Settings,
@@ -44,38 +46,38 @@ pub struct Args {
     #[command(flatten)]
     run: RunFlags,
     /// Frames of a side of this many pixels: 128, 64 or 32
-    #[arg(long, alias = "frame_size", default_value_t = 128)]
+    #[arg(long, default_value_t = gesture_net().frame_size, value_parser = size)]
     frame_size: usize,
     /// What a frame's two polarities become: their mean, or (none) two channels
-    #[arg(long, alias = "event_agg_method", value_enum, default_value = "mean")]
+    #[arg(long, value_enum, default_value = "mean")]
     event_agg_method: Aggregation,
     /// Convolutions before the recurrent layers
-    #[arg(long, alias = "use_cnn")]
+    #[arg(long)]
     use_cnn: bool,
     /// What the recurrent layers are made of
-    #[arg(long, alias = "rnn_type", value_enum, default_value = "lstm")]
+    #[arg(long, value_enum, default_value = "lstm")]
     rnn_type: RnnType,
     /// Units of each recurrent layer
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
-    units: u32,
+    #[arg(long = "n_rec", visible_alias = "units", default_value_t = gesture_net().units, value_parser = size)]
+    n_rec: usize,
     /// Number of recurrent layers
-    #[arg(long, alias = "num_layers", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
-    num_layers: u16,
+    #[arg(long = "n_layer", visible_alias = "num-layers", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+    n_layer: u16,
     /// Share of the front end's output that is dropped in training
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = gesture_net().dropout, value_parser = below_one)]
     dropout: f64,
     /// Probability that an event-based unit keeps its state, in training
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = gesture_net().zoneout.rate, value_parser = below_one)]
     zoneout: f64,
     /// Zoneout as published: changes scaled in training, weights swapped in evaluation
-    #[arg(long, alias = "zoneout_published")]
+    #[arg(long)]
     zoneout_published: bool,
     /// Inverse width of the surrogate derivative of an event
-    #[arg(long, alias = "pseudo_derivative_width", default_value_t = 1.0)]
+    #[arg(long, default_value_t = gesture_net().steepness, value_parser = positive)]
     pseudo_derivative_width: f64,
-    /// Mean of the initial thresholds of event-based units, above 0 and below 1 [default: 0.25]
-    #[arg(long, alias = "threshold_mean")]
-    threshold_mean: Option<f64>,
+    /// Mean of the initial thresholds of event-based units, above 0 and below 1
+    #[arg(long, default_value_t = gesture_net().threshold_mean, value_parser = inside)]
+    threshold_mean: f64,
     /// What event-based units tell each other: their state, as published, or their events, as in the EGRU paper
     #[arg(long, value_enum, default_value = "state")]
     feedback: FeedbackName,
@@ -90,56 +92,56 @@ pub struct Args {
     #[arg(long, help_heading = "Data")]
     cache: Option<PathBuf>,
     /// Length of a frame, ms
-    #[arg(long, alias = "frame_time", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=1700), help_heading = "Data")]
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=1700), help_heading = "Data")]
     frame_time: u64,
     /// Frames of a sample, where they are a number of bins: nmnist and made
-    #[arg(long, default_value_t = 40, help_heading = "Data")]
+    #[arg(long, default_value_t = 40, help_heading = "Data", value_parser = steps)]
     frames: usize,
     /// Crop, tilt and turn the training samples, each anew in every epoch
-    #[arg(long, alias = "augment_data", help_heading = "Data")]
+    #[arg(long, help_heading = "Data")]
     augment_data: bool,
     /// Which epoch is reported
     #[arg(long, value_enum, default_value = "last", help_heading = "Data")]
     select: Select,
     /// Samples of the made set: for training and for testing
-    #[arg(long, num_args = 2, value_names = ["TRAIN", "TEST"], default_values_t = [800, 200], help_heading = "Data")]
+    #[arg(long, num_args = 2, value_names = ["TRAIN", "TEST"], default_values_t = [800, 200], help_heading = "Data", value_parser = samples)]
     made_samples: Vec<u64>,
 
     /// Passes over the training set
-    #[arg(long, aliases = ["train_epochs", "epochs"], help_heading = "Training")]
-    train_epochs: Option<u64>,
+    #[arg(long, visible_alias = "train-epochs", help_heading = "Training", value_parser = passes)]
+    epochs: Option<u64>,
     /// Samples per batch
-    #[arg(long, alias = "batch_size", default_value_t = 256, help_heading = "Training")]
+    #[arg(long, default_value_t = published().settings.batch, help_heading = "Training", value_parser = size)]
     batch_size: usize,
     /// Share of a sample's steps, at its start, without loss
-    #[arg(long, alias = "warmup_ratio", default_value_t = 0.0, help_heading = "Training")]
+    #[arg(long, default_value_t = 0.0, help_heading = "Training", value_parser = below_one)]
     warmup_ratio: f64,
     /// Learning rate
-    #[arg(long, aliases = ["learning_rate", "lr"], default_value_t = 1e-3, help_heading = "Training")]
-    learning_rate: f64,
+    #[arg(long, visible_alias = "learning-rate", default_value_t = published().optimizer.lr, help_heading = "Training", value_parser = positive)]
+    lr: f64,
     /// By which factor it falls
-    #[arg(long, alias = "lr_gamma", default_value_t = 0.8, help_heading = "Training")]
+    #[arg(long, default_value_t = gamma(), help_heading = "Training", value_parser = positive)]
     lr_gamma: f64,
     /// Epochs after which it falls, again and again
-    #[arg(long, alias = "lr_decay_epochs", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Training")]
+    #[arg(long, default_value_t = GESTURE_FALL, help_heading = "Training", value_parser = some_passes)]
     lr_decay_epochs: u64,
     /// RMSprop in place of Adam
-    #[arg(long, alias = "use_rmsprop", help_heading = "Training")]
+    #[arg(long, help_heading = "Training")]
     use_rmsprop: bool,
     /// Limit the norm of the gradient to --grad-clip-norm
-    #[arg(long, alias = "use_grad_clipping", help_heading = "Training")]
+    #[arg(long, help_heading = "Training")]
     use_grad_clipping: bool,
     /// Largest norm of the gradient
-    #[arg(long, alias = "grad_clip_norm", default_value_t = 2.0, help_heading = "Training")]
+    #[arg(long, default_value_t = 2.0, help_heading = "Training", value_parser = non_negative)]
     grad_clip_norm: f64,
     /// Accepted for the published command lines; see --out
     #[arg(long, hide = true)]
     logdir: Option<PathBuf>,
     /// The published name of --resume
-    #[arg(long, alias = "resume_path", hide = true)]
+    #[arg(long, hide = true)]
     resume_path: Option<PathBuf>,
     /// Accepted for the published command lines; a line is printed for every epoch
-    #[arg(long, alias = "log_interval", hide = true)]
+    #[arg(long, hide = true)]
     log_interval: Option<u64>,
 }
 
@@ -204,7 +206,7 @@ pub fn run(mut args: Args, global: &Global) -> Result<()> {
         )
     };
     let args = &args;
-    train::run("gesture", &args.run, args.train_epochs, global, train::Lines::Epochs(line), || resolve(args))
+    train::run("gesture", &args.run, args.epochs, global, train::Lines::Epochs(line), || resolve(args))
 }
 
 impl Args {
@@ -237,24 +239,9 @@ impl Args {
 }
 
 fn resolve(args: &Args) -> Result<Experiment> {
-    let shares = [("--dropout", args.dropout), ("--zoneout", args.zoneout), ("--warmup-ratio", args.warmup_ratio)];
-    for (flag, value) in shares {
-        if !(0.0..1.0).contains(&value) {
-            bail!(usage(format!("{flag} must be at least 0 and below 1, got {value}")));
-        }
-    }
-    let threshold_mean = args.threshold_mean.unwrap_or(0.25);
-    if !(threshold_mean > 0.0 && threshold_mean < 1.0) {
-        bail!(usage(format!("--threshold-mean must lie between 0 and 1, got {threshold_mean}; 0.25 is usual")));
-    }
-    if !(args.learning_rate.is_finite() && args.learning_rate > 0.0) {
-        bail!(usage(format!("--learning-rate must be above 0, got {}; 0.001 is usual", args.learning_rate)));
-    }
+    let standard = published();
     let task = args.task()?;
     let opened = task.open().or_usage()?;
-    let samples = opened.samples(Split::Train).or_usage()?.unwrap_or(u64::MAX);
-    let batch = args.batch_size.min(usize::try_from(samples).unwrap_or(usize::MAX));
-    let updates = opened.batches(Split::Train, batch).or_usage()?.unwrap_or(1).max(1);
     // N-MNIST has 34 x 34 pixels, whatever the flag says.
     let frame_size = ((opened.n_in() / 2) as f64).sqrt().round() as usize;
     if args.use_cnn && frame_size < 32 {
@@ -263,7 +250,7 @@ fn resolve(args: &Args) -> Result<Experiment> {
     let net = GestureNet {
         frame_size,
         polarity: if args.event_agg_method == Aggregation::Mean { Polarity::Mean } else { Polarity::Both },
-        scale: if args.dataset == Dataset::Gesture { GestureNet::default().scale } else { 1.0 },
+        scale: if args.dataset == Dataset::Gesture { gesture_net().scale } else { 1.0 },
         cnn: args.use_cnn,
         dropout: args.dropout,
         cell: match args.rnn_type {
@@ -271,38 +258,74 @@ fn resolve(args: &Args) -> Result<Experiment> {
             RnnType::Gru => GestureCell::Gru,
             RnnType::EventGru => GestureCell::EventGru,
         },
-        units: args.units as usize,
-        layers: usize::from(args.num_layers),
-        threshold_mean,
+        units: args.n_rec,
+        layers: usize::from(args.n_layer),
+        threshold_mean: args.threshold_mean,
         steepness: args.pseudo_derivative_width,
         zoneout: Zoneout { rate: args.zoneout, published: args.zoneout_published },
         feedback: if args.feedback == FeedbackName::State { Feedback::State } else { Feedback::Events },
         n_out: opened.n_out(),
         dt: args.frame_time as f64,
     };
-    let published = LearnerConfig {
-        method: Method::Bptt,
-        vjp: Vjp::MultiStep { window: 1 },
-        warmup: (args.warmup_ratio * opened.steps() as f64) as usize,
-        ..LearnerConfig::default()
-    };
-    Ok(Experiment {
+    let flags = args.run.settings(args.batch_size);
+    let learner = LearnerConfig { warmup: (args.warmup_ratio * opened.steps() as f64) as usize, ..standard.learner };
+    let mut all = Experiment {
         settings: Settings {
-            epochs: Some(args.train_epochs.unwrap_or(100)),
-            evaluate: Some(Split::Test.name().into()),
+            epochs: args.epochs.or(standard.settings.epochs),
             select: args.select == Select::Test,
-            ..args.run.settings(batch)
+            seed: flags.seed,
+            threads: flags.threads,
+            batch: flags.batch,
+            ..standard.settings
         },
-        learner: args.learner.config(&published, DECAY)?,
+        learner: args.learner.config(&learner, DECAY)?,
         optimizer: Optimizer {
             rule: if args.use_rmsprop { Rule::RmsProp } else { Rule::Adam },
-            lr: args.learning_rate,
-            schedule: Schedule::Step { every: args.lr_decay_epochs * updates, gamma: args.lr_gamma },
+            lr: args.lr,
+            schedule: Schedule::Step { every: args.lr_decay_epochs, gamma: args.lr_gamma },
             clip: if args.use_grad_clipping { args.grad_clip_norm } else { 0.0 },
-            ..Optimizer::default()
+            ..standard.optimizer
         },
-        objective: Objective { loss: LossKind::CrossEntropy, ..Objective::default() },
         task,
-        net: NetConfig::Gesture(net),
-    })
+        net: net.into(),
+        ..standard
+    };
+    all.fit_to_data(opened.as_ref(), Some(args.lr_decay_epochs)).or_usage()?;
+    all.check().or_usage()?;
+    Ok(all)
+}
+
+/// The experiment without flags.
+fn published() -> Experiment {
+    Experiment::published("gesture").expect("a preset of this name")
+}
+
+/// By which factor its learning rate falls.
+fn gamma() -> f64 {
+    if let Schedule::Step { gamma, .. } = published().optimizer.schedule { gamma } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn without_flags_the_command_is_the_preset_on_the_data_at_hand() {
+        let line = ["gesture", "--dataset", "made"];
+        let found = resolve(&Line::try_parse_from(line).expect("known flags").args).expect("an experiment");
+        let made = GestureSet { size: 128, ..GestureSet::default() };
+        let net = GestureNet { scale: 1.0, n_out: tasks::gesture_set::CLASSES.len(), ..gesture_net() };
+        let mut want = Experiment { task: made.into(), net: net.into(), ..published() };
+        want.fit_to_data(want.task.open().expect("a set").as_ref(), Some(GESTURE_FALL)).expect("samples");
+        let text = |e: &Experiment| toml::to_string(e).expect("it can be written");
+        assert_eq!(text(&found), text(&want));
+    }
 }

@@ -12,6 +12,7 @@ use tasks::{GestureSettings, NMnistSettings, Split, gesture::Framing};
 use super::{
     Global, OrUsage,
     common::{self, LearnerFlags},
+    flags::{fraction, layers, non_negative, positive, repeats, size, steps},
     train::{self, TrainFlags},
     usage,
 };
@@ -46,73 +47,73 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', conflicts_with = "method", value_name = "NAME")]
     methods: Vec<String>,
     /// Sequence lengths of the sweep, with commas.
-    #[arg(long, value_delimiter = ',', alias = "lengths")]
+    #[arg(long, visible_alias = "lengths", value_delimiter = ',', value_parser = steps)]
     length: Vec<usize>,
     /// `scan`: the whole sequence in one program; `step`: a program for one chunk, called again and again; `both`.
     #[arg(long, value_enum, default_value = "scan")]
     drive: DriveArg,
     /// Timed repeats per point; the median is reported.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = repeats)]
     repeats: usize,
     /// Probability of an input spike per step in the sweep.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, value_parser = fraction)]
     rate: f64,
     /// Train and test on recordings instead: `nmnist` or `gesture`.
     #[arg(long, value_enum)]
     dataset: Option<Dataset>,
     /// Where the recordings are.
-    #[arg(long, alias = "data_folder", alias = "data-folder")]
+    #[arg(long, visible_alias = "data_folder")]
     data: Option<PathBuf>,
     /// Time bins of a recording.
-    #[arg(long, alias = "data-length", default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = steps)]
     data_length: usize,
     /// Neuron and synapse: lif-delta or lif-exp-cu.
     #[arg(long, default_value = "lif-delta")]
     model: String,
     /// Inputs of the sweep.
-    #[arg(long, alias = "n-in")]
+    #[arg(long, value_parser = size)]
     n_in: Option<usize>,
     /// Neurons per layer.
-    #[arg(long, alias = "n-rec")]
+    #[arg(long, value_parser = size)]
     n_rec: Option<usize>,
     /// Layers.
-    #[arg(long, alias = "n-layer")]
+    #[arg(long, value_parser = layers)]
     n_layer: Option<usize>,
     /// soft or hard.
-    #[arg(long, alias = "spk-reset", default_value = "soft")]
+    #[arg(long, default_value = "soft")]
     spk_reset: String,
     /// Threshold.
-    #[arg(long = "V_th", alias = "v_th", alias = "V-th", default_value_t = 1.0)]
+    #[arg(long = "V_th", default_value_t = ETraceNet::default().v_th, value_parser = positive)]
     v_th: f64,
     /// Mean membrane time constant, ms.
-    #[arg(long, alias = "tau-mem", default_value_t = 10.0)]
+    #[arg(long, default_value_t = ETraceNet::default().tau_mem[0].mean(), value_parser = positive)]
     tau_mem: f64,
     /// Standard deviation of the membrane time constant over neurons, ms.
-    #[arg(long, alias = "tau-mem-sigma", default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = non_negative)]
     tau_mem_sigma: f64,
     /// Synaptic time constant, ms.
-    #[arg(long, alias = "tau-syn", default_value_t = 10.0)]
+    #[arg(long, default_value_t = ETraceNet::default().tau_syn, value_parser = positive)]
     tau_syn: f64,
     /// Time constant of the readout, ms.
-    #[arg(long, alias = "tau-o", default_value_t = 10.0)]
+    #[arg(long, default_value_t = ETraceNet::default().tau_o, value_parser = positive)]
     tau_o: f64,
     /// Variance of the input weights in units of 1/fan-in.
-    #[arg(long, alias = "ff-scale", default_value_t = 10.0)]
+    #[arg(long, default_value_t = ETraceNet::default().ff_scale, value_parser = non_negative)]
     ff_scale: f64,
     /// Variance of the recurrent weights in units of 1/fan-in.
-    #[arg(long, alias = "rec-scale", default_value_t = 2.0)]
+    #[arg(long, default_value_t = ETraceNet::default().rec_scale, value_parser = non_negative)]
     rec_scale: f64,
     /// Step, ms.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = ETraceNet::default().dt, value_parser = positive)]
     dt: f64,
     /// Steps at the start that carry no loss: a share below 1, or a number of steps.
-    #[arg(long, alias = "warmup-ratio", default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = non_negative)]
     warmup_ratio: f64,
     /// Accepted for the published command lines; the last incomplete training batch is always dropped.
-    #[arg(long, alias = "drop-last", hide = true)]
+    #[arg(long, hide = true)]
     drop_last: Option<u8>,
     /// Accepted for the published command lines; memory is always measured.
-    #[arg(long, alias = "memory-eval", hide = true)]
+    #[arg(long, hide = true)]
     memory_eval: Option<u8>,
 }
 
@@ -144,7 +145,6 @@ struct Sizes {
 }
 
 const LENGTHS: [usize; 8] = [50, 100, 200, 300, 400, 600, 800, 1000];
-const CLASSES: usize = 11;
 
 /// The published smoothing of factorised traces.
 const DECAY: f64 = 0.9;
@@ -156,15 +156,13 @@ impl Args {
         } else {
             Preset::Published
         });
-        let (n_in, n_rec, batch) = match preset {
-            Preset::Laptop => (2048, 256, 16),
-            Preset::Published => (32_768, 512, 128),
-        };
+        let standard = published(preset);
+        let NetConfig::Etrace(net) = &standard.net else { unreachable!("the network of this experiment") };
         Sizes {
-            n_in: self.n_in.unwrap_or(n_in),
-            n_rec: self.n_rec.unwrap_or(n_rec),
-            n_layer: self.n_layer.unwrap_or(3),
-            batch: self.training.batch_size.unwrap_or(batch),
+            n_in: self.n_in.unwrap_or(net.n_in),
+            n_rec: self.n_rec.unwrap_or(net.n_rec),
+            n_layer: self.n_layer.unwrap_or(net.tau_mem.len()),
+            batch: self.training.batch_size.unwrap_or(standard.settings.batch),
         }
     }
 
@@ -180,11 +178,6 @@ impl Args {
             other => bail!(usage(format!("--spk_reset must be soft or hard, got `{other}`"))),
         };
         let surrogate = self.training.surrogate()?;
-        for (name, size) in [("--n_rec", sizes.n_rec), ("--n_layer", sizes.n_layer), ("--batch_size", sizes.batch)] {
-            if size == 0 {
-                bail!(usage(format!("{name} must be at least 1, got 0")));
-            }
-        }
         let tau = if self.tau_mem_sigma > 0.0 {
             Tau::Normal(self.tau_mem, self.tau_mem_sigma)
         } else {
@@ -230,6 +223,12 @@ impl Args {
     }
 }
 
+/// The experiment of a size.
+fn published(preset: Preset) -> Experiment {
+    let name = if preset == Preset::Laptop { "memspeed-laptop" } else { "memspeed-published" };
+    Experiment::published(name).expect("a preset of this name")
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -250,11 +249,14 @@ pub fn run(args: Args, global: &Global) -> Result<()> {
 
 fn sweep(args: &Args, global: &Global) -> Result<()> {
     let sizes = args.sizes(global);
-    let net = args.net(&sizes, sizes.n_in, CLASSES)?;
+    let net = args.net(&sizes, sizes.n_in, ETraceNet::default().n_out)?;
     let learners = args.learners()?;
     let lengths = if args.length.is_empty() { LENGTHS.to_vec() } else { args.length.clone() };
-    if lengths.contains(&0) {
-        bail!(usage("--length needs lengths of at least one step, got 0".into()));
+    if let Some(steps) = lengths.iter().find(|steps| args.warmup(**steps) >= **steps) {
+        bail!(usage(format!(
+            "--warmup_ratio must leave a step that carries loss, got {} for {steps} steps; give a share below 1",
+            args.warmup_ratio
+        )));
     }
     let (optimizer, objective) = (args.training.optimizer()?, args.training.objective(args.dt)?);
     let drives: &[Drive] = match args.drive {
@@ -462,7 +464,7 @@ fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
     if !args.methods.is_empty() {
         bail!(usage(format!("training on recordings takes one --method, got --methods {}", args.methods.join(","))));
     }
-    Ok(Experiment {
+    let all = Experiment {
         task,
         settings: Settings {
             epochs: Some(args.training.epochs.unwrap_or(20)),
@@ -472,6 +474,8 @@ fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
         optimizer: args.training.optimizer()?,
         objective: args.training.objective(args.dt)?,
         learner: args.learner.config(&args.published(Method::Bptt, args.warmup(steps)), DECAY)?,
-        net: NetConfig::Etrace(args.net(&sizes, opened.n_in(), opened.n_out())?),
-    })
+        net: args.net(&sizes, opened.n_in(), opened.n_out())?.into(),
+    };
+    all.check().or_usage()?;
+    Ok(all)
 }

@@ -13,12 +13,14 @@ pub mod dms;
 pub mod ei;
 pub mod eval;
 pub mod explain;
+pub mod flags;
 pub mod gesture;
 pub mod memspeed;
 pub mod observe;
 pub mod plugin;
 pub mod shd;
 pub mod train;
+pub mod train_any;
 pub mod verify;
 
 use std::{
@@ -26,7 +28,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use common::Global;
 
@@ -35,11 +37,10 @@ pub use common::Global;
 #[command(
     name = "etrace",
     version,
-    infer_long_args = true,
     infer_subcommands = true,
     arg_required_else_help = true,
     max_term_width = 100,
-    after_help = "Flags may be shortened (`--epoch` for `--epochs`) and written with `-` or `_`."
+    after_help = "Flags may be shortened (`--epoch` for `--epochs`) and written with `-` or `_`; the other names in help mean the same."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -50,6 +51,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Train any network on any task, from a configuration or a preset
+    Train(train_any::Args),
     /// Measure time and memory of training against sequence length, or train on event recordings
     Memspeed(Box<memspeed::Args>),
     /// Delayed match-to-sample: remember a stimulus over a delay
@@ -79,6 +82,7 @@ enum Command {
 impl Command {
     fn run(self, global: &Global) -> anyhow::Result<()> {
         match self {
+            Command::Train(args) => train_any::run(&args, global),
             Command::Memspeed(args) => memspeed::run(*args, global),
             Command::Dms(args) => dms::run(*args, global),
             Command::Ei(args) => ei::run(*args, global),
@@ -128,7 +132,17 @@ pub struct Failed;
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));
-    let cli = Cli::parse();
+    let words = flags::words::canonical(&Cli::command(), std::env::args_os());
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(error) => match flags::value_error(&error) {
+            Some(text) => {
+                complain(&format!("{text}\n\nFor more information, try '--help'."));
+                return ExitCode::from(2);
+            }
+            None => error.exit(),
+        },
+    };
     let Err(error) = cli.command.run(&cli.global) else { return ExitCode::SUCCESS };
     if error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)) {
         // The reader (`| head`) has all it wants.
@@ -178,8 +192,6 @@ fn report_panic(info: &std::panic::PanicHookInfo<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

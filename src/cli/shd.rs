@@ -14,6 +14,7 @@ use super::{
     Global, OrUsage,
     common::LearnerFlags,
     eval::CheckpointName,
+    flags::{below_one, fraction, non_negative, passes, positive, size, some_passes, steps},
     train::{self, EpochReport, RunFlags},
     usage,
 };
@@ -23,11 +24,12 @@ use crate::{
         norm::{Norm, Statistics},
         spiking::AdLif,
     },
-    experiment::{Experiment, NetConfig, TaskConfig},
-    learn::{LossKind, Method, Objective, Vjp, objective::OfSum, sequence::LearnerConfig},
+    experiment::{Experiment, TaskConfig},
+    learn::{Method, Objective, objective::OfSum},
     net::{SpeechCell, SpeechNet, SpeechReadout},
+    presets::{SPEECH_FALL, shd_net},
     train::{
-        optimizer::{Optimizer, Rule, Schedule},
+        optimizer::{Optimizer, Schedule},
         trainer::{Patience, Settings},
     },
 };
@@ -48,7 +50,7 @@ const SLOW_ALPHA: f64 = 0.996_007_989_343_991_5;
 ///
 /// Normalisation: batch norm uses running statistics as constants, in training as in evaluation, so that traces are exact; they move
 /// once per update (--bn_stats batch: the statistics of each step's batch, BPTT only). Layer norm under an online rule treats
-/// mean and variance as constants; in the published program it made the traces zero.
+/// mean and variance as constants; in the published program it made the traces vanish.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
@@ -57,137 +59,137 @@ pub struct Args {
     #[command(flatten)]
     run: RunFlags,
     /// LIF, RLIF, adLIF or RadLIF
-    #[arg(long, alias = "model-type", default_value = "LIF")]
+    #[arg(long, default_value = "LIF")]
     model_type: String,
     /// Which published program the defaults come from: classical; offline or online (the two of the batch version, which differ in
     /// initial states, range of the leak, surrogate)
     #[arg(long, value_enum, default_value = "classical")]
     variant: Variant,
     /// Layers, the readout included
-    #[arg(long, alias = "nb-layers", default_value_t = 3, value_parser = clap::value_parser!(u16).range(2..=64))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(2..=64))]
     nb_layers: u16,
     /// Neurons of each hidden layer
-    #[arg(long, alias = "nb-hiddens", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
-    nb_hiddens: u32,
+    #[arg(long, visible_alias = "nb_hiddens", default_value_t = shd_net().hidden[0], value_parser = size)]
+    n_rec: usize,
     /// Share of the output of hidden layers that is dropped in training
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = shd_net().dropout, value_parser = below_one)]
     pdrop: f64,
     /// Variance of the input weights in units of 1/fan-in [default: the square root of 5]
-    #[arg(long, alias = "inp-scale")]
+    #[arg(long, value_parser = non_negative)]
     inp_scale: Option<f64>,
     /// Factor on the orthogonal connections inside a layer
-    #[arg(long, alias = "rec-scale", default_value_t = 1.0)]
+    #[arg(long, default_value_t = shd_net().rec_scale, value_parser = non_negative)]
     rec_scale: f64,
     /// none, batchnorm or layernorm
     #[arg(long, value_enum, default_value = "none")]
     normalization: NormName,
-    /// Share of its running statistics that batch norm keeps at each update
-    #[arg(long, default_value_t = 0.99)]
+    /// What batch norm keeps of its running statistics at each update
+    #[arg(long, default_value_t = 0.99, value_parser = fraction)]
     momentum: f64,
     /// Statistics that batch norm trains with: running, or those of each step's batch (BPTT only)
-    #[arg(long, alias = "bn-stats", value_enum, default_value = "running")]
+    #[arg(long, value_enum, default_value = "running")]
     bn_stats: BnStats,
     /// Whether connections between layers have a bias: true or false
-    #[arg(long, alias = "use-bias", default_value = "false", value_parser = boolean, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, default_value = "false", value_parser = boolean, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     use_bias: bool,
     /// Derivative of a spike: boxcar, relu, gaussian, multi_gaussian or sigmoid [default: the variant's]
     #[arg(long)]
     surrogate: Option<String>,
     /// Width of the relu surrogate
-    #[arg(long, alias = "relu-width", default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = positive)]
     relu_width: f64,
     /// Threshold of hidden neurons
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = shd_net().threshold, value_parser = positive)]
     threshold: f64,
     /// Hidden states at the start of a sequence: rand (numbers in [0, 1)) or zero [default: the variant's]
-    #[arg(long, alias = "state-init", value_enum)]
+    #[arg(long, value_enum)]
     state_init: Option<StateStart>,
     /// Last layer: leaky integrators, or spiking neurons whose spikes are the output
     #[arg(long, value_enum, default_value = "leaky")]
     readout: ReadoutName,
 
     /// shd or ssc; nmnist, nmnistv2, gesture, gesturev2
-    #[arg(long, alias = "dataset-name", default_value = "shd", help_heading = "Data")]
+    #[arg(long, default_value = "shd", help_heading = "Data")]
     dataset_name: String,
     /// Folder with the files [default: ../data/SHD/, for ssc ../data/SSC/, else ../data]
-    #[arg(long, aliases = ["data-folder", "data"], help_heading = "Data")]
-    data_folder: Option<PathBuf>,
+    #[arg(long, visible_alias = "data_folder", help_heading = "Data")]
+    data: Option<PathBuf>,
     /// Time bins [default: 100 for shd and ssc, else 200]
-    #[arg(long, alias = "data-length", help_heading = "Data")]
+    #[arg(long, help_heading = "Data", value_parser = steps)]
     data_length: Option<usize>,
     /// Time of the last bin's edge in seconds, or `longest`: the latest spike of each file, as in the classical program
-    #[arg(long, alias = "max-time", default_value = "1.4", help_heading = "Data")]
+    #[arg(long, default_value = "1.4", help_heading = "Data")]
     max_time: String,
     /// Folder for binned data, which are read from there the next time
     #[arg(long, help_heading = "Data")]
     cache: Option<PathBuf>,
     /// Classes, where a set has fewer or more than the published one
-    #[arg(long, alias = "n-out", help_heading = "Data")]
+    #[arg(long, help_heading = "Data", value_parser = size)]
     n_out: Option<usize>,
     /// How the reported checkpoint is chosen
     #[arg(long, value_enum, default_value = "speaker", help_heading = "Data")]
     select: Select,
     /// Speakers held out of the training set for --select speaker [default: the one with the highest number]
-    #[arg(long, alias = "held-out", value_delimiter = ',', allow_negative_numbers = true, help_heading = "Data")]
+    #[arg(long, value_delimiter = ',', allow_negative_numbers = true, help_heading = "Data")]
     held_out: Vec<i64>,
     /// Change the training data anew in every epoch: true or false (--aug_* say how much)
-    #[arg(long, alias = "use-augm", default_value = "false", value_parser = boolean, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "Data")]
+    #[arg(long, default_value = "false", value_parser = boolean, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = "Data")]
     use_augm: bool,
     /// Largest shift of a sample, channels
-    #[arg(long, alias = "aug-random-shift", default_value_t = 40.0, help_heading = "Data")]
+    #[arg(long, default_value_t = 40.0, help_heading = "Data", value_parser = non_negative)]
     aug_random_shift: f64,
     /// Smallest factor on the times of a sample
-    #[arg(long, alias = "aug-random-dilate-min", default_value_t = 0.95, help_heading = "Data")]
+    #[arg(long, default_value_t = 0.95, help_heading = "Data", value_parser = positive)]
     aug_random_dilate_min: f64,
     /// Largest factor on the times of a sample
-    #[arg(long, alias = "aug-random-dilate-max", default_value_t = 1.2, help_heading = "Data")]
+    #[arg(long, default_value_t = 1.2, help_heading = "Data", value_parser = positive)]
     aug_random_dilate_max: f64,
     /// Standard deviation of the shift of each spike, channels
-    #[arg(long, alias = "aug-id-jitter-sigma", default_value_t = 4.0, help_heading = "Data")]
+    #[arg(long, default_value_t = 4.0, help_heading = "Data", value_parser = non_negative)]
     aug_id_jitter_sigma: f64,
 
     /// Passes over the training set
-    #[arg(long, aliases = ["nb-epochs", "epochs"], help_heading = "Training")]
-    nb_epochs: Option<u64>,
+    #[arg(long, visible_alias = "nb_epochs", help_heading = "Training", value_parser = passes)]
+    epochs: Option<u64>,
     /// Samples per batch
-    #[arg(long, alias = "batch-size", default_value_t = 128, help_heading = "Training")]
+    #[arg(long, default_value_t = published().settings.batch, help_heading = "Training", value_parser = size)]
     batch_size: usize,
     /// Learning rate
-    #[arg(long, default_value_t = 0.01, help_heading = "Training")]
+    #[arg(long, default_value_t = schedule().0, help_heading = "Training", value_parser = positive)]
     lr: f64,
     /// Epochs after which the learning rate falls, again and again
-    #[arg(long, alias = "lr-step-size", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Training")]
+    #[arg(long, default_value_t = SPEECH_FALL, help_heading = "Training", value_parser = some_passes)]
     lr_step_size: u64,
     /// By which factor it falls
-    #[arg(long, alias = "lr-step-gamma", default_value_t = 0.9, help_heading = "Training")]
+    #[arg(long, default_value_t = schedule().1, help_heading = "Training", value_parser = positive)]
     lr_step_gamma: f64,
     /// What is minimised [default: sum for BPTT, steps for the online rules, as published]
-    #[arg(long, alias = "loss-of", value_enum, help_heading = "Training")]
+    #[arg(long, value_enum, help_heading = "Training")]
     loss_of: Option<LossOf>,
     /// Largest norm of the gradient; 0 for no limit
-    #[arg(long, default_value_t = 0.0, help_heading = "Training")]
+    #[arg(long, default_value_t = schedule().2, help_heading = "Training", value_parser = non_negative)]
     clip: f64,
     /// Stop after so many epochs without a better evaluation [default: never]
-    #[arg(long, help_heading = "Training")]
+    #[arg(long, help_heading = "Training", value_parser = some_passes)]
     patience: Option<u64>,
     /// ... which count only while the training accuracy is above this
-    #[arg(long, alias = "train-threshold", default_value_t = 0.95, help_heading = "Training")]
+    #[arg(long, default_value_t = 0.95, help_heading = "Training", value_parser = fraction)]
     train_threshold: f64,
 
     /// train, or test: rasters of the network in --load_exp_folder, or of an untrained one
     #[arg(long, value_enum, default_value = "train")]
     mode: Mode,
     /// Run whose network --mode test shows
-    #[arg(long, alias = "load-exp-folder")]
+    #[arg(long)]
     load_exp_folder: Option<PathBuf>,
     /// The published name of --out
-    #[arg(long, alias = "new-exp-folder", conflicts_with = "out")]
+    #[arg(long, conflicts_with = "out")]
     new_exp_folder: Option<PathBuf>,
     /// Accepted for the published command lines: the best checkpoint is always kept
-    #[arg(long, alias = "save-best", hide = true, default_value = "true", value_parser = boolean, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, hide = true, default_value = "true", value_parser = boolean, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     save_best: bool,
     /// Accepted for the published command lines, where it had no effect; see --resume
-    #[arg(long, alias = "start-epoch", hide = true)]
+    #[arg(long, hide = true)]
     start_epoch: Option<u64>,
 }
 
@@ -295,7 +297,7 @@ pub fn run(mut args: Args, global: &Global) -> Result<()> {
         )
     };
     let args = &args;
-    train::run("shd", &args.run, args.nb_epochs, global, train::Lines::Epochs(line), || resolve(args))
+    train::run("shd", &args.run, args.epochs, global, train::Lines::Epochs(line), || resolve(args))
 }
 
 /// `--mode test`: rasters of a network for the first samples of the test set.
@@ -335,7 +337,7 @@ impl Args {
             "shd" => ShdKind::Shd,
             "ssc" => ShdKind::Ssc,
             name @ ("nmnist" | "nmnistv2" | "gesture" | "gesturev2") => {
-                let data = self.data_folder.clone().unwrap_or_else(|| "../data".into());
+                let data = self.data.clone().unwrap_or_else(|| "../data".into());
                 let steps = self.data_length.unwrap_or(200);
                 return Ok(if name.starts_with("nmnist") {
                     TaskConfig::Nmnist(NMnistSettings { steps, ..NMnistSettings::new(data) })
@@ -350,11 +352,13 @@ impl Args {
         let folder = if kind == ShdKind::Shd { "../data/SHD/" } else { "../data/SSC/" };
         let max_time = match self.max_time.as_str() {
             "longest" => MaxTime::Longest,
-            text => MaxTime::Fixed(text.parse().map_err(|_| {
-                usage(format!("--max_time must be a number of seconds or `longest`, got `{text}`; 1.4 is usual"))
+            text => MaxTime::Fixed(positive(text).map_err(|_| {
+                usage(format!(
+                    "--max_time must be a number of seconds above 0 or `longest`, got `{text}`; 1.4 is usual"
+                ))
             })?),
         };
-        let standard = ShdSettings::new(self.data_folder.clone().unwrap_or_else(|| folder.into()), kind);
+        let standard = ShdSettings::new(self.data.clone().unwrap_or_else(|| folder.into()), kind);
         let augment = self.use_augm.then_some(Augment {
             shift: self.aug_random_shift,
             dilate: (self.aug_random_dilate_min, self.aug_random_dilate_max),
@@ -390,20 +394,8 @@ fn resolve(args: &Args) -> Result<Experiment> {
             args.model_type
         ))
     })?;
-    for (flag, value, least, below) in
-        [("--pdrop", args.pdrop, 0.0, 1.0), ("--momentum", args.momentum, 0.0, 1.0 + f64::EPSILON)]
-    {
-        if !(value >= least && value < below) {
-            bail!(usage(format!("{flag} must be at least {least} and below {below:.0}, got {value}")));
-        }
-    }
-    if !(args.lr.is_finite() && args.lr > 0.0) {
-        bail!(usage(format!("--lr must be above 0, got {}; 0.01 is usual", args.lr)));
-    }
     let task = args.task()?;
     let opened = task.open().or_usage()?;
-    let samples = opened.samples(Split::Train).or_usage()?.unwrap_or(1).max(1);
-    let updates = opened.batches(Split::Train, args.batch_size).or_usage()?.unwrap_or(1).max(1);
     let random = match args.state_init {
         Some(start) => start == StateStart::Rand,
         None => match args.variant {
@@ -412,8 +404,11 @@ fn resolve(args: &Args) -> Result<Experiment> {
             Variant::Online => false,
         },
     };
-    let method = if args.variant == Variant::Online { Method::EsDRtrl { decay: DECAY } } else { Method::Bptt };
-    let published = LearnerConfig { method, vjp: Vjp::MultiStep { window: 1 }, ..LearnerConfig::default() };
+    let standard = published();
+    let mut published = standard.learner.clone();
+    if args.variant == Variant::Online {
+        published.method = Method::EsDRtrl { decay: DECAY };
+    }
     let learner = args.learner.config(&published, DECAY)?;
     let online = learner.method.is_online();
     let loss_of = args.loss_of.unwrap_or(if online { LossOf::Steps } else { LossOf::Sum });
@@ -425,7 +420,7 @@ fn resolve(args: &Args) -> Result<Experiment> {
     let net = SpeechNet {
         cell,
         n_in: opened.n_in(),
-        hidden: vec![args.nb_hiddens as usize; usize::from(args.nb_layers) - 1],
+        hidden: vec![args.n_rec; usize::from(args.nb_layers) - 1],
         n_out: opened.n_out(),
         dropout: args.pdrop,
         norm: match args.normalization {
@@ -457,28 +452,80 @@ fn resolve(args: &Args) -> Result<Experiment> {
             opened.name()
         )));
     }
-    Ok(Experiment {
+    let flags = args.run.settings(args.batch_size);
+    let mut all = Experiment {
         settings: Settings {
-            epochs: Some(args.nb_epochs.unwrap_or(5)),
+            epochs: args.epochs.or(standard.settings.epochs),
             evaluate: Some(if has_valid { Split::Valid } else { Split::Test }.name().into()),
             select: args.select != Select::Last,
             patience: args.patience.map(|epochs| Patience { epochs, trained: args.train_threshold }),
-            ..args.run.settings(args.batch_size.min(samples as usize))
+            seed: flags.seed,
+            threads: flags.threads,
+            batch: flags.batch,
+            ..standard.settings
         },
         learner,
         optimizer: Optimizer {
-            rule: Rule::Adam,
             lr: args.lr,
-            schedule: Schedule::Step { every: args.lr_step_size * updates, gamma: args.lr_step_gamma },
+            schedule: Schedule::Step { every: args.lr_step_size, gamma: args.lr_step_gamma },
             clip: args.clip,
-            ..Optimizer::default()
+            ..standard.optimizer
         },
         objective: Objective {
-            loss: LossKind::CrossEntropy,
             of_sum: if loss_of == LossOf::Sum { OfSum::Always } else { OfSum::Evaluation },
-            ..Objective::default()
+            ..standard.objective
         },
         task,
-        net: NetConfig::Speech(net),
-    })
+        net: net.into(),
+    };
+    all.fit_to_data(opened.as_ref(), Some(args.lr_step_size)).or_usage()?;
+    all.check().or_usage()?;
+    Ok(all)
+}
+
+/// The experiment without flags.
+fn published() -> Experiment {
+    Experiment::published("shd").expect("a preset of this name")
+}
+
+/// Its training: the learning rate and how it falls.
+fn schedule() -> (f64, f64, f64) {
+    let optimizer = published().optimizer;
+    let gamma = if let Schedule::Step { gamma, .. } = optimizer.schedule { gamma } else { 1.0 };
+    (optimizer.lr, gamma, optimizer.clip)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn without_flags_the_command_is_the_preset_on_the_data_at_hand() {
+        let folder = std::env::temp_dir().join(format!("etrace-shd-preset-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let sample = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks/data/shd_tiny.h5");
+        for file in ["shd_train.h5", "shd_test.h5"] {
+            std::fs::copy(&sample, folder.join(file)).expect("a copied sample");
+        }
+        let line = ["shd", "--data", folder.to_str().expect("a plain path")];
+        let found = resolve(&Line::try_parse_from(line).expect("known flags").args).expect("an experiment");
+        let mut want = published();
+        let (TaskConfig::Speech(want_task), TaskConfig::Speech(task)) = (&mut want.task, &found.task) else { panic!() };
+        want_task.dir.clone_from(&task.dir);
+        assert_eq!(task.held_out.len(), 1, "one speaker is held out");
+        want_task.held_out.clone_from(&task.held_out);
+        want.fit_to_data(want.task.open().expect("the sample").as_ref(), Some(crate::presets::SPEECH_FALL))
+            .expect("samples");
+        let text = |e: &Experiment| toml::to_string(e).expect("it can be written");
+        assert_eq!(text(&found), text(&want));
+        std::fs::remove_dir_all(folder).expect("it is there");
+    }
 }

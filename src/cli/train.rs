@@ -8,7 +8,11 @@ use hlo::pjrt::{self, aot};
 use indicatif::{ProgressBar, ProgressStyle};
 use tasks::Split;
 
-use super::{Global, OrUsage, common, eval, usage};
+use super::{
+    Global, OrUsage, common, eval,
+    flags::{finite, non_negative, passes, positive, size, threads},
+    usage,
+};
 use crate::{
     cell::Surrogate,
     experiment::Experiment,
@@ -33,23 +37,23 @@ use crate::{
 #[derive(Clone, Debug, Args)]
 #[command(rename_all = "snake_case", next_help_heading = "Run")]
 pub struct RunFlags {
-    /// Seed of everything random; a negative one is drawn from the clock and recorded
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    pub seed: i64,
-    /// Threads that make batches
-    #[arg(long, aliases = ["n-data-worker", "num_workers", "num-workers"], default_value_t = 1)]
-    pub n_data_worker: usize,
+    /// Seed of everything random; a negative one is drawn from the clock and recorded [default: 0]
+    #[arg(long, allow_negative_numbers = true)]
+    pub seed: Option<i64>,
+    /// Threads that make batches [default: 1]
+    #[arg(long, visible_alias = "num_workers", value_parser = threads)]
+    pub n_data_worker: Option<usize>,
     /// Folder of the run [default: a new one below checkpoints/]
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Name of the run's folder below checkpoints/
-    #[arg(long, alias = "exp-name", default_value = "", hide_default_value = true)]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub exp_name: String,
     /// Go on with the run in this folder; its configuration is used, --epochs may lengthen it
     #[arg(long, value_name = "RUN")]
     pub resume: Option<PathBuf>,
     /// Resolve, build and compile; print what would run; train nothing
-    #[arg(long = "dry-run", alias = "dry_run")]
+    #[arg(long = "dry-run")]
     pub dry_run: bool,
     /// With --dry-run: compile for a device that is not there, tpu:v5e, tpu:v4 or cuda:h100 (its plugin must be installed)
     #[arg(long, value_name = "TARGET", requires = "dry_run")]
@@ -67,49 +71,49 @@ pub struct RunFlags {
 #[command(rename_all = "snake_case", next_help_heading = "Training")]
 pub struct TrainFlags {
     /// How long: passes over a data set, or batches where trials are made as they are needed
-    #[arg(long)]
+    #[arg(long, value_parser = passes)]
     pub epochs: Option<u64>,
     /// Sequences per batch
-    #[arg(long, alias = "batch-size")]
+    #[arg(long, value_parser = size)]
     pub batch_size: Option<usize>,
     /// Learning rate
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 1e-3, value_parser = positive)]
     pub lr: f64,
     /// Updates after which the rate falls to a fifth, with commas
-    #[arg(long, alias = "lr-milestones", value_name = "N,N", hide_default_value = true, default_value = "")]
+    #[arg(long, value_name = "N,N", hide_default_value = true, default_value = "")]
     pub lr_milestones: String,
     /// adam, momentum, sgd or rmsprop
     #[arg(long, default_value = "adam")]
     pub optimizer: String,
     /// What adam and rmsprop add to the root of the second moment: weights whose gradient stays far below it hardly move
-    #[arg(long, alias = "adam-eps", default_value = "1e-8")]
+    #[arg(long, default_value = "1e-8", value_parser = positive)]
     pub adam_eps: f64,
     /// cel (cross-entropy) or mse
     #[arg(long, default_value = "cel")]
     pub loss: String,
     /// Surrogate derivative of a spike: relu, s2nn, multi_gaussian, ...
-    #[arg(long, alias = "spk-fun", default_value = "relu")]
+    #[arg(long, default_value = "relu")]
     pub spk_fun: String,
     /// Weight of the firing-rate regulariser
-    #[arg(long, alias = "spk-reg-factor", default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = non_negative)]
     pub spk_reg_factor: f64,
     /// Target rate of the regulariser, Hz
-    #[arg(long, alias = "spk-reg-rate", default_value_t = 10.0)]
+    #[arg(long, default_value_t = 10.0, value_parser = non_negative)]
     pub spk_reg_rate: f64,
     /// Weight of the membrane regulariser
-    #[arg(long, alias = "v-reg-factor", default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = non_negative)]
     pub v_reg_factor: f64,
     /// Lowest potential that costs nothing
-    #[arg(long, alias = "v-reg-low", default_value_t = -20.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = -20.0, value_parser = finite)]
     pub v_reg_low: f64,
     /// Highest potential that costs nothing
-    #[arg(long, alias = "v-reg-high", default_value_t = 1.4, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 1.4, value_parser = finite)]
     pub v_reg_high: f64,
     /// Weight of the sum of |w| in the loss
-    #[arg(long = "weight_L1", alias = "weight-L1", alias = "weight_l1", default_value_t = 0.0)]
+    #[arg(long = "weight_L1", default_value_t = 0.0, value_parser = non_negative)]
     pub weight_l1: f64,
     /// Weight decay
-    #[arg(long = "weight_L2", alias = "weight-L2", alias = "weight_l2", default_value_t = 0.0)]
+    #[arg(long = "weight_L2", default_value_t = 0.0, value_parser = non_negative)]
     pub weight_l2: f64,
     /// What every run has
     #[command(flatten)]
@@ -120,12 +124,13 @@ impl RunFlags {
     /// The seed; drawn from the clock if it is negative.
     pub fn seed(&self) -> u64 {
         let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        u64::try_from(self.seed).unwrap_or_else(|_| clock().map_or(0, |t| u64::from(t.subsec_nanos()) % 10_000))
+        u64::try_from(self.seed.unwrap_or(0))
+            .unwrap_or_else(|_| clock().map_or(0, |t| u64::from(t.subsec_nanos()) % 10_000))
     }
 
     /// Settings with this seed and so many threads.
     pub fn settings(&self, batch: usize) -> Settings {
-        Settings { seed: self.seed(), batch, threads: self.n_data_worker.max(1), ..Settings::default() }
+        Settings { seed: self.seed(), batch, threads: self.n_data_worker.unwrap_or(1).max(1), ..Settings::default() }
     }
 
     /// Where the run goes: `--out`, or a folder that is not there yet.
@@ -153,6 +158,25 @@ impl RunFlags {
 }
 
 impl TrainFlags {
+    /// `standard` with the optimiser, the loss (for steps of `dt` ms) and the settings that the flags give; training stops at the
+    /// smoothed accuracy `stop_at`.
+    ///
+    /// # Errors
+    /// On unknown names.
+    pub fn apply(&self, standard: Experiment, dt: f64, stop_at: Option<f64>) -> Result<Experiment> {
+        let length = &standard.settings;
+        let settings = Settings {
+            batch: self.batch_size.unwrap_or(length.batch),
+            epochs: length.epochs.map(|n| self.epochs.unwrap_or(n)),
+            batches: length.batches.map(|n| self.epochs.unwrap_or(n)),
+            stop_at,
+            ..length.clone()
+        };
+        let Settings { seed, threads, .. } = self.run.settings(settings.batch);
+        let settings = Settings { seed, threads, ..settings };
+        Ok(Experiment { settings, optimizer: self.optimizer()?, objective: self.objective(dt)?, ..standard })
+    }
+
     /// The optimiser, with clipping to norm 1 as all published scripts have it.
     ///
     /// # Errors
@@ -170,12 +194,6 @@ impl TrainFlags {
             })?;
             Schedule::Milestones { at, gamma: 0.2 }
         };
-        if !(self.lr.is_finite() && self.lr > 0.0) {
-            bail!(usage(format!("--lr must be above 0, got {}; 0.001 is usual", self.lr)));
-        }
-        if !(self.adam_eps.is_finite() && self.adam_eps > 0.0) {
-            bail!(usage(format!("--adam_eps must be above 0, got {}; 1e-8 is usual", self.adam_eps)));
-        }
         let (weight_l1, weight_l2) = (self.weight_l1, self.weight_l2);
         Ok(Optimizer { rule, lr: self.lr, schedule, clip: 1.0, eps: self.adam_eps, weight_l1, weight_l2 })
     }

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::{
         learn::{Method, Objective, sequence::LearnerConfig},
-        net::{DenseNet, Layer},
+        net::Stack,
     };
 
     #[test]
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn costs_of_learners_have_the_order_of_their_formulas() {
-        let net = DenseNet { layer: Layer::LifDelta, n_in: 20, n_rec: 30, n_out: 3, ..DenseNet::default() };
+        let net = Stack { n_in: 20, n_rec: 30, n_out: 3, ..Stack::default() };
         let model = net.model(4);
         let of = |method: Method, chunk: usize, steps: usize| {
             let config = LearnerConfig { method, chunk: Some(chunk), ..LearnerConfig::default() };

@@ -4,11 +4,14 @@
 use hlo::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::cell::{
-    Dense, Init, Mode, Model, StepContext, Surrogate,
-    egru::{Egru, Feedback, Zoneout},
-    rate::RateCell,
-    readout,
+use super::{Network, Sizes};
+use crate::{
+    cell::{
+        Dense, Init, Mode, Model, StepContext, Surrogate,
+        egru::{Egru, Feedback, Zoneout},
+        rate, readout,
+    },
+    settings::{SettingError, range},
 };
 
 /// What a frame's two polarities become.
@@ -37,34 +40,43 @@ pub enum GestureCell {
 
 /// Sizes and constants.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct GestureNet {
     /// Pixels of a side of a frame.
     pub frame_size: usize,
     /// What the polarities become.
     pub polarity: Polarity,
     /// Counts are divided by this.
+    #[serde(deserialize_with = "range::positive")]
     pub scale: f64,
     /// Whether there is a convolutional front end; frames are flattened otherwise.
     pub cnn: bool,
     /// Share of the front end's output that is dropped in training.
+    #[serde(deserialize_with = "range::below_one")]
     pub dropout: f64,
     /// What the recurrent layers are made of.
     pub cell: GestureCell,
     /// Units of each.
+    #[serde(deserialize_with = "range::size")]
     pub units: usize,
     /// Their number.
+    #[serde(deserialize_with = "range::layers")]
     pub layers: usize,
     /// Mean of the initial thresholds of event-based units.
+    #[serde(deserialize_with = "range::inside")]
     pub threshold_mean: f64,
     /// Inverse width of their surrogate derivative.
+    #[serde(deserialize_with = "range::positive")]
     pub steepness: f64,
     /// Event-based units that keep their state.
     pub zoneout: Zoneout,
     /// What event-based units tell each other.
     pub feedback: Feedback,
     /// Classes.
+    #[serde(deserialize_with = "range::size")]
     pub n_out: usize,
     /// Length of a step, ms.
+    #[serde(deserialize_with = "range::positive")]
     pub dt: f64,
 }
 
@@ -106,8 +118,8 @@ impl GestureNet {
             for k in 0..self.layers {
                 let last = k + 1 == self.layers;
                 x = cx.scope(&format!("l{k}"), |cx| match self.cell {
-                    GestureCell::Gru => RateCell::Gru.step(cx, &x, self.units),
-                    GestureCell::Lstm => RateCell::Lstm.step(cx, &x, self.units),
+                    GestureCell::Gru => rate::gru(cx, &x, self.units),
+                    GestureCell::Lstm => rate::lstm(cx, &x, self.units),
                     GestureCell::EventGru => Egru {
                         init: Init::XavierNormal(1.0),
                         threshold: Egru::thresholds(self.threshold_mean),
@@ -157,5 +169,50 @@ impl GestureNet {
             }
         }
         x
+    }
+}
+
+impl Network for GestureNet {
+    fn trace(&self, batch: usize, mode: Mode) -> Model {
+        self.model(batch, mode)
+    }
+
+    fn n_in(&self) -> usize {
+        self.n_in()
+    }
+
+    fn n_out(&self) -> usize {
+        self.n_out
+    }
+
+    fn dt(&self) -> f64 {
+        self.dt
+    }
+
+    fn resize(&mut self, to: &Sizes) -> Result<(), SettingError> {
+        if let Some(n) = to.n_in {
+            let text = format!(
+                "cannot be chosen, for the inputs of this network are the pixels of a frame, got {n}; set frame_size"
+            );
+            return Err(SettingError::new(text).within("n_in"));
+        }
+        self.units = to.n_rec.unwrap_or(self.units);
+        self.n_out = to.n_out.unwrap_or(self.n_out);
+        self.layers = to.n_layer.unwrap_or(self.layers);
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
+        let size = self.frame_size;
+        if self.cnn && size < 32 {
+            let text = format!(
+                "needs frames of at least 32 x 32 pixels, got {size} x {size}; set it to false, or use larger frames"
+            );
+            return Err(SettingError::new(text).within("cnn"));
+        }
+        if !(1..=1024).contains(&size) {
+            return Err(SettingError::new(format!("must be from 1 to 1024 pixels, got {size}")).within("frame_size"));
+        }
+        Ok(())
     }
 }

@@ -3,9 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cell::{
-    Dense, Init, Model, StepContext, Surrogate, readout,
-    spiking::{Gif2, Input, Neuron, Tau, exponential},
+use super::{Network, Sizes, Stack};
+use crate::{
+    cell::{
+        Mode, Model, Surrogate,
+        spiking::{ExpCu, Gif2, Tau},
+    },
+    settings::{SettingError, range},
 };
 
 /// Sizes and constants; times in ms.
@@ -13,49 +17,59 @@ use crate::cell::{
 #[serde(default, deny_unknown_fields)]
 pub struct GifNet {
     /// Inputs.
+    #[serde(deserialize_with = "range::size")]
     pub n_in: usize,
     /// Neurons.
+    #[serde(deserialize_with = "range::size")]
     pub n_rec: usize,
     /// Outputs.
+    #[serde(deserialize_with = "range::size")]
     pub n_out: usize,
     /// Membrane time constant.
     pub tau_neu: Tau,
     /// Synaptic time constant.
+    #[serde(deserialize_with = "range::positive")]
     pub tau_syn: f64,
     /// Time constant of the after-current: the memory of the network; see [`GifNet::slow`].
     pub tau_i2: Tau,
     /// After-current of a spike: positive values inhibit.
+    #[serde(deserialize_with = "range::finite")]
     pub a2: f64,
     /// Time constant of the readout.
+    #[serde(deserialize_with = "range::positive")]
     pub tau_o: f64,
     /// Threshold.
+    #[serde(deserialize_with = "range::positive")]
     pub v_th: f64,
     /// Variance of the input weights, in units of 1/fan-in.
+    #[serde(deserialize_with = "range::non_negative")]
     pub ff_scale: f64,
     /// Variance of the recurrent weights, in units of 1/fan-in.
+    #[serde(deserialize_with = "range::non_negative")]
     pub rec_scale: f64,
     /// Whether the derivative passes through the spike that resets.
     pub diff_spike: bool,
     /// Derivative of a spike.
     pub surrogate: Surrogate,
     /// Step.
+    #[serde(deserialize_with = "range::positive")]
     pub dt: f64,
 }
 
 impl Default for GifNet {
-    /// The published settings.
+    /// The settings of `etrace dms` without flags.
     fn default() -> Self {
         GifNet {
             n_in: 100,
             n_rec: 200,
             n_out: 2,
-            tau_neu: Tau::Scalar(100.0),
-            tau_syn: 100.0,
-            tau_i2: GifNet::slow(1500.0),
-            a2: 1.0,
+            tau_neu: Tau::Scalar(20.0),
+            tau_syn: 10.0,
+            tau_i2: GifNet::slow(GifNet::SLOW),
+            a2: -1.0,
             tau_o: 10.0,
             v_th: 1.0,
-            ff_scale: 6.0,
+            ff_scale: 10.0,
             rec_scale: 2.0,
             diff_spike: false,
             surrogate: Surrogate::default(),
@@ -65,6 +79,9 @@ impl Default for GifNet {
 }
 
 impl GifNet {
+    /// Upper scale of the time constants of the after-currents, ms; see [`GifNet::slow`].
+    pub const SLOW: f64 = 2000.0;
+
     /// Time constants of the after-currents: drawn per neuron, uniform between 100 ms and 1.5 `tau`.
     pub fn slow(tau: f64) -> Tau {
         Tau::Uniform(100.0, 1.5 * tau)
@@ -73,25 +90,58 @@ impl GifNet {
     /// Traces one step for `batch` sequences. Parameters `l0.weight`, `l0.bias`, `out.weight`; states `l0.V`, `l0.I2`,
     /// `l0.g`, `out.r`.
     pub fn model(&self, batch: usize) -> Model {
-        let gif = Gif2 {
-            n: self.n_rec,
+        self.stack().model(batch)
+    }
+
+    /// The same network as a stack.
+    pub fn stack(&self) -> Stack {
+        let neuron = Gif2 {
             tau: self.tau_neu.clone(),
             v_th: self.v_th,
             tau_i2: self.tau_i2.clone(),
             a2: self.a2,
             diff_spike: self.diff_spike,
             surrogate: self.surrogate,
-            dt: self.dt,
         };
-        let init = [Init::KaimingNormal(self.ff_scale), Init::KaimingNormal(self.rec_scale)];
-        StepContext::trace(batch, self.n_in, |cx, x| {
-            let s = cx.scope("l0", |cx| gif.last_spike(cx));
-            let y = cx.dense("l0", &[x, &s], self.n_rec, &Dense::new(&init));
-            let u = cx.scope("l0", |cx| {
-                let g = exponential(cx, "g", self.tau_syn, self.dt, &y);
-                gif.step(cx, &Input::default().current(&g))
-            });
-            readout::leaky(cx, &u, self.n_out, self.tau_o, self.dt)
-        })
+        Stack {
+            n_in: self.n_in,
+            n_rec: self.n_rec,
+            n_layer: 1,
+            n_out: self.n_out,
+            tau_o: self.tau_o,
+            ff_scale: self.ff_scale,
+            rec_scale: self.rec_scale,
+            dt: self.dt,
+            neuron: neuron.into(),
+            synapse: ExpCu { tau: self.tau_syn }.into(),
+        }
+    }
+}
+
+impl Network for GifNet {
+    fn trace(&self, batch: usize, _: Mode) -> Model {
+        self.model(batch)
+    }
+
+    fn n_in(&self) -> usize {
+        self.n_in
+    }
+
+    fn n_out(&self) -> usize {
+        self.n_out
+    }
+
+    fn dt(&self) -> f64 {
+        self.dt
+    }
+
+    fn resize(&mut self, to: &Sizes) -> Result<(), SettingError> {
+        to.apply(&mut self.n_in, &mut self.n_rec, &mut self.n_out);
+        to.one_layer()
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
+        self.tau_neu.check_size(self.n_rec).map_err(|e| e.within("tau_neu"))?;
+        self.tau_i2.check_size(self.n_rec).map_err(|e| e.within("tau_i2"))
     }
 }

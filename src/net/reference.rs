@@ -7,12 +7,15 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{DenseNet, EiNet, GifNet, Layer, RateNet, dense_net::split, ei_net};
+use super::{EiNet, GifNet, RateNet, Stack, ei_net};
 use crate::cell::{
     Dense, Init, Model, StateInit, StepContext, Surrogate,
     rate::RateCell,
     readout,
-    spiking::{AdLif, Connection, Gif4, Input, Neuron, Reset, Tau, exponential},
+    spiking::{
+        AdLif, Alif, Connection, Delta, ExpCo, ExpCu, Gif4, Input, Lif, Neuron, NeuronConfig, Population, Reset,
+        SynapseConfig, Tau, conductance::split, exponential,
+    },
 };
 
 /// A field that a case needs and does not have.
@@ -84,11 +87,11 @@ impl Case<'_> {
 pub fn model(case: &str, description: &Value, batch: usize) -> Result<Option<Model>, MissingHyper> {
     let c = Case(description);
     let model = match case {
-        "lif_delta_soft" | "lif_delta_3layer" => spiking(&c, Layer::LifDelta, Reset::Soft, batch)?,
-        "lif_delta_hard" => spiking(&c, Layer::LifDelta, Reset::Hard, batch)?,
-        "lif_expcu" => spiking(&c, Layer::LifExpCu, Reset::Soft, batch)?,
-        "alif_expcu" => spiking(&c, Layer::AlifExpCu, Reset::Soft, batch)?,
-        "lif_expco_ei" => spiking(&c, Layer::LifExpCo, Reset::Soft, batch)?,
+        "lif_delta_soft" | "lif_delta_3layer" => spiking(&c, Reset::Soft, false, Delta::default().into(), batch)?,
+        "lif_delta_hard" => spiking(&c, Reset::Hard, false, Delta::default().into(), batch)?,
+        "lif_expcu" => spiking(&c, Reset::Soft, false, ExpCu { tau: c.number("tau_syn")? }.into(), batch)?,
+        "alif_expcu" => spiking(&c, Reset::Soft, true, ExpCu { tau: c.number("tau_syn")? }.into(), batch)?,
+        "lif_expco_ei" => spiking(&c, Reset::Soft, false, ExpCo { tau: c.number("tau_syn")? }.into(), batch)?,
         "gif_dms" => gif_dms(&c, batch)?,
         "gif_coba_ei" => gif_coba_ei(&c, batch)?,
         "radlif" => radlif(&c, batch)?,
@@ -100,29 +103,42 @@ pub fn model(case: &str, description: &Value, batch: usize) -> Result<Option<Mod
     Ok(Some(rename(model, &c)))
 }
 
-fn spiking(c: &Case, layer: Layer, reset: Reset, batch: usize) -> Result<Model, MissingHyper> {
-    let standard = DenseNet::default();
-    let net = DenseNet {
-        layer,
-        n_in: c.size("n_in")?,
-        n_rec: c.size("n_rec")?,
-        n_out: c.size("n_out")?,
-        tau_mem: c.taus("tau_mem", c.size("n_layer").unwrap_or(1))?,
-        tau_syn: c.number("tau_syn").unwrap_or(standard.tau_syn),
-        tau_a: c.number("tau_a").unwrap_or(standard.tau_a),
-        beta: c.number("beta").unwrap_or(standard.beta),
-        tau_o: c.number("tau_o")?,
-        reset,
-        ..standard
+/// Layers of LIF or ALIF neurons.
+fn spiking(
+    c: &Case,
+    reset: Reset,
+    adaptive: bool,
+    synapse: SynapseConfig,
+    batch: usize,
+) -> Result<Model, MissingHyper> {
+    let neuron = |tau: Tau| -> Result<NeuronConfig, MissingHyper> {
+        let lif = Lif { tau, reset, ..Lif::default() };
+        Ok(if adaptive { Alif::of(lif, c.number("tau_a")?, c.number("beta")?).into() } else { lif.into() })
     };
-    Ok(net.model(batch))
+    let layer = |tau: Tau| -> Result<Stack, MissingHyper> {
+        Ok(Stack {
+            n_in: c.size("n_in")?,
+            n_rec: c.size("n_rec")?,
+            n_out: c.size("n_out")?,
+            tau_o: c.number("tau_o")?,
+            neuron: neuron(tau)?,
+            synapse: synapse.clone(),
+            ..Stack::default()
+        })
+    };
+    let taus = c.taus("tau_mem", c.size("n_layer").unwrap_or(1))?;
+    let layers = taus.into_iter().map(layer).collect::<Result<Vec<_>, _>>()?;
+    if layers.is_empty() {
+        return Err(MissingHyper("tau_mem".into()));
+    }
+    Ok(Stack::of_layers(batch, &layers))
 }
 
 fn rate(c: &Case, cell: RateCell, batch: usize) -> Result<Model, MissingHyper> {
     let linear = c.hyper("readout").is_ok_and(|kind| kind == "linear");
-    let tau_o = if linear { None } else { Some(c.number("tau_o")?) };
+    let tau_o = if linear { 0.0 } else { c.number("tau_o")? };
     let (n_in, n_rec, n_out) = (c.size("n_in")?, c.size("n_rec")?, c.size("n_out")?);
-    Ok(RateNet { cell, n_in, n_rec, n_out, tau_o, dt: 1.0 }.model(batch))
+    Ok(RateNet { cell, n_in, n_rec, n_out, tau_o, ..RateNet::default() }.model(batch))
 }
 
 fn gif_dms(c: &Case, batch: usize) -> Result<Model, MissingHyper> {
@@ -157,7 +173,8 @@ fn gif_coba_ei(c: &Case, batch: usize) -> Result<Model, MissingHyper> {
     };
     let gif = Gif4 { v_init: StateInit::Zeros, ..net.neuron() };
     Ok(StepContext::trace(batch, n_in, |cx, x| {
-        let (s_exc, s_inh) = split(&gif.last_spike(cx));
+        let at = Population { n, dt: 1.0 };
+        let (s_exc, s_inh) = split(&gif.last_spike(cx, at));
         let input =
             [("ff", x, ei_net::EXCITATORY), ("exc", &s_exc, ei_net::EXCITATORY), ("inh", &s_inh, ei_net::INHIBITORY)]
                 .into_iter()
@@ -166,7 +183,7 @@ fn gif_coba_ei(c: &Case, batch: usize) -> Result<Model, MissingHyper> {
                     let y = all.apply(cx, name, &[from], n, &[Init::KaimingNormal(1.0)]);
                     input.conductance(&exponential(cx, &format!("g_{name}"), tau_syn, 1.0, &y), reversal)
                 });
-        let u = gif.step(cx, &input);
+        let u = gif.step(cx, at, &input);
         readout::leaky(cx, &u, n_out, tau_o, 1.0)
     }))
 }

@@ -4,10 +4,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cell::{
-    Dense, Init, Mode, Model, StateInit, StepContext, Surrogate,
-    norm::Norm,
-    spiking::{AdLif, speech::bounded},
+use super::{Network, Sizes};
+use crate::{
+    cell::{
+        Dense, Init, Mode, Model, StateInit, StepContext, Surrogate,
+        norm::Norm,
+        spiking::{AdLif, speech::bounded},
+    },
+    settings::{SettingError, range},
 };
 
 /// The four kinds of hidden layer.
@@ -64,28 +68,35 @@ pub enum SpeechReadout {
 
 /// Sizes and constants.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SpeechNet {
     /// What the hidden layers are made of.
     pub cell: SpeechCell,
     /// Inputs.
+    #[serde(deserialize_with = "range::size")]
     pub n_in: usize,
     /// Neurons of each hidden layer.
     pub hidden: Vec<usize>,
     /// Classes.
+    #[serde(deserialize_with = "range::size")]
     pub n_out: usize,
     /// Share of a hidden layer's output that is dropped in training.
+    #[serde(deserialize_with = "range::below_one")]
     pub dropout: f64,
     /// Normalisation of the drive from the layer below.
     pub norm: Norm,
     /// Whether the connections between layers have a bias.
     pub bias: bool,
     /// Variance of the input weights of hidden layers, in units of 1/fan-in.
+    #[serde(deserialize_with = "range::non_negative")]
     pub inp_scale: f64,
     /// Factor on the orthogonal matrix of connections inside a layer.
+    #[serde(deserialize_with = "range::non_negative")]
     pub rec_scale: f64,
     /// Derivative of a spike.
     pub surrogate: Surrogate,
     /// Threshold.
+    #[serde(deserialize_with = "range::positive")]
     pub threshold: f64,
     /// Range of the leak of hidden layers.
     pub alpha: (f64, f64),
@@ -95,9 +106,9 @@ pub struct SpeechNet {
     pub readout: SpeechReadout,
     /// In training the output is the readout summed over the steps so far, so that the loss of every step is one of the evidence
     /// up to then. Evaluation sums the readout itself.
-    #[serde(default)]
     pub running: bool,
     /// Length of a step, ms (for pictures; the equations count steps).
+    #[serde(deserialize_with = "range::positive")]
     pub dt: f64,
 }
 
@@ -180,5 +191,46 @@ impl SpeechNet {
             y
         };
         cell.step(cx, &y)
+    }
+}
+
+impl Network for SpeechNet {
+    fn trace(&self, batch: usize, mode: Mode) -> Model {
+        self.model(batch, mode)
+    }
+
+    fn n_in(&self) -> usize {
+        self.n_in
+    }
+
+    fn n_out(&self) -> usize {
+        self.n_out
+    }
+
+    fn dt(&self) -> f64 {
+        self.dt
+    }
+
+    fn resize(&mut self, to: &Sizes) -> Result<(), SettingError> {
+        let mut width = self.hidden.last().copied().unwrap_or(128);
+        to.apply(&mut self.n_in, &mut width, &mut self.n_out);
+        if to.n_rec.is_some() {
+            self.hidden.fill(width);
+        }
+        self.hidden.resize(to.n_layer.unwrap_or(self.hidden.len()), width);
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
+        if self.hidden.iter().any(|n| range::SIZE.check(*n as u64).is_err()) {
+            let text = format!("must be sizes of hidden layers from 1, got {:?}", self.hidden);
+            return Err(SettingError::new(text).within("hidden"));
+        }
+        let (low, high) = self.alpha;
+        if !(0.0..=1.0).contains(&low) || !(low..=1.0).contains(&high) {
+            let text = format!("must be a range of leaks from 0 to 1, got {low} and {high}");
+            return Err(SettingError::new(text).within("alpha"));
+        }
+        Ok(())
     }
 }

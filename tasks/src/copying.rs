@@ -1,24 +1,52 @@
-//! The copying task: repeat ten symbols after a long silence.
+//! The copying task: repeat symbols after a long silence.
 //!
-//! A sequence of L + 20 steps: ten symbols uniform in 1 to 8, L blanks (symbol 0), ten times the recall cue (symbol 9). Each step
-//! is one-hot over ten inputs. During recall the network names the ten symbols in order, so each of the last ten steps has a target of
-//! its own, and `Batch::targets` is `[10, B]`. Source: task-rnn-long-term-dependency of the first version of the BrainTrace experiments.
+//! A sequence of L + 2 n steps: n symbols uniform in 1 to 8, L blanks (symbol 0), n times the recall cue (symbol 9). Each step
+//! is one-hot over ten inputs. During recall the network names the symbols in order, so each of the last n steps has a target of
+//! its own, and `Batch::targets` is `[n, B]`; with n = 1 that is one class for each sequence. Ten symbols are published. Source:
+//! task-rnn-long-term-dependency of the first version of the BrainTrace experiments.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::error::require;
 use crate::rng::Stream;
-use crate::task::{Batch, Split, Task, check_batch};
+use crate::task::{Batch, Split, Task, TaskSettings, check_batch};
 
-/// Symbols to remember, and steps of recall.
-pub const LENGTH: usize = 10;
 /// Blank, eight symbols, recall cue.
 pub const SYMBOLS: usize = 10;
 
 /// The task. See the [module](self).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Copying {
     /// L, blanks between the symbols and their recall.
     pub delay: usize,
+    /// n, symbols to remember, which is also the number of steps of recall.
+    pub length: usize,
+}
+
+impl Default for Copying {
+    /// The published ten symbols, after a hundred blanks.
+    fn default() -> Self {
+        Copying { delay: 100, length: 10 }
+    }
+}
+
+impl Copying {
+    fn check(&self) -> Result<()> {
+        require(self.delay < 1 << 30, "copying", "delay is below 2^30 steps", self.delay, "use less")?;
+        let rule = "length is from 1 to 1000 symbols";
+        require((1..=1000).contains(&self.length), "copying", rule, self.length, "10 is published, 1 has one target")
+    }
+}
+
+impl TaskSettings for Copying {
+    fn open(&self) -> Result<Arc<dyn Task>> {
+        self.check()?;
+        Ok(Arc::new(self.clone()))
+    }
 }
 
 impl Task for Copying {
@@ -32,13 +60,13 @@ impl Task for Copying {
         SYMBOLS
     }
     fn steps(&self) -> usize {
-        self.delay.saturating_add(2 * LENGTH)
+        self.delay.saturating_add(self.length.saturating_mul(2))
     }
     fn warmup(&self) -> usize {
-        self.steps() - LENGTH
+        self.steps() - self.length
     }
     fn targets_per_sample(&self) -> usize {
-        LENGTH
+        self.length
     }
     fn samples(&self, _: Split) -> Result<Option<u64>> {
         Ok(None)
@@ -48,15 +76,15 @@ impl Task for Copying {
     }
 
     fn batch(&self, split: Split, seed: u64, epoch: u64, step: u64, batch: usize) -> Result<Batch> {
-        require(self.delay < 1 << 30, "copying", "delay is below 2^30 steps", self.delay, "use less")?;
+        self.check()?;
         check_batch(self, batch)?;
         let mut out = Batch::empty(self.steps(), batch, SYMBOLS);
         out.real = batch;
-        out.targets = vec![0; LENGTH * batch];
+        out.targets = vec![0; self.length * batch];
         for b in 0..batch {
             let s = &mut Stream::new(seed, "copying", &[split as u64, epoch, step, b as u64]);
             for t in 0..self.steps() {
-                let symbol = if t < LENGTH {
+                let symbol = if t < self.length {
                     let symbol = 1 + s.below(8) as usize;
                     out.targets[t * batch + b] = symbol as i32;
                     symbol
@@ -79,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_sequence() {
-        let task = Copying { delay: 5 };
+        let task = Copying { delay: 5, length: 10 };
         assert_eq!((task.steps(), task.warmup(), task.targets_per_sample()), (25, 15, 10));
         let b = task.batch(Split::Train, 1, 0, 0, 400).unwrap();
         let mut seen = [0; SYMBOLS];
@@ -97,6 +125,16 @@ mod tests {
         }
         assert!(seen[0] == 0 && seen[9] == 0 && seen[1..9].iter().all(|n| (400..600).contains(n)), "{seen:?}");
         assert_eq!(b, task.batch(Split::Train, 1, 0, 0, 400).unwrap());
-        assert!(Copying { delay: usize::MAX }.batch(Split::Train, 0, 0, 0, 1).is_err());
+        for bad in [
+            Copying { delay: usize::MAX, length: 10 },
+            Copying { delay: 5, length: 0 },
+            Copying { delay: 5, length: usize::MAX },
+        ] {
+            assert!(bad.batch(Split::Train, 0, 0, 0, 1).is_err() && bad.open().is_err(), "{bad:?}");
+        }
+        let one = Copying { delay: 5, length: 1 };
+        assert_eq!((one.steps(), one.warmup(), one.targets_per_sample()), (7, 6, 1));
+        let b = one.batch(Split::Train, 1, 0, 0, 40).unwrap();
+        assert!((0..40).all(|row| b.at(0, row)[b.targets[row] as usize] == 1) && b.targets.len() == 40);
     }
 }

@@ -15,14 +15,14 @@
 //! `rotation` eighths of a circle, another test is uniform over the seven remaining. Source: the long-term dependency task
 //! of the BrainTrace experiments (task-rsnn-long-term-dependency, last version).
 
-use serde::{Deserialize, Serialize};
+use std::{f64::consts::TAU, sync::Arc};
 
-use std::f64::consts::TAU;
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::error::require;
 use crate::rng::{Probability, Stream};
-use crate::task::{Batch, Split, Task, check_batch};
+use crate::task::{Batch, Split, Task, TaskSettings, check_batch};
 use crate::trains::{per_step, spikes, steps};
 
 /// Directions of motion.
@@ -30,6 +30,7 @@ pub const DIRECTIONS: usize = 8;
 
 /// Durations in ms, rates in Hz.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DmsSettings {
     /// Length of a time step.
     pub dt: f64,
@@ -81,6 +82,16 @@ pub struct DmsTrial {
     pub test: usize,
 }
 
+impl TaskSettings for DmsSettings {
+    fn open(&self) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(Dms::new(self.clone())?))
+    }
+
+    fn dt(&self) -> Option<f64> {
+        Some(self.dt)
+    }
+}
+
 /// The task. See the [module](self).
 #[derive(Clone, Debug)]
 pub struct Dms {
@@ -119,7 +130,7 @@ impl Dms {
         }
         let test = ends[3] - ends[2];
         require(test > 0, "dms", "the test has at least one step", s.t_test, "make t_test at least dt")?;
-        require(s.n_in > 0, "dms", "n_in is at least 1", s.n_in, "100 is usual")?;
+        require((1..=1 << 20).contains(&s.n_in), "dms", "n_in is from 1 to 2^20", s.n_in, "100 is usual")?;
         require((0.0..=100.0).contains(&s.kappa), "dms", "kappa is from 0 to 100", s.kappa, "3 is usual")?;
         require(
             s.rotation <= 8,

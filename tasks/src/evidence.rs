@@ -16,12 +16,14 @@
 //! [`EvidenceSettings::clicks`] is an older form of the task, the `dm` data set of the first version of
 //! task-rsnn-long-term-dependency: 40 inputs, recall at the end of the delay instead of after it, right cues counted.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::error::require;
 use crate::rng::{Probability, Stream};
-use crate::task::{Batch, Split, Task, check_batch};
+use crate::task::{Batch, Split, Task, TaskSettings, check_batch};
 use crate::trains::{per_step, spikes, steps};
 
 /// A side on which cues are shown.
@@ -55,6 +57,7 @@ impl Variant {
 
 /// Durations in ms, rates in Hz.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct EvidenceSettings {
     /// Which experiment; it names the task and its random stream.
     pub variant: Variant,
@@ -116,6 +119,16 @@ impl EvidenceSettings {
             counted: Side::Right,
             ..base
         }
+    }
+}
+
+impl TaskSettings for EvidenceSettings {
+    fn open(&self) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(Evidence::new(self.clone())?))
+    }
+
+    fn dt(&self) -> Option<f64> {
+        Some(self.dt)
     }
 }
 

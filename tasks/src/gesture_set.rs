@@ -13,6 +13,7 @@
 //! and the mean over time are distributed alike.
 
 use std::f64::consts::PI;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +21,7 @@ use crate::error::require;
 use crate::order::{At, Order, Passes};
 use crate::parallel;
 use crate::rng::Stream;
-use crate::task::{Batch, Split, Task};
+use crate::task::{Batch, Split, Task, TaskSettings};
 use crate::{Error, Result};
 
 /// Names of the classes.
@@ -37,6 +38,7 @@ pub const CLASSES: [&str; 8] = [
 
 /// A set of gestures. See the [module](self).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct GestureSet {
     /// Pixels of a side, 16 to 128.
     pub size: u16,
@@ -83,6 +85,12 @@ impl GestureSet {
         }
         require(self.train > 0, name, "the training split has a sample", self.train, "800 is usual")?;
         Ok(Made { order: Order::new(self.passes), set: self })
+    }
+}
+
+impl TaskSettings for GestureSet {
+    fn open(&self) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(self.clone().open()?))
     }
 }
 

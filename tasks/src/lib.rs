@@ -7,14 +7,14 @@
 //! |---|---|---|---|
 //! | [`Dms`] | 100 tuned to directions | 2 | memory over a delay |
 //! | [`Evidence`] | 4 groups | 2 | counting; its older form is the `dm` click task |
-//! | [`Copying`] | 10 symbols | 10 | memory of a sequence; a target per recall step |
+//! | [`Copying`] | 10 symbols | 10 | memory of one symbol, or of several with a target per recall step |
 //! | [`RandomSpikes`] | any number | any | measuring memory and speed |
 //! | [`NMnist`] | 2 x 34 x 34 | 10 | event-camera digits |
 //! | [`Gesture`] | 2 x 128 x 128 | 11 | event-camera gestures |
 //! | [`GestureSet`] | 2 x 32 x 32 | 8 | shapes that move before an event camera |
 //! | [`Shd`] | 700 | 20 or 35 | spoken digits and words |
 //!
-//! To read the crate: [`task`] says what a task is, [`rng`] where its randomness comes from, [`order`] how a set is passed over,
+//! To read the crate: [`task`] says what a task is and what its settings are, [`rng`] where its randomness comes from, [`order`] how a set is passed over,
 //! [`loader`] how batches are made ahead. Each task has a file. [`events`] and [`shd`] read the formats on disk, [`check()`] says what is
 //! in a directory and what is wrong with it.
 //!
@@ -54,4 +54,4 @@ pub use nmnist::{NMnist, NMnistSettings};
 pub use order::{Passes, Tail};
 pub use random::RandomSpikes;
 pub use shd::{Shd, ShdKind, ShdSettings};
-pub use task::{Batch, NO_ID, NO_TARGET, Split, Task};
+pub use task::{Batch, NO_ID, NO_TARGET, Split, Task, TaskSettings};

@@ -8,6 +8,7 @@
 //! The files of a split are read at its first use, on all processors, and kept as lists of spikes.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,7 @@ use crate::events::{Disorder, Event, Sensor, aer, frames};
 use crate::order::{At, Order, Passes};
 use crate::parallel;
 use crate::sparse::{Decoded, Sparse, Splits, batch_of};
-use crate::task::{Batch, Split, Task};
+use crate::task::{Batch, Split, Task, TaskSettings};
 use crate::{Error, Result};
 
 /// End of the first saccade, microseconds.
@@ -27,6 +28,7 @@ const LAYOUT: &str = "NMNIST/Train/<digit>/<5 digits>.bin and NMNIST/Test/<digit
 
 /// How N-MNIST is read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct NMnistSettings {
     /// The folder that holds `NMNIST/`, or `NMNIST/` itself.
     pub dir: PathBuf,
@@ -56,6 +58,26 @@ impl NMnistSettings {
             cache: None,
             passes: Passes::default(),
         }
+    }
+}
+
+impl Default for NMnistSettings {
+    fn default() -> Self {
+        NMnistSettings::new("../data")
+    }
+}
+
+impl TaskSettings for NMnistSettings {
+    fn open(&self) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(NMnist::open(self.clone())?))
+    }
+
+    fn timing(&self) -> Result<(usize, usize)> {
+        Ok((self.steps, 0))
+    }
+
+    fn folders(&mut self) -> Option<(&mut PathBuf, &mut Option<PathBuf>)> {
+        Some((&mut self.dir, &mut self.cache))
     }
 }
 

@@ -7,13 +7,18 @@
 //! 64 draws come from about 8 random words ([`Stream::bernoulli64`]); a table turns 8 bits into 8 bytes.
 //! Each time step has its own stream, so the steps are made on all processors.
 
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
 use crate::error::require;
 use crate::rng::{Probability, Stream};
-use crate::task::{Batch, Split, Task, check_batch};
+use crate::task::{Batch, Split, Task, TaskSettings, check_batch};
 use crate::{Result, parallel};
 
 /// Bernoulli inputs `[T, B, n_in]`, uniform labels.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct RandomSpikes {
     /// T, time steps.
     pub steps: usize,
@@ -28,6 +33,23 @@ pub struct RandomSpikes {
 impl Default for RandomSpikes {
     fn default() -> Self {
         RandomSpikes { steps: 200, n_in: 128 * 128 * 2, n_out: 11, rate: 0.1 }
+    }
+}
+
+impl RandomSpikes {
+    fn check(&self) -> Result<()> {
+        let sizes = self.steps > 0 && self.n_in > 0 && self.n_out > 0 && self.n_out <= i32::MAX as usize;
+        let got = format!("{}, {}, {}", self.steps, self.n_in, self.n_out);
+        require(sizes, "random", "steps, n_in and n_out are at least 1", got, "give sizes above 0")?;
+        let rule = "rate is a probability";
+        require((0.0..=1.0).contains(&self.rate), "random", rule, self.rate, "give a number from 0 to 1")
+    }
+}
+
+impl TaskSettings for RandomSpikes {
+    fn open(&self) -> Result<Arc<dyn Task>> {
+        self.check()?;
+        Ok(Arc::new(self.clone()))
     }
 }
 
@@ -77,16 +99,7 @@ impl Task for RandomSpikes {
     }
 
     fn batch(&self, split: Split, seed: u64, epoch: u64, step: u64, batch: usize) -> Result<Batch> {
-        let sizes = self.steps > 0 && self.n_in > 0 && self.n_out > 0 && self.n_out <= i32::MAX as usize;
-        let got = format!("{}, {}, {}", self.steps, self.n_in, self.n_out);
-        require(sizes, "random", "steps, n_in and n_out are at least 1", got, "give sizes above 0")?;
-        require(
-            (0.0..=1.0).contains(&self.rate),
-            "random",
-            "rate is a probability",
-            self.rate,
-            "give a number from 0 to 1",
-        )?;
+        self.check()?;
         check_batch(self, batch)?;
         let mut out = Batch::empty(self.steps, batch, self.n_in);
         let p = Probability::from(self.rate);

@@ -8,6 +8,8 @@
 //! bookkeeping. **Sets** have a number of samples; an epoch passes over each once, in an order that is a function of
 //! (seed, epoch), see [`order`](crate::order).
 
+use std::{path::PathBuf, sync::Arc};
+
 use crate::{Error, Result};
 
 /// Which part of a task.
@@ -149,6 +151,33 @@ pub trait Task: Send + Sync {
     /// `step` counts batches within `epoch`, from 0. Errors: no such split, a step beyond the epoch, missing or damaged files,
     /// `batch` = 0.
     fn batch(&self, split: Split, seed: u64, epoch: u64, step: u64, batch: usize) -> Result<Batch>;
+}
+
+/// The settings of a task: all that decides its batches. They are what a configuration stores.
+pub trait TaskSettings {
+    /// Checks the settings and finds the files.
+    ///
+    /// # Errors
+    /// When a setting makes no sense or files are missing.
+    fn open(&self) -> Result<Arc<dyn Task>>;
+
+    /// Steps of a sample and steps at its start that carry no loss, without reading files.
+    ///
+    /// # Errors
+    /// When a setting makes no sense.
+    fn timing(&self) -> Result<(usize, usize)> {
+        self.open().map(|task| (task.steps(), task.warmup()))
+    }
+
+    /// Length of a step in ms, where the task knows one.
+    fn dt(&self) -> Option<f64> {
+        None
+    }
+
+    /// The folder of the files and that of what is made of them; `None` where trials are made without files.
+    fn folders(&mut self) -> Option<(&mut PathBuf, &mut Option<PathBuf>)> {
+        None
+    }
 }
 
 /// Refuses empty batches, and batches whose size overflows.

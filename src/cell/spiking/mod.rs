@@ -4,14 +4,23 @@
 //! of the *stored* state; reset first, then integrate, then add delta inputs, then store. The layer's output is read off
 //! the new state. Throughout `k(tau) = exp(-dt / tau)`.
 //!
-//! Reading order: [`neuron`], [`synapse`], [`plasticity`], [`speech`].
+//! Reading order: [`neuron`] (what a neuron is, and the table), [`lif`], [`alif`], [`gif`]; [`synapse`] (what a synapse is, and the
+//! table), [`plasticity`], [`conductance`]; [`speech`].
 
+pub mod alif;
+pub mod conductance;
+pub mod gif;
+pub mod lif;
 pub mod neuron;
 pub mod plasticity;
 pub mod speech;
 pub mod synapse;
 
-pub use neuron::{Alif, Gif2, Gif4, Input, Lif, Neuron, Reset, Tau, standardise};
-pub use plasticity::{Depression, Facilitation};
+pub use alif::Alif;
+pub use conductance::ExpCo;
+pub use gif::{Gif2, Gif4, standardise};
+pub use lif::Lif;
+pub use neuron::{Input, Neuron, NeuronConfig, Population, Reset, Tau};
+pub use plasticity::{Depressing, Depression, Facilitating, Facilitation};
 pub use speech::AdLif;
-pub use synapse::{Connection, exponential};
+pub use synapse::{Connection, Delta, ExpCu, Site, Synapse, SynapseConfig, exponential};

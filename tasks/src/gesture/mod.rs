@@ -27,7 +27,7 @@ use crate::order::{At, Order, Passes};
 use crate::parallel;
 use crate::rng::Stream;
 use crate::sparse::{Decoded, Sparse, Splits, batch_of};
-use crate::task::{Batch, Split, Task};
+use crate::task::{Batch, Split, Task, TaskSettings};
 use crate::{Error, Result};
 
 /// Names of the classes.
@@ -85,6 +85,7 @@ impl Framing {
 
 /// How DVS128 Gesture is read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct GestureSettings {
     /// The folder of the recordings.
     pub dir: PathBuf,
@@ -121,6 +122,26 @@ impl GestureSettings {
             disorder: Disorder::Refuse,
             passes: Passes::default(),
         }
+    }
+}
+
+impl Default for GestureSettings {
+    fn default() -> Self {
+        GestureSettings::new("./data")
+    }
+}
+
+impl TaskSettings for GestureSettings {
+    fn open(&self) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(Gesture::open(self.clone())?))
+    }
+
+    fn timing(&self) -> Result<(usize, usize)> {
+        Ok((self.framing.steps(), 0))
+    }
+
+    fn folders(&mut self) -> Option<(&mut PathBuf, &mut Option<PathBuf>)> {
+        Some((&mut self.dir, &mut self.cache))
     }
 }
 

@@ -31,7 +31,7 @@ use crate::order::{At, Order, Passes};
 use crate::parallel;
 use crate::rng::Stream;
 use crate::sparse::{Decoded, Kept, Sparse, Splits, add, batch_of};
-use crate::task::{Batch, Split, Task};
+use crate::task::{Batch, Split, Task, TaskSettings};
 use crate::{Error, Result};
 
 /// Channels of both sets.
@@ -94,6 +94,7 @@ pub enum MaxTime {
 
 /// How SHD or SSC is read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ShdSettings {
     /// The folder that holds the files, or `SHD/` or `SSC/` with the files.
     pub dir: PathBuf,
@@ -142,6 +143,26 @@ struct Source {
     labels: Vec<i32>,
     people: Vec<i64>,
     edges: Edges,
+}
+
+impl Default for ShdSettings {
+    fn default() -> Self {
+        ShdSettings::new("../data/SHD/", ShdKind::Shd)
+    }
+}
+
+impl TaskSettings for ShdSettings {
+    fn open(&self) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(Shd::open(self.clone())?))
+    }
+
+    fn timing(&self) -> Result<(usize, usize)> {
+        Ok((self.steps, 0))
+    }
+
+    fn folders(&mut self) -> Option<(&mut PathBuf, &mut Option<PathBuf>)> {
+        Some((&mut self.dir, &mut self.cache))
+    }
 }
 
 /// The task. See the [module](self).
