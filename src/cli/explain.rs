@@ -110,6 +110,7 @@ impl Report {
             ("Hidden groups", self.groups(structure)),
             ("Traced ops", self.ops(prepared, structure)),
             ("Without a trace", self.excluded(prepared, structure)),
+            ("Paths to the loss", self.paths()),
             ("Traces", self.traces(structure)),
             ("Learners", self.learners(&exact)?),
         ] {
@@ -195,6 +196,21 @@ impl Report {
                 let why = "from the step itself only: it is used outside traced ops";
                 table.row([self.weight(prepared, phi), sizes(dims), why.into()]);
             }
+        }
+        if table.is_empty() { String::new() } else { table.to_string() }
+    }
+
+    /// What the online rules follow from each trained parameter to the loss, and what they leave out.
+    fn paths(&self) -> String {
+        let Ok(learner) = self.learner(Method::DRtrl) else { return String::new() };
+        let columns = ["parameter", "online rules follow", "and leave out"];
+        let mut table = Table::new(columns.map(|c| (c, Align::Left))).indented(2);
+        for paths in &learner.paths {
+            let follows: Vec<String> = paths.follows.iter().map(ToString::to_string).collect();
+            let drops: Vec<String> = paths.drops.iter().map(ToString::to_string).collect();
+            let or = |list: Vec<String>, none: &str| if list.is_empty() { none.to_string() } else { list.join("; ") };
+            let (follows, drops) = (or(follows, "nothing: the loss does not depend on it"), or(drops, "nothing"));
+            table.row([paths.parameter.clone(), follows, drops]);
         }
         if table.is_empty() { String::new() } else { table.to_string() }
     }
