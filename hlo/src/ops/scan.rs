@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It lowers to one `while`, so code size and compile time do not depend on T. Loops are built with
-//! [`scan`](crate::transform::scan), which leaves only the recurrence inside.
+//! [`scan`], which leaves only the recurrence inside.
 
 use crate::{
     func::Func,
