@@ -229,13 +229,15 @@ impl Case {
     /// # Errors
     /// When a file is missing or damaged.
     pub fn read(source: &Source, name: &str) -> Result<Option<Case>, VerifyError> {
-        let [(description, json), (path, bytes)] = source.read(name)?;
+        let [description, arrays] = source.read(name)?;
+        let (path, bytes) = (arrays.path, arrays.bytes);
         let format = |path: &PathBuf, why: String| VerifyError::Format { path: path.clone(), why };
-        let json: serde_json::Value = serde_json::from_slice(&json).map_err(|e| format(&description, e.to_string()))?;
+        let json: serde_json::Value =
+            serde_json::from_slice(&description.bytes).map_err(|e| format(&description.path, e.to_string()))?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| format(&path, e.to_string()))?;
         let inputs = tensors.tensor("inputs").map_err(|e| format(&path, e.to_string()))?;
         let batch = *inputs.shape().get(1).ok_or_else(|| format(&path, "`inputs` must be [T, B, n_in]".into()))?;
-        let model = reference::model(name, &json, batch).map_err(|e| format(&description, e.to_string()))?;
+        let model = reference::model(name, &json, batch).map_err(|e| format(&description.path, e.to_string()))?;
         drop(tensors);
         Ok(model.map(|model| Case { name: name.to_string(), path, bytes, model }))
     }

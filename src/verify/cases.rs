@@ -16,6 +16,12 @@ pub enum Source {
     Directory(PathBuf),
 }
 
+/// A file of a case, with the path that errors name.
+pub(super) struct CaseFile {
+    pub path: PathBuf,
+    pub bytes: Cow<'static, [u8]>,
+}
+
 /// A case that is part of the program: its name, description and arrays.
 type BuiltIn = (&'static str, &'static [u8], &'static [u8]);
 
@@ -54,24 +60,27 @@ impl Source {
         }
     }
 
-    /// The description and the arrays of a case, each with the path that errors name.
+    /// The description and the arrays of a case.
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub(super) fn read(&self, name: &str) -> Result<[(PathBuf, Cow<'static, [u8]>); 2], VerifyError> {
+    pub(super) fn read(&self, name: &str) -> Result<[CaseFile; 2], VerifyError> {
         let files = [format!("{name}.json"), format!("{name}.safetensors")];
         match self {
             Source::BuiltIn => {
                 let case = BUILT_IN.iter().find(|case| case.0 == name);
                 let &(_, json, tensors) = case.ok_or_else(|| VerifyError::Empty(PathBuf::from(name)))?;
                 let [description, arrays] = files.map(PathBuf::from);
-                Ok([(description, json.into()), (arrays, tensors.into())])
+                Ok([
+                    CaseFile { path: description, bytes: json.into() },
+                    CaseFile { path: arrays, bytes: tensors.into() },
+                ])
             }
             Source::Directory(dir) => {
                 let [description, arrays] = files.map(|file| {
                     let path = dir.join(file);
                     match std::fs::read(&path) {
-                        Ok(bytes) => Ok((path, Cow::from(bytes))),
+                        Ok(bytes) => Ok(CaseFile { path, bytes: bytes.into() }),
                         Err(source) => Err(VerifyError::Io { path, source }),
                     }
                 });
@@ -106,7 +115,7 @@ mod tests {
         assert_eq!(Source::BuiltIn.names().unwrap(), names);
         for name in names {
             let (built_in, read) = (Source::BuiltIn.read(&name).unwrap(), folder.read(&name).unwrap());
-            assert!(built_in.iter().zip(&read).all(|(a, b)| a.1 == b.1), "{name}");
+            assert!(built_in.iter().zip(&read).all(|(a, b)| a.bytes == b.bytes), "{name}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Reading the HDF5 files of SHD and SSC: which data sets there are, and that they agree with each other. [`hdf5`](super::hdf5) knows the format.
+//! Reading the HDF5 files of SHD and SSC: which data sets there are, and that they agree with each other. The module `hdf5` beside this one
+//! knows the format.
 //!
 //! Nothing in a file is believed: every reference is followed and checked when the file is opened, and no more is allocated than a small
 //! multiple of the file's length.
