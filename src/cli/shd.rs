@@ -190,7 +190,7 @@ pub struct Args {
     #[arg(long, hide = true, default_value = "true", value_parser = boolean, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     save_best: bool,
     /// Accepted for the published command lines, where it had no effect; see --resume
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, value_parser = passes)]
     start_epoch: Option<u64>,
 }
 
