@@ -1,28 +1,60 @@
-//! A neuron that this project does not have, trained by every learner: `cargo run --release --example custom_neuron`.
+//! A neuron that this project does not have, in a layer with synapses that it has, trained by every rule:
+//! `cargo run --release --example custom_neuron`. It follows `docs/adding-a-neuron.md`.
 
-use etrace::{cell::*, learn::*, train::session::Session};
+use etrace::{
+    cell::{
+        spiking::{ExpCu, Input, Neuron, Population, Site},
+        *,
+    },
+    learn::*,
+    net,
+    train::session::Session,
+};
 use hlo::{Func, Shape, Tensor, array::Array, pjrt::Device};
 
 /// A resonate-and-fire neuron (Izhikevich 2001): a damped oscillator `z = u + iv` driven by its input, here written with two
 /// real states that turn by `omega` per step. It fires when `v` crosses 1, and a spike shortens `v` by its surrogate.
-fn resonator(cx: &mut StepContext, x: &Tensor, n: usize) -> Tensor {
-    let (u, v) = (cx.state("u", n, StateInit::Zeros), cx.state("v", n, StateInit::Zeros));
-    let omega = cx.param("omega", &[n], Init::Uniform(0.2, 0.6));
-    let omega = cx.elementwise("omega", &omega);
-    let fired = Surrogate::default().spike(&(&v - 1.0));
-    let y = cx.dense("l0", &[x, &fired], n, &Dense::new(&[Init::KaimingNormal(2.0)]));
-    let (cos, sin) = (omega.cos() * 0.9, omega.sin() * 0.9);
-    let (new_u, new_v) = (&cos * &u - &sin * &v + y, &sin * &u + &cos * &v - fired);
-    cx.set("u", &new_u);
-    cx.set("v", &new_v);
-    Surrogate::default().spike(&(new_v - 1.0))
+struct Resonator {
+    damping: f64,
+    surrogate: Surrogate,
+}
+
+impl Resonator {
+    fn spike(&self, v: &Tensor) -> Tensor {
+        self.surrogate.spike(&(v - 1.0))
+    }
+}
+
+impl Neuron for Resonator {
+    fn last_spike(&self, cx: &mut StepContext, at: Population) -> Tensor {
+        let v = cx.state("V", at.n, StateInit::Zeros);
+        self.spike(&v)
+    }
+
+    fn step(&self, cx: &mut StepContext, at: Population, input: &Input) -> Tensor {
+        let (u, v) = (cx.state("u", at.n, StateInit::Zeros), cx.state("V", at.n, StateInit::Zeros));
+        let omega = cx.param("omega", &[at.n], Init::Uniform(0.2, 0.6));
+        let omega = cx.elementwise("omega", &omega);
+        let (cos, sin) = (omega.cos() * self.damping, omega.sin() * self.damping);
+        let (new_u, new_v) = (&cos * &u - &sin * &v + input.total(&v), &sin * &u + &cos * &v - self.spike(&v));
+        cx.set("u", &new_u);
+        cx.set("V", &new_v);
+        let s = self.spike(&new_v);
+        cx.observe("V", &new_v);
+        cx.observe("spike", &s);
+        s
+    }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (steps, batch, n_in) = (40, 32, 12);
+    let neuron = Resonator { damping: 0.9, surrogate: Surrogate::default() };
+    let at = Population { n: 24, dt: 1.0 };
+    let init = [Init::KaimingNormal(2.0), Init::KaimingNormal(2.0)];
     let model = StepContext::trace(batch, n_in, |cx, x| {
-        let spikes = resonator(cx, x, 24);
-        readout::leaky(cx, &spikes, 2, 10.0, 1.0)
+        let site = Site { name: "l0", first: true, at, init: &init };
+        let spikes = net::layer(cx, site, &neuron, &ExpCu { tau: 2.0 }, x);
+        readout::leaky(cx, &spikes, 2, 10.0, at.dt)
     });
     // Two classes: input spikes that come in slow or in fast waves.
     let mut random = etrace::rng::Stream::new(1, "waves");

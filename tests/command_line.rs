@@ -77,6 +77,7 @@ fn golden(name: &str) -> Vec<u8> {
 const COMMANDS: &[&[&str]] = &[
     &[],
     &["memspeed"],
+    &["train"],
     &["explain"],
     &["verify"],
     &["plugin"],
@@ -106,7 +107,7 @@ fn wrong_words_are_usage_errors() {
     fails(&["explain", "dms", "--bacth", "3"], 2, &["--bacth", "similar", "--batch"]);
     fails(&["explian", "dms"], 2, &["explian", "explain"]);
     fails(&["explain"], 2, &["<MODEL>"]);
-    fails(&["explain", "dms", "--batch", "0"], 2, &["--batch", "1..="]);
+    fails(&["explain", "dms", "--batch", "0"], 2, &["--batch must be at least 1, got 0"]);
     fails(&["--device", "npu", "plugin", "list"], 2, &["npu", "cpu, cuda, cuda:N, gpu or tpu"]);
     fails(&["--threads", "0", "plugin", "list"], 2, &["--threads"]);
     fails(&["plugin", "install", "rocm"], 2, &["cpu, cuda12, cuda13, tpu"]);
@@ -264,7 +265,7 @@ fn explain_says_what_is_left_out() {
         assert!(out.contains("Hidden groups") && out.contains("Learners"), "{out}");
     }
     fails(&["explain", "lif_gamma"], 2, &["lif_gamma", "memspeed-laptop", "lif_delta"]);
-    fails(&["explain", "gru", "--n_layer", "2"], 2, &["--n_layer"]);
+    fails(&["explain", "dms", "--n_layer", "2"], 2, &["--n_layer must be 1 in this network"]);
     fails(&["explain", "rnn", "--steps", "5", "--warmup", "5"], 2, &["--warmup"]);
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 /// A network so small that a batch takes milliseconds.
 const SMALL: &str =
-    "dms --dt 5 --n_rec 16 --batch_size 8 --t_delay 20 --t_fixation 10 --A2 1 --ff_scale 40 --seed 3 --acc_th 2";
+    "dms --dt 5 --n_rec 16 --batch_size 8 --t_delay 20 --t_fixation 10 --A2 1 --ff_scale 40 --seed 3 --acc_th 1";
 
 fn command(line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_etrace"));

@@ -6,6 +6,8 @@
 use hlo::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::settings::table::plain;
+
 /// The derivative used in place of the step function's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -82,23 +84,29 @@ impl Default for Surrogate {
 }
 
 impl Surrogate {
-    /// The names the published commands use.
-    pub const NAMES: &[&str] =
-        &["relu", "s2nn", "s2nn2", "multi_gaussian", "leaky_relu", "inv_square", "boxcar", "triangle"];
+    /// The names that the published commands use, with the constants that go with them.
+    pub const TABLE: &[(&str, Surrogate)] = &[
+        ("relu", Surrogate::Relu { alpha: 0.3, width: 1.0 }),
+        ("s2nn", Surrogate::S2nn { alpha: 4.0, beta: 1.0 }),
+        ("s2nn2", Surrogate::S2nn { alpha: 8.0, beta: 1.0 }),
+        ("multi_gaussian", Surrogate::MultiGaussian { h: 0.15, s: 6.0, sigma: 0.5, scale: 0.5 }),
+        ("leaky_relu", Surrogate::LeakyRelu { alpha: 0.1, beta: 1.0 }),
+        ("inv_square", Surrogate::InvSquare { alpha: 10.0 }),
+        ("boxcar", Surrogate::Boxcar { width: 0.5 }),
+        ("gaussian", Surrogate::Gaussian { scale: 0.5, width: 0.5, sigma: 0.5 }),
+        ("sigmoid", Surrogate::Sigmoid { alpha: 4.0 }),
+        ("triangle", Surrogate::Triangle { scale: 0.7, steepness: 1.0 }),
+    ];
+
+    /// All names, with commas.
+    pub fn names() -> String {
+        Surrogate::TABLE.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    }
 
     /// A surrogate by its published name.
     pub fn by_name(name: &str) -> Option<Surrogate> {
-        Some(match name {
-            "relu" => Surrogate::default(),
-            "s2nn" => Surrogate::S2nn { alpha: 4.0, beta: 1.0 },
-            "s2nn2" => Surrogate::S2nn { alpha: 8.0, beta: 1.0 },
-            "multi_gaussian" => Surrogate::MultiGaussian { h: 0.15, s: 6.0, sigma: 0.5, scale: 0.5 },
-            "leaky_relu" => Surrogate::LeakyRelu { alpha: 0.1, beta: 1.0 },
-            "inv_square" => Surrogate::InvSquare { alpha: 10.0 },
-            "boxcar" => Surrogate::Boxcar { width: 0.5 },
-            "triangle" => Surrogate::Triangle { scale: 0.7, steepness: 1.0 },
-            _ => return None,
-        })
+        let name = plain(name);
+        Surrogate::TABLE.iter().find(|(known, _)| plain(known) == name).map(|(_, surrogate)| *surrogate)
     }
 
     /// The derivative `s(x)`.

@@ -20,7 +20,7 @@ use crate::{
     },
     net::Sizes,
     report::{Align, Table, bytes, count, flops, sizes},
-    settings::{Change, Count, change},
+    settings::{Change, Count},
 };
 
 /// Flags.
@@ -69,17 +69,14 @@ fn width(text: &str) -> Result<usize, String> {
 /// # Errors
 /// When there is no such model, or flags contradict it.
 pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
-    let mut all = train_any::experiment(&args.model)?;
-    for set in &args.set {
-        all = change(&all, set).map_err(|e| anyhow::anyhow!("--set {set}: {e}")).or_usage()?;
-    }
+    let mut all = train_any::changed(&args.model, &args.set)?;
     let sizes = Sizes { n_in: args.n_in, n_rec: args.n_rec, n_out: args.n_out, n_layer: args.n_layer };
     all.net.resize(&sizes).map_err(|e| anyhow::anyhow!("--{}", e.to_string().replace('`', ""))).or_usage()?;
     all.check().or_usage()?;
-    let (long, quiet) = all.task.timing().or_usage()?;
+    let (long, _) = all.task.timing().or_usage()?;
     let batch = args.batch.unwrap_or(all.settings.batch);
     let steps = args.steps.unwrap_or(long);
-    let warmup = args.warmup.unwrap_or(if args.set.is_empty() { all.learner.warmup } else { quiet });
+    let warmup = args.warmup.unwrap_or(all.learner.warmup);
     if warmup >= steps {
         let error = anyhow::anyhow!(
             "a sequence needs a step that carries loss, got {steps} steps of which {warmup} are warm-up; raise --steps or lower --warmup"

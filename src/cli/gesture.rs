@@ -141,7 +141,7 @@ pub struct Args {
     #[arg(long, hide = true)]
     resume_path: Option<PathBuf>,
     /// Accepted for the published command lines; a line is printed for every epoch
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, value_parser = passes)]
     log_interval: Option<u64>,
 }
 

@@ -192,11 +192,54 @@ fn report_panic(info: &std::panic::PanicHookInfo<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use clap::error::ErrorKind;
+
     use super::*;
 
     #[test]
     fn flags_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Calls `look` with the words of every command and each of its flags that takes a value.
+    fn every_flag(command: &clap::Command, words: &[String], look: &mut dyn FnMut(&[String], &clap::Arg)) {
+        for arg in command.get_arguments().filter(|a| a.get_long().is_some() && a.get_action().takes_values()) {
+            look(words, arg);
+        }
+        for sub in command.get_subcommands() {
+            every_flag(sub, &[words, &[sub.get_name().to_string()]].concat(), look);
+        }
+    }
+
+    #[test]
+    fn every_number_has_a_range() {
+        let mut cli = Cli::command();
+        cli.build();
+        let (mut numbers, mut counts) = (0, 0);
+        every_flag(&cli.clone(), &["etrace".to_string()], &mut |words, arg| {
+            let flag = arg.get_long().unwrap_or_default().to_string();
+            // What stands in the way of one flag's value is the value itself, never another flag.
+            let refuses = |value: &str| {
+                let words = words.iter().cloned().chain([format!("--{flag}={value}")]);
+                let error = cli.clone().try_get_matches_from(words).err();
+                error.is_some_and(|e| matches!(e.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue))
+            };
+            if !refuses("word") {
+                return;
+            }
+            if !refuses("0.5") {
+                numbers += 1;
+                for value in ["nan", "inf", "-inf", "1e999"] {
+                    assert!(refuses(value), "{words:?} --{flag} {value}");
+                }
+            } else if !refuses("6") {
+                counts += 1;
+                // Seeds and numbers of people are names, and may be any.
+                let name = flag == "seed" || flag == "held_out";
+                assert!(name || (refuses("18446744073709551615") && refuses("-1")), "{words:?} --{flag}");
+            }
+        });
+        assert!(numbers > 60 && counts > 40, "{numbers} numbers and {counts} counts were looked at");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{ArgAction, Args as ClapArgs, ValueEnum};
 use tasks::{
-    GestureSettings, NMnistSettings, Passes, ShdKind, ShdSettings, Split, Tail,
+    GestureSettings, NMnistSettings, Passes, ShdKind, ShdSettings, Split, Tail, Task,
     gesture::Framing,
     shd::{Augment, MaxTime},
 };
@@ -92,8 +92,9 @@ pub struct Args {
     /// Whether connections between layers have a bias: true or false
     #[arg(long, default_value = "false", value_parser = boolean, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     use_bias: bool,
-    /// Derivative of a spike: boxcar, relu, gaussian, multi_gaussian or sigmoid [default: the variant's]
-    #[arg(long)]
+    /// Derivative of a spike: relu, s2nn, s2nn2, multi_gaussian, leaky_relu, inv_square, boxcar, gaussian, sigmoid or triangle
+    /// [default: the variant's]
+    #[arg(long, visible_alias = "spk_fun")]
     surrogate: Option<String>,
     /// Width of the relu surrogate
     #[arg(long, default_value_t = 1.0, value_parser = positive)]
@@ -189,7 +190,7 @@ pub struct Args {
     #[arg(long, hide = true, default_value = "true", value_parser = boolean, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     save_best: bool,
     /// Accepted for the published command lines, where it had no effect; see --resume
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, value_parser = passes)]
     start_epoch: Option<u64>,
 }
 
@@ -318,17 +319,50 @@ impl Args {
         let boxcar = Surrogate::Boxcar { width: 0.5 };
         Ok(match self.surrogate.as_deref() {
             None if self.variant == Variant::Online && !cell.adaptive() => triangle,
-            None | Some("boxcar") => boxcar,
+            None => boxcar,
             Some("relu") => triangle,
-            Some("gaussian") => Surrogate::Gaussian { scale: 0.5, width: 0.5, sigma: 0.5 },
-            Some("multi_gaussian" | "multi-gaussian") => {
-                Surrogate::MultiGaussian { h: 0.15, s: 6.0, sigma: 0.5, scale: 0.5 }
-            }
-            Some("sigmoid") => Surrogate::Sigmoid { alpha: 4.0 },
-            Some(other) => {
-                let names = "boxcar, relu, gaussian, multi_gaussian, sigmoid";
-                bail!(usage(format!("--surrogate must be one of {names}, got `{other}`")))
-            }
+            Some(name) => Surrogate::by_name(name)
+                .ok_or_else(|| usage(format!("--surrogate must be one of {}, got `{name}`", Surrogate::names())))?,
+        })
+    }
+
+    /// The network, for the shapes of a task.
+    fn net(&self, cell: SpeechCell, loss_of: LossOf, opened: &dyn Task) -> Result<SpeechNet> {
+        let random = match self.state_init {
+            Some(start) => start == StateStart::Rand,
+            None => match self.variant {
+                Variant::Classical => cell == SpeechCell::Lif,
+                Variant::Offline => true,
+                Variant::Online => false,
+            },
+        };
+        Ok(SpeechNet {
+            cell,
+            n_in: opened.n_in(),
+            hidden: vec![self.n_rec; usize::from(self.nb_layers) - 1],
+            n_out: opened.n_out(),
+            dropout: self.pdrop,
+            norm: match self.normalization {
+                NormName::None => Norm::None,
+                NormName::Layernorm => Norm::Layer,
+                NormName::Batchnorm => Norm::Batch {
+                    momentum: self.momentum,
+                    statistics: if self.bn_stats == BnStats::Batch { Statistics::Batch } else { Statistics::Running },
+                },
+            },
+            bias: self.use_bias,
+            inp_scale: self.inp_scale.unwrap_or(5f64.sqrt()),
+            rec_scale: self.rec_scale,
+            surrogate: self.surrogate(cell)?,
+            threshold: self.threshold,
+            alpha: if self.variant == Variant::Online { (AdLif::ALPHA.0, SLOW_ALPHA) } else { AdLif::ALPHA },
+            random_states: random,
+            running: loss_of == LossOf::Running,
+            readout: match self.readout {
+                ReadoutName::Leaky => SpeechReadout::Leaky,
+                ReadoutName::Spiking => SpeechReadout::Spiking,
+            },
+            dt: 1400.0 / opened.steps() as f64,
         })
     }
 
@@ -396,14 +430,6 @@ fn resolve(args: &Args) -> Result<Experiment> {
     })?;
     let task = args.task()?;
     let opened = task.open().or_usage()?;
-    let random = match args.state_init {
-        Some(start) => start == StateStart::Rand,
-        None => match args.variant {
-            Variant::Classical => cell == SpeechCell::Lif,
-            Variant::Offline => true,
-            Variant::Online => false,
-        },
-    };
     let standard = published();
     let mut published = standard.learner.clone();
     if args.variant == Variant::Online {
@@ -417,34 +443,7 @@ fn resolve(args: &Args) -> Result<Experiment> {
             "--loss_of sum is known only after the last step, so an online rule cannot learn from it; use running or steps".into()
         ));
     }
-    let net = SpeechNet {
-        cell,
-        n_in: opened.n_in(),
-        hidden: vec![args.n_rec; usize::from(args.nb_layers) - 1],
-        n_out: opened.n_out(),
-        dropout: args.pdrop,
-        norm: match args.normalization {
-            NormName::None => Norm::None,
-            NormName::Layernorm => Norm::Layer,
-            NormName::Batchnorm => Norm::Batch {
-                momentum: args.momentum,
-                statistics: if args.bn_stats == BnStats::Batch { Statistics::Batch } else { Statistics::Running },
-            },
-        },
-        bias: args.use_bias,
-        inp_scale: args.inp_scale.unwrap_or(5f64.sqrt()),
-        rec_scale: args.rec_scale,
-        surrogate: args.surrogate(cell)?,
-        threshold: args.threshold,
-        alpha: if args.variant == Variant::Online { (AdLif::ALPHA.0, SLOW_ALPHA) } else { AdLif::ALPHA },
-        random_states: random,
-        running: loss_of == LossOf::Running,
-        readout: match args.readout {
-            ReadoutName::Leaky => SpeechReadout::Leaky,
-            ReadoutName::Spiking => SpeechReadout::Spiking,
-        },
-        dt: 1400.0 / opened.steps() as f64,
-    };
+    let net = args.net(cell, loss_of, opened.as_ref())?;
     let has_valid = args.select == Select::Speaker && opened.samples(Split::Valid).is_ok_and(|n| n.is_some());
     if args.select == Select::Speaker && !has_valid {
         bail!(usage(format!(

@@ -91,8 +91,8 @@ pub struct TrainFlags {
     /// cel (cross-entropy) or mse
     #[arg(long, default_value = "cel")]
     pub loss: String,
-    /// Surrogate derivative of a spike: relu, s2nn, multi_gaussian, ...
-    #[arg(long, default_value = "relu")]
+    /// Derivative of a spike: relu, s2nn, s2nn2, multi_gaussian, leaky_relu, inv_square, boxcar, gaussian, sigmoid or triangle
+    #[arg(long, visible_alias = "surrogate", default_value = "relu")]
     pub spk_fun: String,
     /// Weight of the firing-rate regulariser
     #[arg(long, default_value_t = 0.0, value_parser = non_negative)]
@@ -224,7 +224,7 @@ impl TrainFlags {
     /// On an unknown name.
     pub fn surrogate(&self) -> Result<Surrogate> {
         Surrogate::by_name(&self.spk_fun).ok_or_else(|| {
-            usage(format!("--spk_fun must be one of {}, got `{}`", Surrogate::NAMES.join(", "), self.spk_fun)).into()
+            usage(format!("--spk_fun must be one of {}, got `{}`", Surrogate::names(), self.spk_fun)).into()
         })
     }
 }

@@ -31,6 +31,9 @@ use crate::{
 /// The smoothing of factorised traces, where neither a flag nor the configuration says one.
 const DECAY: f64 = 0.9;
 
+/// How long a task without end is trained, where the configuration counts passes over a data set.
+const BATCHES: u64 = 1000;
+
 /// Trains any network on any task whose shapes fit. The experiment is a preset (`dms-small`), a configuration file (`config.toml` of
 /// any run is one; `--dry-run` prints one), or a layer or rate cell by name; --set changes single settings of it.
 ///
@@ -97,15 +100,30 @@ pub fn experiment(name: &str) -> Result<Experiment> {
     Experiment::read(&text).with_context(|| format!("{} is no configuration", file.display())).or_usage()
 }
 
-fn resolve(args: &Args, name: &str) -> Result<Experiment> {
+/// Whether a change is one of `key`, or of something inside it.
+fn touches(changes: &[Change], key: &str) -> bool {
+    let inside = |path: &str| path.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    changes.iter().any(|change| inside(&change.path.join(".")))
+}
+
+/// An [`experiment`] with settings changed. If the task is another, the loss starts where that task says.
+///
+/// # Errors
+/// When there is no such experiment or setting: the user's mistake.
+pub fn changed(name: &str, changes: &[Change]) -> Result<Experiment> {
     let mut all = experiment(name)?;
-    for set in &args.set {
+    for set in changes {
         all = change(&all, set).with_context(|| format!("--set {set}")).or_usage()?;
     }
-    let touches = |key: &str| args.set.iter().any(|set| set.path.join(".").starts_with(key));
-    if touches("task") && !touches("learner.warmup") {
+    if touches(changes, "task") && !touches(changes, "learner.warmup") {
         (_, all.learner.warmup) = all.task.timing().or_usage()?;
     }
+    Ok(all)
+}
+
+fn resolve(args: &Args, name: &str) -> Result<Experiment> {
+    let mut all = changed(name, &args.set)?;
+    let touches = |key: &str| touches(&args.set, key);
     all.learner = args.learner.config(&all.learner, DECAY)?;
     let flags = args.run.settings(all.settings.batch);
     all.settings.seed = args.run.seed.map_or(all.settings.seed, |_| flags.seed);
@@ -117,8 +135,15 @@ fn resolve(args: &Args, name: &str) -> Result<Experiment> {
     all.check().or_usage()?;
     let task = all.task.open().or_usage()?;
     all.fits(task.as_ref()).or_usage()?;
-    if task.samples(Split::Train).or_usage()?.is_none() && all.settings.epochs.take().is_some() {
-        all.settings.batches.get_or_insert(1000);
+    if task.samples(Split::Train).or_usage()?.is_none() {
+        if touches("settings.epochs") {
+            let text = "settings.epochs counts passes over a data set, but the trials of this task are made as they are needed";
+            bail!(usage(format!("{text}; set settings.batches, or give --epochs, which counts batches here")));
+        }
+        // A task with files was exchanged for one without.
+        if all.settings.epochs.take().is_some() {
+            all.settings.batches.get_or_insert(args.epochs.unwrap_or(BATCHES));
+        }
     }
     if task.samples(Split::Test).or_usage()?.is_none() {
         (all.settings.evaluate, all.settings.select) = (None, false);

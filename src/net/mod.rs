@@ -18,7 +18,7 @@ pub use gesture_net::{GestureCell, GestureNet, Polarity};
 pub use gif_net::GifNet;
 pub use rate_net::RateNet;
 pub use speech_net::{SpeechCell, SpeechNet, SpeechReadout};
-pub use stack::Stack;
+pub use stack::{Stack, layer};
 
 use crate::{
     cell::{Mode, Model, rate::RateCell},
@@ -173,7 +173,7 @@ mod tests {
                 "`tau_i2` must be uniform from a smaller to a larger number",
             ),
             ("kind = 'rate'\ncell = 'gruu'", "`cell` knows no rate cell `gruu`; the nearest is `gru`"),
-            ("kind = 'staple'", "`kind` knows no network `staple`; the nearest is `stack`"),
+            ("kind = 'stak'", "`kind` knows no network `stak`; the nearest is `stack`"),
             ("n_rec = 3", "needs the setting `kind`, one of stack, rate"),
         ] {
             let error = net(text).expect_err(text);

@@ -11,7 +11,7 @@ use super::{Network, Sizes};
 use crate::{
     cell::{
         Init, Mode, Model, StepContext, readout,
-        spiking::{NeuronConfig, Population, Site, SynapseConfig},
+        spiking::{Neuron, NeuronConfig, Population, Site, Synapse, SynapseConfig},
     },
     settings::{Listed, SettingError, range, table::plain},
 };
@@ -109,10 +109,16 @@ impl Stack {
         let name = &format!("l{k}");
         let at = Population { n: self.n_rec, dt: self.dt };
         let init = &[Init::KaimingNormal(self.ff_scale), Init::KaimingNormal(self.rec_scale)];
-        let s = cx.scope(name, |cx| self.neuron.last_spike(cx, at));
-        let input = self.synapse.drive(cx, Site { name, first: k == 0, at, init }, x, &s);
-        cx.scope(name, |cx| self.neuron.step(cx, at, &input))
+        layer(cx, Site { name, first: k == 0, at, init }, &*self.neuron, &*self.synapse, x)
     }
+}
+
+/// One step of a layer of any neurons with any synapses, those of the tables or others, under the spikes `x: [B, m]` of the layer
+/// below; returns its output `[B, n]`. Its parameters and states are called `NAME.*` after [`Site::name`].
+pub fn layer(cx: &mut StepContext, site: Site<'_>, neuron: &dyn Neuron, synapse: &dyn Synapse, x: &Tensor) -> Tensor {
+    let s = cx.scope(site.name, |cx| neuron.last_spike(cx, site.at));
+    let input = synapse.drive(cx, site, x, &s);
+    cx.scope(site.name, |cx| neuron.step(cx, site.at, &input))
 }
 
 impl Network for Stack {

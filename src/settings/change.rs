@@ -62,7 +62,7 @@ pub fn change<C: Serialize + DeserializeOwned>(config: &C, change: &Change) -> R
             };
             if let Some((tag, name, _)) = &keep {
                 new = Value::Table(Table::from_iter([((*tag).to_string(), Value::String(name.clone()))]));
-            } else if is_tag(last) && table.get(last).is_some_and(|old| *old != new) {
+            } else if tag_of(table) == Some(last) && table.get(last) != Some(&new) {
                 // `net.kind=rate` is `net=rate`.
                 let path = before.to_vec();
                 return self::change(config, &Change { path, value: change.value.clone() });
@@ -107,13 +107,10 @@ fn entry<'a>(at: &'a mut Value, before: &[String], key: &str) -> Result<&'a mut 
     }
 }
 
-/// Keys that hold the name of what a table describes.
+/// Keys that may hold a name, the tag of a table before settings of the same name (`kind` of a speech data set).
 const TAGS: [&str; 3] = ["name", "kind", "mode"];
 
-fn is_tag(key: &str) -> bool {
-    TAGS.contains(&key)
-}
-
+/// The key that holds the name of what a table describes.
 fn tag_of(table: &Table) -> Option<&'static str> {
     TAGS.into_iter().find(|tag| table.get(*tag).is_some_and(Value::is_str))
 }
@@ -124,7 +121,8 @@ fn adopt<C: Serialize + DeserializeOwned>(config: C, path: &[String], old: &Tabl
     let Some(Value::Table(new)) = path.iter().try_fold(&mut all, |at, key| at.get_mut(key.as_str())) else {
         return Ok(config);
     };
-    for (key, value) in old.iter().filter(|(key, _)| !is_tag(key)) {
+    let tag = tag_of(old);
+    for (key, value) in old.iter().filter(|(key, _)| Some(key.as_str()) != tag) {
         if new.get(key).is_some_and(|v| v.same_type(value)) {
             new.insert(key.clone(), value.clone());
         }

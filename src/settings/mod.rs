@@ -25,7 +25,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     let plain = |s: &str| s.to_lowercase().replace('_', "-");
     let word = plain(word);
     let scored = known.into_iter().map(|name| (distance(&word, &plain(name)), name));
-    let limit = word.chars().count().max(3) / 2;
+    let limit = (word.chars().count() / 3).max(1);
     let begins = |name: &str| !word.is_empty() && (plain(name).starts_with(&word) || word.starts_with(&plain(name)));
     scored.filter(|(d, name)| *d <= limit || begins(name)).min_by_key(|(d, _)| *d).map(|(_, name)| name)
 }

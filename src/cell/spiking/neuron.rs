@@ -237,6 +237,14 @@ impl Input {
         self
     }
 
+    /// All that flows into a membrane at potential `v`, `[B, n]`, as one current: for neurons whose equation is not that of
+    /// [`Input::integrate`].
+    pub fn total(&self, v: &Tensor) -> Tensor {
+        let pull = self.conductances.iter().map(|(g, reversal)| Some(g * (*reversal - v)));
+        let all = [self.current.clone(), self.delta.clone()].into_iter().chain(pull);
+        Tensor::sum_of(all).unwrap_or_else(|| v.zeros_like())
+    }
+
     /// The exponential-Euler step of `tau dV/dt = -V + I + sum_k g_k (E_k - V)` from `v`, then the delta input
     /// (`docs/spec/networks-dms-ei.md`, "Exponential-Euler step"):
     /// with `A = 1 + sum g_k`, `V_inf = (I + sum g_k E_k) / A`: `V' = V_inf + (V - V_inf) exp(-A dt / tau) + delta`.
