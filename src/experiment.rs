@@ -1,7 +1,10 @@
 //! An experiment: a task, a network, and how the network learns the task. It is what `config.toml` of a run holds, so that
 //! any command can take up a run of any other.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tasks::{
@@ -40,16 +43,34 @@ pub enum TaskConfig {
 }
 
 impl TaskConfig {
-    /// Takes the files from another folder.
+    /// The folder of the files, and that of what is kept of them; `None` if the task is no data set.
+    fn folders(&mut self) -> Option<(&mut PathBuf, &mut Option<PathBuf>)> {
+        match self {
+            TaskConfig::Nmnist(settings) => Some((&mut settings.dir, &mut settings.cache)),
+            TaskConfig::Gesture(settings) => Some((&mut settings.dir, &mut settings.cache)),
+            TaskConfig::Speech(settings) => Some((&mut settings.dir, &mut settings.cache)),
+            TaskConfig::Dms(_) | TaskConfig::Evidence(_) | TaskConfig::Made(_) => None,
+        }
+    }
+
+    /// Takes the files from another folder; returns the one before.
     ///
     /// # Errors
     /// When the task is no data set.
-    pub fn set_data(&mut self, dir: &Path) -> Result<(), NoFiles> {
-        match self {
-            TaskConfig::Nmnist(settings) => settings.dir = dir.to_path_buf(),
-            TaskConfig::Gesture(settings) => settings.dir = dir.to_path_buf(),
-            TaskConfig::Speech(settings) => settings.dir = dir.to_path_buf(),
-            TaskConfig::Dms(_) | TaskConfig::Evidence(_) | TaskConfig::Made(_) => return Err(NoFiles),
+    pub fn set_data(&mut self, dir: &Path) -> Result<PathBuf, NoFiles> {
+        let (folder, _) = self.folders().ok_or(NoFiles)?;
+        Ok(std::mem::replace(folder, dir.to_path_buf()))
+    }
+
+    /// Names folders by their place on the machine, so that a run can be resumed from another one.
+    ///
+    /// # Errors
+    /// When there is no current folder.
+    pub fn make_absolute(&mut self) -> std::io::Result<()> {
+        if let Some((dir, cache)) = self.folders() {
+            for path in std::iter::once(dir).chain(cache) {
+                *path = std::path::absolute(&*path)?;
+            }
         }
         Ok(())
     }

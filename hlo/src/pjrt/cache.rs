@@ -25,7 +25,7 @@ pub const LIMIT: u64 = 1 << 30;
 
 /// First bytes of an entry; the digit is the version of this file's layout.
 const MAGIC: &[u8; 8] = b"etrace1\n";
-const HASH: usize = 32;
+pub(super) const HASH: usize = 32;
 
 /// The user's cache folder for this program: `$XDG_CACHE_HOME/etrace`, else `~/.cache/etrace`. `None` if there
 /// is no home.
@@ -58,14 +58,8 @@ impl Entry {
             PluginKind::Cpu => processor(),
             PluginKind::Cuda | PluginKind::Tpu => client.platform().device.clone(),
         };
-        let parts: [&[u8]; 6] = [
-            MAGIC,
-            module,
-            options,
-            &file_hash_remembered(plugin.path())?,
-            client.platform().version.as_bytes(),
-            device.as_bytes(),
-        ];
+        let parts: [&[u8]; 6] =
+            [MAGIC, module, options, &plugin.hash()?, client.platform().version.as_bytes(), device.as_bytes()];
         let mut hash = Sha256::new();
         for part in parts {
             // Lengths keep the border between parts from moving.
@@ -152,22 +146,38 @@ pub(super) fn file_hash(path: &Path) -> Result<[u8; HASH], Error> {
     }
 }
 
-/// SHA-256 of a plugin file, remembered on disk by path, size and time of change: hashing hundreds of
-/// megabytes would cost more than most compilations.
-fn file_hash_remembered(path: &Path) -> Option<[u8; HASH]> {
-    let data = fs::metadata(path).ok()?;
-    let changed = data.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos();
-    let fact = format!("{}\n{}\n{changed}", path.display(), data.len());
-    let note = root()?.join("plugin-hashes").join(hex(&Sha256::digest(fact.as_bytes())));
-    if let Ok(known) = fs::read(&note)
-        && let Some(content) = unpack(&known)
+/// SHA-256 of a plugin file, remembered on disk by everything the system says of it: hashing hundreds of megabytes would cost
+/// more than most compilations. The time of change of its entry is part of that, which nobody can set, so that a file that was
+/// replaced is read again even where size and time of change of its contents are the same.
+pub(super) fn file_hash_remembered(path: &Path) -> Result<[u8; HASH], Error> {
+    let note = note_of(path);
+    if let Some(note) = &note
+        && let Some(content) = fs::read(note).ok().and_then(|known| unpack(&known))
         && let Ok(hash) = <[u8; HASH]>::try_from(content.as_slice())
     {
-        return Some(hash);
+        return Ok(hash);
     }
-    let hash = file_hash(path).ok()?;
-    let _ = write_atomically(&note, &pack(&hash));
-    Some(hash)
+    let hash = file_hash(path)?;
+    if let Some(note) = note {
+        // A hash that is not remembered is computed again.
+        let _ = write_atomically(&note, &pack(&hash));
+    }
+    Ok(hash)
+}
+
+/// Where the hash of a file is remembered, if there is a place.
+fn note_of(path: &Path) -> Option<PathBuf> {
+    let data = fs::metadata(path).ok()?;
+    let changed = data.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos();
+    #[cfg(unix)]
+    let entry = {
+        use std::os::unix::fs::MetadataExt;
+        [data.dev() as i128, data.ino() as i128, data.ctime() as i128, data.ctime_nsec() as i128]
+    };
+    #[cfg(not(unix))]
+    let entry = [0i128; 4];
+    let fact = format!("{}\n{}\n{changed}\n{entry:?}", path.display(), data.len());
+    Some(root()?.join("plugin-hashes").join(hex(&Sha256::digest(fact.as_bytes()))))
 }
 
 /// What compiled CPU code depends on: model, instruction sets, and the threads that work is divided among.
