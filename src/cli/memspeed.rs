@@ -317,6 +317,12 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
             write_results(out, &rows, &net, sizes.batch)
                 .with_context(|| format!("cannot write results to {}", out.display()))?;
         }
+        if rows.iter().all(|row| row.error.is_some()) {
+            bail!(
+                "a sweep must measure something, but each of its {} points failed; see the table for why",
+                rows.len()
+            );
+        }
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ use crate::{
         run::{RunDir, RunError},
         session::Session,
         stop,
-        trainer::{Ending, Outcome, Settings, Trainer},
+        trainer::{Ending, Outcome, Programs, Settings, Trainer},
     },
 };
 
@@ -245,7 +245,7 @@ fn begin(command: &str, flags: &RunFlags, global: &Global, lines: Lines, mut exp
     if flags.dry_run {
         return work.show(flags.target.as_deref());
     }
-    let program = work.compile()?;
+    let programs = work.compile()?;
     let (model, rule) = (&work.spec.model, work.experiment.optimizer.rule);
     let state = program::start(&work.session, model, rule, work.experiment.settings.seed)?;
     let progress = Progress::default();
@@ -259,7 +259,7 @@ fn begin(command: &str, flags: &RunFlags, global: &Global, lines: Lines, mut exp
         Ok(other) => other.into(),
         Err(other) => other,
     })?;
-    work.train(run, &program, (state, progress))
+    work.train(run, &programs, (state, progress))
 }
 
 fn go_on(
@@ -276,16 +276,17 @@ fn go_on(
     if flags.dry_run {
         return work.show(flags.target.as_deref());
     }
-    let rule = work.experiment.optimizer.rule;
-    let start = checkpoint::load(dir, flags.from, &work.session, &work.spec.model, rule)?;
+    let load = || checkpoint::load(dir, flags.from, &work.session, &work.spec.model, work.experiment.optimizer.rule);
     if let Some(complete) = resumed.complete() {
         say!("{complete}");
+        let start = load()?;
         return work.report(resumed.run, start);
     }
-    let program = work.compile()?;
+    let programs = work.compile()?;
+    let start = load()?;
     stop::listen().context("cannot listen for signals")?;
     resumed.commit(Setting::new(&work.session, global.threads()))?;
-    work.train(resumed.run, &program, start)
+    work.train(resumed.run, &programs, start)
 }
 
 /// A run about to be trained.
@@ -312,20 +313,23 @@ impl<'a> Work<'a> {
         print_program(&self.session, &self.spec, target)
     }
 
-    /// Compiles the training program.
-    fn compile(&self) -> Result<TrainProgram> {
-        Ok(TrainProgram::new(&self.session, &self.spec)?)
+    /// Compiles the programs and makes sure that there is memory for them.
+    fn compile(&self) -> Result<Programs> {
+        let settings = &self.experiment.settings;
+        let programs = Programs::new(&self.session, &self.spec, settings)?;
+        programs.need(&self.spec, settings, self.task.as_ref())?.check(&self.session).or_usage()?;
+        Ok(programs)
     }
 
     /// Trains, draws the curves, says what came of it. Of several errors the first is returned.
-    fn train(self, run: RunDir, program: &TrainProgram, start: (TrainState, Progress)) -> Result<()> {
+    fn train(self, run: RunDir, programs: &Programs, start: (TrainState, Progress)) -> Result<()> {
         let dir = run.path().to_path_buf();
         let (experiment, session) = (self.experiment, &self.session);
         let settings = experiment.settings.clone();
         let mut trainer = Trainer { session, spec: self.spec, task: self.task, settings, run: Some(run) };
         say!("{}", headline(&trainer, &experiment, &dir)?);
         let mut screen = Screen::new(self.global, session, &experiment, self.lines);
-        let result = trainer.train(program, start, |event| screen.hear(event));
+        let result = trainer.train(programs, start, |event| screen.hear(event));
         screen.bar.finish_and_clear();
         stop::all_is_saved();
         // A failed run has its curve too: that is where one looks first.

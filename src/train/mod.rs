@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod evaluate;
 pub mod history;
+pub mod need;
 pub mod observe;
 pub mod optimizer;
 pub mod program;

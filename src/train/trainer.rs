@@ -13,6 +13,7 @@ use tasks::{Batch, Loader, LoaderSettings, Position, Split, Task};
 use super::{
     checkpoint::{self, CheckpointError, Name, Progress},
     evaluate::{Evaluation, evaluate},
+    need::Need,
     program::{EvalProgram, ProgramError, Spec, StepReport, TrainProgram, TrainState, drawn_states},
     run::{RunDir, RunError},
     session::{Session, SessionError},
@@ -21,6 +22,9 @@ use super::{
 
 /// Threads that may make batches: more wait for each other, and the system runs out of them.
 pub const MOST_THREADS: usize = 256;
+
+/// Batches made before they are needed.
+pub const AHEAD: usize = 2;
 
 /// Gradients that are not finite, one after another, before training gives up.
 const PATIENCE: u64 = 20;
@@ -89,6 +93,13 @@ impl Settings {
             )),
             _ => Ok(()),
         }
+    }
+
+    fn split(&self) -> Result<Option<Split>, TrainError> {
+        let Some(name) = &self.evaluate else { return Ok(None) };
+        let known = Split::ALL.into_iter().find(|s| s.name() == name);
+        let wrong = || TrainError::Setting(format!("the split to evaluate must be train, valid or test, got `{name}`"));
+        Ok(Some(known.ok_or_else(wrong)?))
     }
 
     /// Whether nothing is left to do after `progress`: all batches or epochs that were asked for are done.
@@ -232,6 +243,37 @@ pub fn arrays(batch: Batch) -> Result<(Array, Array), SessionError> {
     Ok((inputs, target))
 }
 
+/// The compiled programs of a run.
+pub struct Programs {
+    train: TrainProgram,
+    /// With the split that is evaluated after each epoch.
+    eval: Option<(Split, EvalProgram)>,
+}
+
+impl Programs {
+    /// Compiles what a run needs.
+    ///
+    /// # Errors
+    /// When a setting makes no sense or a program does not compile.
+    pub fn new(session: &Session, spec: &Spec, settings: &Settings) -> Result<Programs, TrainError> {
+        settings.check()?;
+        let train = TrainProgram::new(session, spec)?;
+        let eval = match settings.split()? {
+            Some(split) => Some((split, EvalProgram::new(session, spec)?)),
+            None => None,
+        };
+        Ok(Programs { train, eval })
+    }
+
+    /// Memory that a run with these programs needs.
+    ///
+    /// # Errors
+    /// As [`Need::new`].
+    pub fn need(&self, spec: &Spec, settings: &Settings, task: &dyn Task) -> Result<Need, TrainError> {
+        Need::new(spec, settings, task, &self.train, self.eval.as_ref().map(|(_, eval)| eval))
+    }
+}
+
 /// Everything a run is made of.
 pub struct Trainer<'a> {
     /// The device.
@@ -247,25 +289,16 @@ pub struct Trainer<'a> {
 }
 
 impl Trainer<'_> {
-    fn split(&self) -> Result<Option<Split>, TrainError> {
-        let Some(name) = &self.settings.evaluate else { return Ok(None) };
-        let known = Split::ALL.into_iter().find(|s| s.name() == name);
-        let wrong = || TrainError::Setting(format!("the split to evaluate must be train, valid or test, got `{name}`"));
-        Ok(Some(known.ok_or_else(wrong)?))
-    }
-
     /// Trains on from `start`: values and position, fresh or from a checkpoint. `hear` is told of every event.
     ///
     /// # Errors
     /// When data, device or disk fail, or the loss is not finite; the first error is returned.
     pub fn train(
         &mut self,
-        program: &TrainProgram,
+        programs: &Programs,
         (mut state, mut progress): (TrainState, Progress),
         mut hear: impl FnMut(&Event),
     ) -> Result<Outcome, TrainError> {
-        let split = self.split()?;
-        let eval = split.map(|_| EvalProgram::new(self.session, &self.spec)).transpose()?;
         // A run that was lengthened goes on.
         progress.ending = None;
         let loader = self.loader(&progress)?;
@@ -277,18 +310,18 @@ impl Trainer<'_> {
         for item in loader.take(left) {
             let (position, batch) = item?;
             let report;
-            (state, report) = self.step(program, state, &progress, batch)?;
+            (state, report) = self.step(&programs.train, state, &progress, batch)?;
             bad = if report.norm.is_finite() { 0 } else { bad + 1 };
             self.judge(&report, bad, &state, &progress)?;
             let end = epoch_steps.is_some_and(|n| position.step + 1 >= n);
             progress.advance(position, end, f64::from(report.accuracy));
             self.tell(self.step_event(&report, position, &progress, clock.elapsed().as_secs_f64()), &mut hear)?;
             clock = Instant::now();
-            let mut selected = progress.smoothed.filter(|_| eval.is_none());
-            if let (true, Some(split), Some(eval)) = (end, split, &eval) {
-                let found = self.evaluate(eval, &state.params, split)?;
+            let mut selected = progress.smoothed.filter(|_| programs.eval.is_none());
+            if let Some((split, eval)) = programs.eval.as_ref().filter(|_| end) {
+                let found = self.evaluate(eval, &state.params, *split)?;
                 selected = Some(found.accuracy);
-                self.tell(evaluation_event(&found, split, &progress), &mut hear)?;
+                self.tell(evaluation_event(&found, *split, &progress), &mut hear)?;
                 evaluation = Some(found);
                 clock = Instant::now();
             }
@@ -397,7 +430,7 @@ impl Trainer<'_> {
             start: Position { epoch: progress.epoch, step: progress.epoch_step },
             epochs: s.epochs,
             threads: s.threads.max(1),
-            ahead: 2,
+            ahead: AHEAD,
             ..LoaderSettings::new(Split::Train, s.seed)
         };
         Ok(Loader::new(self.task.clone(), settings)?)

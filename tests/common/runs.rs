@@ -6,9 +6,10 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-/// A command line of `etrace`, words parted by spaces.
+/// A command line of `etrace`, words parted by spaces. The variable `ETRACE_BIN` names another build than that of the tests.
 pub fn command(line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_etrace"));
+    let built = std::env::var_os("ETRACE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_etrace").into());
+    let mut command = Command::new(built);
     command.args(line.split_whitespace()).stdin(Stdio::null());
     command
 }
@@ -71,7 +72,7 @@ pub fn write_nmnist(dir: &Path, each: usize) {
             let event = |k: usize| {
                 let time = k * 3000;
                 let (x, y) = (3 * digit + (k + sample) % 3, (7 * k + sample) % 34);
-                [x as u8, y as u8, (k % 2 << 7 | time >> 16) as u8, (time >> 8) as u8, time as u8]
+                [x as u8, y as u8, ((k % 2) << 7 | time >> 16) as u8, (time >> 8) as u8, time as u8]
             };
             let bytes: Vec<u8> = (0..100).flat_map(event).collect();
             fs::write(folder.join(format!("{sample:05}.bin")), bytes).expect("a recording");

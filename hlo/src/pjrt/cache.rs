@@ -7,10 +7,11 @@
 //! under another name and renamed, so a reader never sees half an entry.
 //!
 //! The folder is `etrace/executables` in the user's cache folder. `ETRACE_CACHE=off` turns the cache off;
-//! `ETRACE_CACHE=/some/folder` moves it. When it grows beyond [`LIMIT`] bytes, the entries used longest ago
-//! go. Trouble with the cache is never an error: the program is compiled as if it were absent.
+//! `ETRACE_CACHE=some/folder` moves it. When it grows beyond [`LIMIT`] bytes, the entries used longest ago
+//! go. A folder that others can write to is refused, since entries are machine code. Other trouble with the cache is no
+//! error: the program is compiled as if it were absent.
 
-use super::{client::Client, device::PluginKind, error::Error};
+use super::{client::Client, device::PluginKind, error::Error, private};
 use sha2::{Digest, Sha256};
 use std::{
     fs,
@@ -28,18 +29,18 @@ const MAGIC: &[u8; 8] = b"etrace1\n";
 pub(super) const HASH: usize = 32;
 
 /// The user's cache folder for this program: `$XDG_CACHE_HOME/etrace`, else `~/.cache/etrace`. `None` if there
-/// is no home.
+/// is no home. Relative paths in these variables do not count, as the specification of base directories has it.
 pub fn root() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
     Some(base.join("etrace"))
 }
 
-/// The folder of compiled programs; `None` if the cache is off.
+/// The folder of compiled programs; `None` if the cache is off. A relative path is one from the current folder.
 pub fn folder() -> Option<PathBuf> {
     match std::env::var_os("ETRACE_CACHE") {
         Some(value) if matches!(value.to_str(), Some("off" | "0" | "no" | "false")) => None,
-        Some(value) if Path::new(&value).is_absolute() => Some(PathBuf::from(value)),
+        Some(value) if !value.is_empty() => std::path::absolute(value).ok(),
         _ => Some(root()?.join("executables")),
     }
 }
@@ -50,23 +51,27 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// `None` if the cache is off or its key cannot be computed.
-    pub(super) fn find(client: &Arc<Client>, module: &[u8], options: &[u8]) -> Option<Entry> {
-        let folder = folder()?;
+    /// `None` if the cache is off.
+    ///
+    /// # Errors
+    /// [`Error::Unsafe`] if others can write to its folder.
+    pub(super) fn find(client: &Arc<Client>, module: &[u8], options: &[u8]) -> Result<Option<Entry>, Error> {
+        let (Some(folder), Some(plugin_hash)) = (folder(), client.plugin().hash()) else { return Ok(None) };
+        private::check(&folder)?;
         let plugin = client.plugin();
         let device = match plugin.kind() {
             PluginKind::Cpu => processor(),
             PluginKind::Cuda | PluginKind::Tpu => client.platform().device.clone(),
         };
         let parts: [&[u8]; 6] =
-            [MAGIC, module, options, &plugin.hash()?, client.platform().version.as_bytes(), device.as_bytes()];
+            [MAGIC, module, options, &plugin_hash, client.platform().version.as_bytes(), device.as_bytes()];
         let mut hash = Sha256::new();
         for part in parts {
             // Lengths keep the border between parts from moving.
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
-        Some(Entry { path: folder.join(format!("{}.bin", hex(&hash.finalize()))) })
+        Ok(Some(Entry { path: folder.join(format!("{}.bin", hex(&hash.finalize()))) }))
     }
 
     /// The content, if there is an entry and it is whole.
@@ -124,7 +129,7 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     static COUNTER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let unique = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    private::create_all(folder)?;
     let partial = path.with_extension(format!("{}-{unique}.partial", std::process::id()));
     let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, path));
     written.map_err(|source| {
