@@ -1,5 +1,8 @@
 //! Online training of recurrent spiking networks with eligibility traces, compiled through XLA.
 
+// Printing fails where standard output is gone; see `cli::output`.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod analysis;
 pub mod cell;
 pub mod cli;

@@ -29,6 +29,7 @@ use crate::{
     net::Stack,
     plot::{Axis, BarChart, Figure, HeatMap, LineChart, Series},
     report::{Align, Table},
+    say,
     train::checkpoint::write_atomic,
 };
 
@@ -271,14 +272,14 @@ fn jacobian(flags: &Flags, global: &Global) -> Result<()> {
     )
     .subtitle(format!("{}, mean of {samples} samples", task.name()));
     for case in cases {
-        println!("Processing {} {} with {}", task.name(), task.steps(), case.name);
+        say!("Processing {} {} with {}", task.name(), task.steps(), case.name);
         let study = Jacobian::new(&session, &case.net.model(1), task.steps())?;
         let (mut steps, mut whole, mut rates) = (vec![0.0; task.steps()], Vec::new(), Vec::new());
         for k in 0..samples {
             let found = study.run(flags.seed, &sample(task.as_ref(), flags.seed, k, 1)?)?;
             let rate = f64::from(found.rate) * 1000.0 / case.net.dt;
             let single = mean(found.steps.iter().map(|c| f64::from(*c)));
-            println!("Cosine Similarity = {single:.6}, Cosine all = {:.6}, firing rate = {rate:.3} Hz", found.whole);
+            say!("Cosine Similarity = {single:.6}, Cosine all = {:.6}, firing rate = {rate:.3} Hz", found.whole);
             for (t, c) in found.steps.iter().enumerate() {
                 steps[t] += f64::from(*c) / samples as f64;
                 let _ =
@@ -295,7 +296,7 @@ fn jacobian(flags: &Flags, global: &Global) -> Result<()> {
     }
     write_atomic(&dir.join("cosine.csv"), csv.as_bytes())?;
     chart.save(dir.join("cosine"))?;
-    println!("\n{table}\n\nwritten to {}: cosine.csv, cosine.svg/.png", dir.display());
+    say!("\n{table}\n\nwritten to {}: cosine.csv, cosine.svg/.png", dir.display());
     Ok(())
 }
 
@@ -313,7 +314,7 @@ fn theorem3(flags: &Flags, global: &Global) -> Result<()> {
     ]);
     const BATCH: usize = 2;
     for case in cases {
-        println!("Processing {} {} with {}", task.name(), task.steps(), case.name);
+        say!("Processing {} {} with {}", task.name(), task.steps(), case.name);
         let study = History::new(&session, &case.net.model(BATCH), task.steps())?;
         // By state, sample and step.
         let mut found: Vec<Vec<Vec<f64>>> = vec![Vec::new(); study.states.len()];
@@ -360,7 +361,7 @@ fn theorem3(flags: &Flags, global: &Global) -> Result<()> {
         chart.save(dir.join(case.name.replace(' ', "-")))?;
     }
     write_atomic(&dir.join("cosine.csv"), csv.as_bytes())?;
-    println!("\n{table}\n\nwritten to {}: cosine.csv and a plot per model (SVG, PNG)", dir.display());
+    say!("\n{table}\n\nwritten to {}: cosine.csv and a plot per model (SVG, PNG)", dir.display());
     Ok(())
 }
 
@@ -403,7 +404,7 @@ fn gradients(flags: &Flags, global: &Global) -> Result<()> {
     );
     let only: Vec<Method> = methods.iter().map(|(_, m)| *m).collect();
     for case in cases {
-        println!("Processing {} {} with {}", task.name(), task.steps(), case.name);
+        say!("Processing {} {} with {}", task.name(), task.steps(), case.name);
         let study = Gradients::new(&session, &case.net.model(1), task.steps(), warmup, &only)?;
         // By method and map, summed over samples.
         let mut sums = vec![vec![0.0; study.maps.len()]; methods.len()];
@@ -435,7 +436,7 @@ fn gradients(flags: &Flags, global: &Global) -> Result<()> {
         }
     }
     write_atomic(&dir.join("cosine.csv"), csv.as_bytes())?;
-    println!("\n{table}\n\nwritten to {}: cosine.csv and a plot per model (SVG, PNG)", dir.display());
+    say!("\n{table}\n\nwritten to {}: cosine.csv and a plot per model (SVG, PNG)", dir.display());
     Ok(())
 }
 
@@ -468,7 +469,7 @@ fn approximation(flags: &ApproxFlags) -> Result<()> {
         [("measured", "Cosine similarity", &measured), ("theory", "Theoretical similarity", &expected)]
     {
         let (low, high) = range(values);
-        println!("{title}: {low:.6} to {high:.6}");
+        say!("{title}: {low:.6} to {high:.6}");
         let flat = values.iter().flatten().copied();
         HeatMap::new(title, [rows, columns], flat, Axis::new("cosine").range(0.0, 1.0))
             .subtitle(format!("U Bernoulli(p), G normal(1, sigma), rank {rank}"))
@@ -478,6 +479,6 @@ fn approximation(flags: &ApproxFlags) -> Result<()> {
             .save(dir.join(name))?;
     }
     write_atomic(&dir.join("cosine.csv"), csv.as_bytes())?;
-    println!("written to {}: cosine.csv, measured and theory (SVG, PNG)", dir.display());
+    say!("written to {}: cosine.csv, measured and theory (SVG, PNG)", dir.display());
     Ok(())
 }

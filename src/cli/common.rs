@@ -58,6 +58,20 @@ impl Global {
         Ok(Session { client, options: CompileOptions::default(), device: self.device })
     }
 
+    /// Threads that run programs on the CPU: those of the flag, else of the variable `NPROC`, which XLA reads, else one per
+    /// processor.
+    pub fn threads(&self) -> usize {
+        let variable = std::env::var("NPROC").ok().and_then(|text| text.parse().ok());
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.map(usize::from).or(variable).filter(|n| *n > 0).unwrap_or_else(processors)
+    }
+
+    /// The same flags with this number of threads.
+    #[must_use]
+    pub fn with_threads(&self, threads: usize) -> Global {
+        Global { threads: NonZeroUsize::new(threads), ..self.clone() }
+    }
+
     /// A bar for `length` things, drawn on standard error if a person is looking.
     pub fn bar(&self, length: usize, what: &str) -> ProgressBar {
         if self.quiet {
@@ -77,17 +91,13 @@ impl Global {
     }
 }
 
-/// Prints to standard output.
+/// Prints to standard output, see [`output`](super::output).
 ///
 /// # Errors
-/// When the output cannot be written; a closed pipe ends the program quietly.
+/// None: what cannot be written is reported when the command ends.
 pub fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    if !text.ends_with('\n') {
-        out.write_all(b"\n")?;
-    }
-    Ok(out.flush()?)
+    super::output::print(text);
+    Ok(())
 }
 
 /// The device in words: `cpu 0.0.1, PJRT API 0.81`.
@@ -95,22 +105,6 @@ pub fn device_line(session: &Session) -> String {
     let platform = session.client.platform();
     let (major, minor) = session.client.plugin().version();
     format!("{} ({}), PJRT API {major}.{minor}", platform.name, platform.device)
-}
-
-/// From now on Ctrl-C asks training to stop after the batch in hand; a second one ends the program at once.
-///
-/// # Errors
-/// When the system does not let the program listen.
-pub fn stop_on_ctrl_c() -> anyhow::Result<()> {
-    use std::sync::atomic::Ordering;
-    let asked = &crate::train::trainer::INTERRUPTED;
-    ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-        let _ = writeln!(std::io::stderr(), "\nstopping after this batch; press Ctrl-C again to stop at once");
-    })
-    .context("cannot listen for Ctrl-C")
 }
 
 /// Checks a file that a flag names.

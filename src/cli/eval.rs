@@ -9,6 +9,7 @@ use tasks::{Split, Task};
 use super::{Global, OrUsage, common, usage};
 use crate::{
     experiment::Experiment,
+    say,
     train::{
         checkpoint,
         evaluate::{Evaluation, Rates, evaluate},
@@ -55,11 +56,11 @@ pub enum CheckpointName {
 }
 
 impl CheckpointName {
-    /// The name of its file, without extension.
-    pub fn stem(self) -> &'static str {
+    /// The checkpoint.
+    pub fn name(self) -> checkpoint::Name {
         match self {
-            CheckpointName::Best => "best",
-            CheckpointName::Last => "last",
+            CheckpointName::Best => checkpoint::Name::Best,
+            CheckpointName::Last => checkpoint::Name::Last,
         }
     }
 }
@@ -88,15 +89,13 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     }
     let session = global.session()?;
     let spec = experiment.spec(task.steps());
-    let slots = spec.model.params.iter().filter(|p| p.trainable).count() * experiment.optimizer.rule.slots();
     let reported = if experiment.settings.select { CheckpointName::Best } else { CheckpointName::Last };
-    let name = args.checkpoint.unwrap_or(reported).stem();
-    let file = args.run.join(format!("{name}.safetensors"));
-    let (state, progress) = checkpoint::load(&file, &session, &spec.model, slots)?;
+    let name = args.checkpoint.unwrap_or(reported).name();
+    let (state, progress) = checkpoint::load(&args.run, name, &session, &spec.model, spec.optimizer.rule)?;
     let program = EvalProgram::new(&session, &spec)?;
     let settings = &experiment.settings;
     let found = evaluate(&session, &program, &task, &state.params, split, settings.seed, settings.threads)?;
-    println!(
+    say!(
         "{}, {name} checkpoint after {} updates: {split} accuracy {:.4}, loss {:.4}, {} samples",
         task.name(),
         progress.step,
@@ -116,18 +115,18 @@ pub fn report(found: &Evaluation, task: &dyn Task, split: Split, dt: f64, dir: &
     if split != Split::Train && !people.is_empty() {
         for (who, samples, accuracy) in found.by_person(&people, &known) {
             if let Some(accuracy) = accuracy {
-                println!("{samples} samples of people {who}: accuracy {accuracy:.4}");
+                say!("{samples} samples of people {who}: accuracy {accuracy:.4}");
             }
         }
     }
     if !found.rates.is_empty() {
-        println!("{}", Rates(&found.rates, dt));
+        say!("{}", Rates(&found.rates, dt));
     }
     for layer in found.silent() {
-        println!("{}", silent(layer));
+        say!("{}", silent(layer));
     }
     found.write(dir, &format!("{} {split}: accuracy {:.3}", task.name(), found.accuracy))?;
-    println!("confusions in {}/confusion.csv, .svg, .png", dir.display());
+    say!("confusions in {}/confusion.csv, .svg, .png", dir.display());
     Ok(())
 }
 

@@ -23,6 +23,7 @@ use crate::{
     net::{ETraceNet, Layer},
     plot::{Axis, Figure, LineChart, Scale, Series, Unit, quantity},
     report::bytes,
+    say,
     train::{
         checkpoint::write_atomic,
         program::Spec,
@@ -267,7 +268,7 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
     let mut session = global.session()?;
     session.options = session.options.uncached(); // compile times are to be those of compiling
     let model = net.model(sizes.batch);
-    println!(
+    say!(
         "{} inputs, {} x {} neurons ({}), batch {}, {} parameters; {}",
         net.n_in,
         sizes.n_layer,
@@ -299,7 +300,7 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
                     Err(error) => bail!(error),
                 };
                 if args.training.run.dry_run {
-                    println!("{}", toml::to_string_pretty(&spec.learner)?);
+                    say!("{}", toml::to_string_pretty(&spec.learner)?);
                     train::print_program(&session, &spec, args.training.run.target.as_deref())?;
                     continue;
                 }
@@ -313,10 +314,16 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
     }
     rows.sort_by_key(|r| learners.iter().position(|l| l.method.name() == r.method));
     if !rows.is_empty() {
-        println!("\n{}", table(&rows));
+        say!("\n{}", table(&rows));
         if let Some(out) = &args.training.run.out {
             write_results(out, &rows, &net, sizes.batch)
                 .with_context(|| format!("cannot write results to {}", out.display()))?;
+        }
+        if rows.iter().all(|row| row.error.is_some()) {
+            bail!(
+                "a sweep must measure something, but each of its {} points failed; see the table for why",
+                rows.len()
+            );
         }
     }
     Ok(())
@@ -331,7 +338,7 @@ fn divisor(length: usize, steps: usize) -> usize {
 fn print_row(row: &Row) {
     let gb = |b: u64| b as f64 / (1u64 << 30) as f64;
     match (&row.error, row.loss, row.accuracy, row.run_seconds) {
-        (None, Some(loss), Some(accuracy), Some(seconds)) => println!(
+        (None, Some(loss), Some(accuracy), Some(seconds)) => say!(
             "{:>10} T = {:4} {:?}: Batch = 0, training loss = {loss:.8}, training acc = {accuracy:.6}, time = {seconds:.5} s, \
              memory before = {:.2} GB, memory after = {:.2} GB",
             row.method,
@@ -340,13 +347,9 @@ fn print_row(row: &Row) {
             gb(row.in_use.0),
             gb(row.in_use.1)
         ),
-        (error, ..) => println!(
-            "{:>10} T = {:4} {:?}: {}",
-            row.method,
-            row.length,
-            row.drive,
-            error.as_deref().unwrap_or("no result")
-        ),
+        (error, ..) => {
+            say!("{:>10} T = {:4} {:?}: {}", row.method, row.length, row.drive, error.as_deref().unwrap_or("no result"))
+        }
     }
 }
 
@@ -432,7 +435,7 @@ fn write_results(out: &std::path::Path, rows: &[Row], net: &ETraceNet, batch: us
         chart = chart.series(Series::new("the input data alone", input).markers(false));
     }
     chart.save(out.join("memory"))?;
-    println!("written to {}: memspeed.csv, memspeed.json, time.svg/.png, memory.svg/.png", out.display());
+    say!("written to {}: memspeed.csv, memspeed.json, time.svg/.png, memory.svg/.png", out.display());
     Ok(())
 }
 

@@ -4,7 +4,8 @@
 //! line in `Command` and one in `Command::run`. [`common`] holds what commands share.
 //!
 //! Exit codes: 0, success; 2, the command was not used as it should be ([`Usage`]: bad values, files that are not there);
-//! 1, everything else. Errors are one paragraph on standard error: the rule, what was got, what to do next.
+//! 128 + signal, stopped by a signal, with everything saved ([`Stopped`]); 101, a defect of this program; 1, everything else.
+//! Errors are one paragraph on standard error: the rule, what was got, what to do next.
 
 pub mod analyze;
 pub mod common;
@@ -17,18 +18,22 @@ pub mod flags;
 pub mod gesture;
 pub mod memspeed;
 pub mod observe;
+pub mod output;
 pub mod plugin;
+mod resume;
+mod screen;
 pub mod shd;
 pub mod train;
 pub mod train_any;
 pub mod verify;
 
 use std::{
-    io::{ErrorKind, IsTerminal, Write},
+    ffi::OsString,
+    io::{IsTerminal, Write},
     process::ExitCode,
 };
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use common::Global;
 
@@ -129,29 +134,58 @@ impl<T, E: Into<anyhow::Error>> OrUsage<T> for Result<T, E> {
 #[error("the check failed")]
 pub struct Failed;
 
+/// A signal asked to stop; everything is saved, and said.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped by signal {0}")]
+pub struct Stopped(pub i32);
+
+/// A command line as clap reads it; `words` begin with the program's name.
+fn parse(words: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
+    let command = Cli::command();
+    let words = flags::words::canonical(&command, words);
+    command.try_get_matches_from(words)
+}
+
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));
-    let words = flags::words::canonical(&Cli::command(), std::env::args_os());
-    let cli = match Cli::try_parse_from(words) {
+    let cli = parse(std::env::args_os()).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match cli {
         Ok(cli) => cli,
         Err(error) => match flags::value_error(&error) {
             Some(text) => {
                 complain(&format!("{text}\n\nFor more information, try '--help'."));
                 return ExitCode::from(2);
             }
-            None => error.exit(),
+            None => error.format(&mut Cli::command()).exit(),
         },
     };
-    let Err(error) = cli.command.run(&cli.global) else { return ExitCode::SUCCESS };
-    if error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)) {
-        // The reader (`| head`) has all it wants.
-        return ExitCode::SUCCESS;
-    }
-    if error.downcast_ref::<Failed>().is_none() {
+    let result = cli.command.run(&cli.global);
+    let code = match &result {
+        Ok(()) => 0,
+        Err(error) => exit_code(error),
+    };
+    let silent = |error: &anyhow::Error| error.is::<Failed>() || error.is::<Stopped>();
+    if let Some(error) = result.err().filter(|error| !silent(error)) {
         complain(&paragraph(&error));
     }
-    ExitCode::from(if error.downcast_ref::<Usage>().is_some() { 2 } else { 1 })
+    match output::failure() {
+        None => ExitCode::from(code),
+        Some(error) => {
+            complain(&format!(
+                "standard output must take what the command prints, but could not: {error}; free some space or name another file"
+            ));
+            ExitCode::from(code.max(1))
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Stopped>() {
+        Some(Stopped(signal)) => crate::train::stop::exit_code(*signal),
+        None if error.is::<Usage>() => 2,
+        None => 1,
+    }
 }
 
 /// The chain of an error in one paragraph. A cause that its parent quotes already is left out.
@@ -178,9 +212,6 @@ fn complain(text: &str) {
 fn report_panic(info: &std::panic::PanicHookInfo<'_>) {
     let text = info.payload().downcast_ref::<String>().map(String::as_str);
     let text = text.or(info.payload().downcast_ref::<&str>().copied()).unwrap_or("no reason given");
-    if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
-        std::process::exit(0);
-    }
     if std::thread::current().name() == Some(crate::verify::THREAD) {
         return;
     }

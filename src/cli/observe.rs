@@ -15,6 +15,7 @@ use crate::{
     experiment::Experiment,
     plot::{Axis, ColorMap, Figure, HeatMap, Panel, Panels, Series},
     report::{Align, Table},
+    say,
     train::{
         checkpoint,
         evaluate::Rates,
@@ -76,15 +77,12 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let mut experiment: Experiment = RunDir::config(&args.run).or_usage()?;
     History::read(&args.run)?.draw(&args.run)?;
     let task = experiment.task.open().or_usage()?;
-    let slots = experiment.optimizer.rule.slots();
     experiment.settings.batch = usize::from(args.samples);
     let spec = experiment.spec(task.steps());
     let session = global.session()?;
-    let name = args.checkpoint.stem();
-    let trained = spec.model.params.iter().filter(|p| p.trainable).count();
-    let file = args.run.join(format!("{name}.safetensors"));
-    let (state, progress) = checkpoint::load(&file, &session, &spec.model, slots * trained)?;
-    println!("{}, {name} checkpoint after {} updates\n", task.name(), progress.step);
+    let name = args.checkpoint.name();
+    let (state, progress) = checkpoint::load(&args.run, name, &session, &spec.model, spec.optimizer.rule)?;
+    say!("{}, {name} checkpoint after {} updates\n", task.name(), progress.step);
     let out = args.out.clone().unwrap_or_else(|| args.run.clone());
     pictures(&session, &spec, task.as_ref(), &state.params, experiment.net.dt(), args.seed, &out)
 }
@@ -100,7 +98,7 @@ pub fn untrained(experiment: &Experiment, out: &Path, samples: usize, global: &G
     let spec = experiment.spec(task.steps());
     let session = global.session()?;
     let state = program::start(&session, &spec.model, experiment.optimizer.rule, experiment.settings.seed)?;
-    println!("{}, untrained\n", task.name());
+    say!("{}, untrained\n", task.name());
     pictures(&session, &spec, task.as_ref(), &state.params, experiment.net.dt(), SEED, out)
 }
 
@@ -125,14 +123,14 @@ fn pictures(
             frames(&seen, b, shape, dt).save(out.join(format!("sample-{b}-frames")))?;
         }
     }
-    println!("{table}\n");
+    say!("{table}\n");
     let rates: Vec<(String, f64)> = seen.layers().into_iter().map(|(l, _)| (l.clone(), seen.rate(&l))).collect();
-    println!("{}", Rates(&rates, dt));
+    say!("{}", Rates(&rates, dt));
     for (layer, _) in rates.iter().filter(|(_, rate)| *rate == 0.0) {
-        println!("{}", eval::silent(layer));
+        say!("{}", eval::silent(layer));
     }
     let frames = if task.frame().is_some() { ", sample-0..-frames.svg/.png" } else { "" };
-    println!("written to {}: sample-0..{}.svg/.png{frames}", out.display(), seen.samples() - 1);
+    say!("written to {}: sample-0..{}.svg/.png{frames}", out.display(), seen.samples() - 1);
     Ok(())
 }
 

@@ -1,16 +1,19 @@
-//! What every training command shares: its flags, and the run from configuration to pictures.
+//! What every training command shares: its flags, and the run from configuration to curves.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use hlo::pjrt::{self, aot};
-use indicatif::{ProgressBar, ProgressStyle};
 use tasks::Split;
 
+pub use super::screen::{BatchReport, EpochReport, Lines, epoch_line};
 use super::{
-    Global, OrUsage, common, eval,
+    Global, OrUsage, Stopped, common, eval,
     flags::{finite, non_negative, passes, positive, size, threads},
+    output,
+    resume::Resumed,
+    screen::Screen,
     usage,
 };
 use crate::{
@@ -21,15 +24,17 @@ use crate::{
         objective::{OfSum, Regularizer},
     },
     report::bytes,
+    say,
     train::{
-        checkpoint,
+        checkpoint::{self, Name, Progress},
         history::History,
         optimizer::{Optimizer, Rule, Schedule},
-        program::{EvalProgram, Spec, TrainProgram},
-        run::RunDir,
+        program::{self, EvalProgram, Spec, TrainProgram, TrainState},
+        record::{self, Entry, Setting},
+        run::{RunDir, RunError},
         session::Session,
-        sweep,
-        trainer::{Ending, Event, Outcome, Settings, Trainer},
+        stop,
+        trainer::{Ending, Outcome, Programs, Settings, Trainer},
     },
 };
 
@@ -52,6 +57,9 @@ pub struct RunFlags {
     /// Go on with the run in this folder; its configuration is used, --epochs may lengthen it
     #[arg(long, value_name = "RUN")]
     pub resume: Option<PathBuf>,
+    /// With --resume: go on from this checkpoint, last, previous or best; what the run did after it is done again
+    #[arg(long, value_name = "CHECKPOINT", requires = "resume", default_value_t)]
+    pub from: Name,
     /// Resolve, build and compile; print what would run; train nothing
     #[arg(long = "dry-run")]
     pub dry_run: bool,
@@ -135,16 +143,18 @@ impl RunFlags {
 
     /// Where the run goes: `--out`, or a folder that is not there yet.
     fn folder(&self, command: &str, experiment: &Experiment) -> Result<PathBuf> {
-        let taken = |dir: &Path| dir.join("config.toml").exists();
         if let Some(out) = &self.out {
-            if taken(out) {
-                bail!(usage(format!(
-                    "--out must not hold a run already, but {} does; name another folder, or go on with --resume {}",
-                    out.display(),
-                    out.display()
-                )));
+            if RunDir::is_run(out) {
+                bail!(usage(RunError::Taken { path: out.clone() }.to_string()));
             }
             return Ok(out.clone());
+        }
+        let inside = |c| matches!(c, Component::Normal(_));
+        if !Path::new(&self.exp_name).components().all(inside) {
+            bail!(usage(format!(
+                "--exp_name is a name below checkpoints/, got `{}`, which leads elsewhere; for another place use --out DIR",
+                self.exp_name
+            )));
         }
         let name = if self.exp_name.is_empty() {
             format!("{command}-{}-seed{}", experiment.learner.method.name(), experiment.settings.seed)
@@ -153,7 +163,7 @@ impl RunFlags {
         };
         let base = PathBuf::from("checkpoints");
         let numbered = (2..).map(|k| base.join(format!("{name}-{k}")));
-        Ok(std::iter::once(base.join(&name)).chain(numbered).find(|d| !taken(d)).unwrap_or(base))
+        Ok(std::iter::once(base.join(&name)).chain(numbered).find(|d| !RunDir::is_run(d)).unwrap_or(base))
     }
 }
 
@@ -229,62 +239,7 @@ impl TrainFlags {
     }
 }
 
-/// What a command prints while it trains.
-#[derive(Clone, Copy)]
-pub enum Lines {
-    /// After each batch.
-    Batches(fn(&BatchReport) -> String),
-    /// After each pass over a data set.
-    Epochs(fn(&EpochReport) -> String),
-}
-
-/// A batch in words and numbers.
-pub struct BatchReport {
-    /// Batches before this one.
-    pub index: u64,
-    /// Mean loss per step.
-    pub loss: f64,
-    /// The term `weight_l1 * sum |w|`, which the loss leaves out.
-    pub l1: f32,
-    /// Share of right answers.
-    pub accuracy: f64,
-    /// Learning rate of the next batch.
-    pub next_lr: f64,
-    /// Seconds since the last batch.
-    pub seconds: f64,
-    /// Memory in use, GB.
-    pub memory: f64,
-}
-
-/// A pass over a data set in numbers.
-pub struct EpochReport<'a> {
-    /// Which pass, from 1.
-    pub epoch: u64,
-    /// Learning rate of its last update.
-    pub lr: f64,
-    /// Mean training loss.
-    pub training_loss: f64,
-    /// Mean training accuracy.
-    pub training_accuracy: f64,
-    /// Mean seconds per batch.
-    pub batch_seconds: f64,
-    /// Seconds of the pass, evaluation not included.
-    pub seconds: f64,
-    /// The split evaluated.
-    pub split: &'a str,
-    /// Its mean loss.
-    pub loss: f64,
-    /// Its accuracy.
-    pub accuracy: f64,
-    /// Spikes (events) per neuron and step, mean over the layers that fire; 1 if none does.
-    pub activity: f64,
-    /// Whether this is the best accuracy so far.
-    pub best: bool,
-    /// Memory in use, GB.
-    pub memory: f64,
-}
-
-/// Trains: resolves (or takes up) the experiment, compiles, runs, draws the curves, says what came of it.
+/// Trains a new run, or goes on with one.
 ///
 /// # Errors
 /// When flags make no sense, files are missing, or training fails.
@@ -296,60 +251,156 @@ pub fn run(
     lines: Lines,
     resolve: impl FnOnce() -> Result<Experiment>,
 ) -> Result<()> {
-    let (experiment, dir) = match &flags.resume {
-        Some(dir) => {
-            common::existing_file(
-                &dir.join("config.toml"),
-                "--resume names the folder of a run",
-                "name a folder that a training command wrote",
-            )?;
-            let mut experiment: Experiment = RunDir::config(dir)?;
-            if let Some(longer) = epochs {
-                let settings = &mut experiment.settings;
-                let limit = if settings.batches.is_some() { &mut settings.batches } else { &mut settings.epochs };
-                *limit = Some(longer);
-            }
-            (experiment, dir.clone())
-        }
-        None => {
-            let experiment = resolve()?;
-            let dir = flags.folder(command, &experiment)?;
-            (experiment, dir)
-        }
-    };
-    let task = experiment.task.open().or_usage()?;
-    let session = global.session()?;
-    let spec = experiment.spec(task.steps());
-    if flags.dry_run {
-        println!("{}", toml::to_string_pretty(&experiment)?);
-        return print_program(&session, &spec, flags.target.as_deref());
+    match &flags.resume {
+        Some(dir) => go_on(dir, command, flags, epochs, global, lines),
+        None => begin(command, flags, global, lines, resolve()?),
     }
-    let program = TrainProgram::new(&session, &spec)?;
-    common::stop_on_ctrl_c()?;
-    let run = if flags.resume.is_some() { RunDir::open(&dir)? } else { RunDir::create(&dir, &experiment)? };
-    let mut trainer = Trainer { session: &session, spec, task, settings: experiment.settings.clone(), run: Some(run) };
-    let samples = match trainer.task.samples(Split::Train)? {
-        Some(n) => format!("{n} training and {} test samples", trainer.task.samples(Split::Test)?.unwrap_or(0)),
+}
+
+fn begin(command: &str, flags: &RunFlags, global: &Global, lines: Lines, mut experiment: Experiment) -> Result<()> {
+    experiment.settings.check().or_usage()?;
+    experiment.task.make_absolute()?;
+    let dir = flags.folder(command, &experiment)?;
+    let global = global.with_threads(global.threads());
+    let work = Work::prepare(&global, experiment, lines)?;
+    if flags.dry_run {
+        return work.show(flags.target.as_deref());
+    }
+    let programs = work.compile()?;
+    let (model, rule) = (&work.spec.model, work.experiment.optimizer.rule);
+    let state = program::start(&work.session, model, rule, work.experiment.settings.seed)?;
+    let progress = Progress::default();
+    stop::listen().context("cannot listen for signals")?;
+    let entry = Entry::start(0, Setting::new(&work.session, global.threads()), Vec::new());
+    let run = RunDir::create(&dir, &work.experiment, &entry, |stage| {
+        Ok::<(), anyhow::Error>(checkpoint::save(stage, Name::Last, model, &state, &progress)?)
+    });
+    let run = run.map_err(|error| match error.downcast::<RunError>() {
+        Ok(taken @ RunError::Taken { .. }) => super::Usage(taken.into()).into(),
+        Ok(other) => other.into(),
+        Err(other) => other,
+    })?;
+    work.train(run, &programs, (state, progress))
+}
+
+fn go_on(
+    dir: &Path,
+    command: &str,
+    flags: &RunFlags,
+    epochs: Option<u64>,
+    global: &Global,
+    lines: Lines,
+) -> Result<()> {
+    let mut resumed = Resumed::open(dir, command, flags, epochs)?;
+    let global = resumed.threads(global);
+    let work = Work::prepare(&global, resumed.experiment.clone(), lines)?;
+    if flags.dry_run {
+        return work.show(flags.target.as_deref());
+    }
+    let load = || checkpoint::load(dir, flags.from, &work.session, &work.spec.model, work.experiment.optimizer.rule);
+    if let Some(complete) = resumed.complete() {
+        say!("{complete}");
+        let start = load()?;
+        return work.report(resumed.run, start);
+    }
+    let programs = work.compile()?;
+    let start = load()?;
+    stop::listen().context("cannot listen for signals")?;
+    resumed.commit(Setting::new(&work.session, global.threads()))?;
+    work.train(resumed.run, &programs, start)
+}
+
+/// A run about to be trained.
+struct Work<'a> {
+    global: &'a Global,
+    lines: Lines,
+    experiment: Experiment,
+    task: std::sync::Arc<dyn tasks::Task>,
+    session: Session,
+    spec: Spec,
+}
+
+impl<'a> Work<'a> {
+    fn prepare(global: &'a Global, experiment: Experiment, lines: Lines) -> Result<Work<'a>> {
+        let task = experiment.task.open().or_usage()?;
+        let session = global.session()?;
+        let spec = experiment.spec(task.steps());
+        Ok(Work { global, lines, experiment, task, session, spec })
+    }
+
+    /// Prints configuration and program.
+    fn show(&self, target: Option<&str>) -> Result<()> {
+        output::print(&toml::to_string_pretty(&self.experiment)?);
+        print_program(&self.session, &self.spec, target)
+    }
+
+    /// Compiles the programs and makes sure that there is memory for them.
+    fn compile(&self) -> Result<Programs> {
+        let settings = &self.experiment.settings;
+        let programs = Programs::new(&self.session, &self.spec, settings)?;
+        programs.need(&self.spec, settings, self.task.as_ref())?.check(&self.session).or_usage()?;
+        Ok(programs)
+    }
+
+    /// Trains, draws the curves, says what came of it. Of several errors the first is returned.
+    fn train(self, run: RunDir, programs: &Programs, start: (TrainState, Progress)) -> Result<()> {
+        let dir = run.path().to_path_buf();
+        let (experiment, session) = (self.experiment, &self.session);
+        let settings = experiment.settings.clone();
+        let mut trainer = Trainer { session, spec: self.spec, task: self.task, settings, run: Some(run) };
+        say!("{}", headline(&trainer, &experiment, &dir)?);
+        let mut screen = Screen::new(self.global, session, &experiment, self.lines);
+        let result = trainer.train(programs, start, |event| screen.hear(event));
+        screen.bar.finish_and_clear();
+        stop::all_is_saved();
+        // A failed run has its curve too: that is where one looks first.
+        let drawn = draw(&dir);
+        let time = record::now();
+        let end = match &result {
+            Ok(outcome) => Entry::End { time, step: outcome.progress.step, ending: outcome.ending },
+            Err(error) => Entry::Failure { time, error: error.to_string() },
+        };
+        let logged = trainer.run.as_ref().map_or(Ok(()), |run| run.log(&end));
+        let outcome = result?;
+        let history = drawn.context("training is complete and saved, but its curve could not be drawn")?;
+        logged?;
+        conclude(&trainer, &outcome, &history, experiment.net.dt(), &dir)
+    }
+
+    /// Says again what came of a run that is complete.
+    fn report(self, run: RunDir, (state, progress): (TrainState, Progress)) -> Result<()> {
+        let dir = run.path().to_path_buf();
+        let settings = self.experiment.settings.clone();
+        let trainer = Trainer { session: &self.session, spec: self.spec, task: self.task, settings, run: Some(run) };
+        let outcome = Outcome { ending: Ending::Finished, progress, state, evaluation: None };
+        conclude(&trainer, &outcome, &draw(&dir)?, self.experiment.net.dt(), &dir)
+    }
+}
+
+/// Draws the curves of a run; returns what it recorded.
+fn draw(dir: &Path) -> Result<History> {
+    let history = History::read(dir)?;
+    history.draw(dir)?;
+    Ok(history)
+}
+
+/// What is trained, on what, where.
+fn headline(trainer: &Trainer<'_>, experiment: &Experiment, dir: &Path) -> Result<String> {
+    let task = &trainer.task;
+    let samples = match task.samples(Split::Train)? {
+        Some(n) => format!("{n} training and {} test samples", task.samples(Split::Test)?.unwrap_or(0)),
         None => "trials made as they are needed".into(),
     };
-    println!(
+    Ok(format!(
         "{}: {samples}; {} steps, loss in the last {}; {}, {} parameters; {}; run folder {}",
-        trainer.task.name(),
-        trainer.task.steps(),
-        trainer.task.steps() - experiment.learner.warmup,
+        task.name(),
+        task.steps(),
+        task.steps() - experiment.learner.warmup,
         experiment.learner.method.name(),
         trainer.spec.model.trainable_elements(),
-        common::device_line(&session),
+        common::device_line(trainer.session),
         dir.display()
-    );
-    let mut screen = Screen::new(global, &session, &experiment, lines);
-    let result = trainer.train(&program, flags.resume.is_some(), |event| screen.hear(event));
-    screen.bar.finish_and_clear();
-    // A failed run has its curve too: that is where one looks first.
-    let history = History::read(&dir)?;
-    history.draw(&dir)?;
-    let outcome = result?;
-    conclude(&trainer, &outcome, &history, experiment.net.dt(), &dir)
+    ))
 }
 
 /// The compiled program in words, for `--dry-run`; compiled for `target` if there is one.
@@ -370,7 +421,7 @@ pub fn print_program(session: &Session, spec: &Spec, target: Option<&str>) -> Re
         }
     };
     let chunk = if spec.learner.method.is_online() { learner.chunk_length(spec.steps) } else { spec.steps };
-    println!(
+    say!(
         "{} steps in chunks of {chunk}; compiled{place} in {seconds:.2} s; needs {} (arguments {}, results {}, donated {}, \
          temporary {})",
         spec.steps,
@@ -383,130 +434,30 @@ pub fn print_program(session: &Session, spec: &Spec, target: Option<&str>) -> Re
     Ok(())
 }
 
-/// What a person sees while training.
-struct Screen<'a> {
-    bar: ProgressBar,
-    session: &'a Session,
-    optimizer: Optimizer,
-    batch: f64,
-    lines: Lines,
-    /// (loss, accuracy, seconds) of the batches of this epoch.
-    epoch: Vec<(f64, f64, f64)>,
-    /// Learning rate of the last update.
-    lr: f64,
-    best: f64,
-    warned: Vec<String>,
-}
-
-impl<'a> Screen<'a> {
-    fn new(global: &Global, session: &'a Session, experiment: &Experiment, lines: Lines) -> Screen<'a> {
-        let bar = if global.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
-        let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        let (optimizer, batch) = (experiment.optimizer.clone(), experiment.settings.batch as f64);
-        let (lr, best) = (optimizer.lr, f64::NEG_INFINITY);
-        Screen { bar, session, optimizer, batch, lines, epoch: Vec::new(), lr, best, warned: Vec::new() }
-    }
-
-    fn gigabytes(&self) -> f64 {
-        sweep::in_use(self.session) as f64 / (1u64 << 30) as f64
-    }
-
-    fn hear(&mut self, event: &Event) {
-        match event {
-            Event::Step { step, epoch, loss, accuracy, smoothed, seconds, l1, lr, .. } => {
-                self.lr = *lr;
-                let (loss, accuracy) = (f64::from(*loss), f64::from(*accuracy));
-                self.epoch.push((loss, accuracy, *seconds));
-                if let Lines::Batches(line) = self.lines {
-                    let report = BatchReport {
-                        index: step - 1,
-                        loss,
-                        l1: *l1,
-                        accuracy,
-                        next_lr: self.optimizer.lr * self.optimizer.schedule.factor(*step),
-                        seconds: *seconds,
-                        memory: self.gigabytes(),
-                    };
-                    self.bar.suspend(|| println!("{}", line(&report)));
-                }
-                self.bar.set_message(format!(
-                    "epoch {epoch} update {step} loss {loss:.4} acc {accuracy:.3} smoothed {smoothed:.3} {:.0} samples/s {}",
-                    self.batch / seconds.max(1e-9),
-                    bytes(sweep::in_use(self.session))
-                ));
-                self.bar.tick();
-            }
-            Event::Evaluation { epoch, split, loss, accuracy, rates, .. } => {
-                let n = self.epoch.len().max(1) as f64;
-                let sum = |f: fn(&(f64, f64, f64)) -> f64| self.epoch.iter().map(f).sum::<f64>();
-                let report = EpochReport {
-                    epoch: *epoch,
-                    lr: self.lr,
-                    training_loss: sum(|r| r.0) / n,
-                    training_accuracy: sum(|r| r.1) / n,
-                    batch_seconds: sum(|r| r.2) / n,
-                    seconds: sum(|r| r.2),
-                    split,
-                    loss: *loss,
-                    accuracy: *accuracy,
-                    activity: match rates.len() {
-                        0 => 1.0,
-                        n => rates.iter().map(|(_, rate)| rate).sum::<f64>() / n as f64,
-                    },
-                    best: *accuracy > self.best,
-                    memory: self.gigabytes(),
-                };
-                self.best = self.best.max(*accuracy);
-                let line = if let Lines::Epochs(line) = self.lines { line } else { epoch_line };
-                self.bar.suspend(|| println!("{}", line(&report)));
-                for (layer, _) in rates.iter().filter(|(_, rate)| *rate == 0.0) {
-                    if !self.warned.contains(layer) {
-                        self.bar.suspend(|| println!("{}", eval::silent(layer)));
-                        self.warned.push(layer.clone());
-                    }
-                }
-                self.epoch.clear();
-            }
-        }
-    }
-}
-
-/// The published lines of the memory-and-speed evaluation.
-pub fn epoch_line(r: &EpochReport<'_>) -> String {
-    let (epoch, split) = (r.epoch - 1, r.split);
-    format!(
-        "Epoch {epoch:4}, training loss = {:.8}, training acc = {:.6}, time = {:.5} s, memory = {:.2} GB\n\
-         Epoch {epoch:4}, {split} loss = {:.8}, {split} acc = {:.6}",
-        r.training_loss, r.training_accuracy, r.batch_seconds, r.memory, r.loss, r.accuracy
-    )
-}
-
 fn conclude(trainer: &Trainer<'_>, outcome: &Outcome, history: &History, dt: f64, dir: &Path) -> Result<()> {
     let at = outcome.progress.step;
     match outcome.ending {
         Ending::Interrupted => {
-            println!("interrupted after update {at}; go on with --resume {}", dir.display());
-            return Ok(());
+            say!("interrupted after update {at}; go on with --resume {}", dir.display());
+            return Err(Stopped(stop::requested().unwrap_or_default()).into());
         }
         Ending::Reached => {
             let wanted = trainer.settings.stop_at.unwrap_or_default() * 100.0;
-            println!("Accuracy reaches {wanted}% at batch {}. Stop training.", at - 1);
+            say!("Accuracy reaches {wanted}% at batch {}. Stop training.", at - 1);
         }
-        Ending::Settled => println!("The evaluation has stopped improving, at update {at}. Stop training."),
+        Ending::Settled => say!("The evaluation has stopped improving, at update {at}. Stop training."),
         Ending::Finished => {}
     }
     if trainer.task.samples(Split::Test)?.is_some() {
         let eval = EvalProgram::new(trainer.session, &trainer.spec)?;
         let last = trainer.evaluate(&eval, &outcome.state.params, Split::Test)?;
-        println!("test accuracy {:.4}, test loss {:.4} after {at} updates", last.accuracy, last.loss);
+        say!("test accuracy {:.4}, test loss {:.4} after {at} updates", last.accuracy, last.loss);
         let mut reported = last;
         if trainer.settings.select {
-            let slots = outcome.state.slots.len();
-            let (best, progress) =
-                checkpoint::load(&dir.join("best.safetensors"), trainer.session, &trainer.spec.model, slots)?;
+            let Spec { model, optimizer, .. } = &trainer.spec;
+            let (best, progress) = checkpoint::load(dir, Name::Best, trainer.session, model, optimizer.rule)?;
             reported = trainer.evaluate(&eval, &best.params, Split::Test)?;
-            println!(
+            say!(
                 "best checkpoint, epoch {} ({} accuracy {:.4}): test accuracy {:.4}, test loss {:.4}",
                 progress.best_epoch,
                 trainer.settings.evaluate.as_deref().unwrap_or("training"),
@@ -517,8 +468,8 @@ fn conclude(trainer: &Trainer<'_>, outcome: &Outcome, history: &History, dt: f64
         }
         eval::report(&reported, trainer.task.as_ref(), Split::Test, dt, dir)?;
     } else {
-        println!("{history}");
+        say!("{history}");
     }
-    println!("written to {}: config.toml, metrics.jsonl, last and best checkpoint, curve.svg/.png", dir.display());
+    say!("written to {}: config.toml, metrics.jsonl, last and best checkpoint, curve.svg/.png", dir.display());
     Ok(())
 }

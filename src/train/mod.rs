@@ -3,11 +3,14 @@
 pub mod checkpoint;
 pub mod evaluate;
 pub mod history;
+pub mod need;
 pub mod observe;
 pub mod optimizer;
 pub mod program;
+pub mod record;
 pub mod run;
 pub mod session;
 pub mod stepwise;
+pub mod stop;
 pub mod sweep;
 pub mod trainer;

@@ -1,20 +1,23 @@
-//! A run directory: what was asked for, what happened, what came of it.
+//! A run: the folder that holds what was asked for, what happened, and what came of it. `docs/runs.md` describes every file.
 //!
-//! ```text
-//! config.toml        the resolved configuration, enough to repeat the run
-//! metrics.jsonl      one line per report: training steps and evaluations
-//! last.safetensors   the newest checkpoint          best.safetensors   the best one
-//! curve.svg/.png     loss and accuracy
-//! ```
+//! A run exists or does not. [`RunDir::create`] prepares all its files elsewhere, a first checkpoint included, and puts them in
+//! place by one rename, so that a run can be resumed from its first moment and a start that fails leaves nothing. While a process works on a
+//! run it holds a lock, which the system releases when the process ends, however it ends.
 
 use std::{
-    io::Write,
+    fs::{File, OpenOptions, TryLockError},
+    io::{ErrorKind, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::checkpoint::write_atomic;
+use super::{checkpoint::write_atomic, record::Entry};
+
+const CONFIG: &str = "config.toml";
+const METRICS: &str = "metrics.jsonl";
+const LOG: &str = "log.jsonl";
+const LOCK: &str = "lock";
 
 /// A run directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,38 +38,85 @@ pub enum RunError {
         /// What is wrong.
         why: String,
     },
+    /// There is a run already.
+    #[error("--out must not hold a run already, but {path} does; name another folder, or go on with --resume {path}")]
+    Taken {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another process works on the run.
+    #[error(
+        "one process at a time may work on a run, but {path} is in use{holder}; wait until it ends, or name another folder"
+    )]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// By whom, where that is known.
+        holder: String,
+    },
 }
 
-/// An open run directory.
+impl RunError {
+    /// For `map_err`: an I/O error with the file it concerns.
+    fn io(path: &Path) -> impl Fn(std::io::Error) -> RunError {
+        move |source| RunError::Io { path: path.to_path_buf(), source }
+    }
+}
+
+/// An open run directory, locked.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    metrics: std::fs::File,
+    metrics: File,
+    /// Held, not read.
+    _lock: File,
+}
+
+/// What a run recorded, up to the checkpoint that it is resumed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Updates that must be in the metrics.
+    pub expected: u64,
+    /// Updates that are.
+    pub found: u64,
 }
 
 impl RunDir {
-    /// Makes the folder and writes the configuration.
+    /// Makes a run with this configuration, the first entry of its log, and what `first` writes into the folder it is given: the initial checkpoint. A folder
+    /// that exists is used if it holds no run.
     ///
     /// # Errors
-    /// When the file system refuses.
-    pub fn create(path: &Path, config: &impl Serialize) -> Result<RunDir, RunError> {
-        std::fs::create_dir_all(path).map_err(|source| RunError::Io { path: path.to_path_buf(), source })?;
-        let file = path.join("config.toml");
-        let format = |why: String| RunError::Format { path: file.clone(), why };
-        let text = toml::to_string_pretty(config).map_err(|e| format(e.to_string()))?;
-        write_atomic(&file, text.as_bytes()).map_err(|source| RunError::Io { path: file.clone(), source })?;
-        RunDir::open(path)
+    /// When there is a run already, the file system refuses, or `first` fails; nothing is left then.
+    pub fn create<E: From<RunError>>(
+        path: &Path,
+        config: &impl Serialize,
+        entry: &Entry,
+        first: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<RunDir, E> {
+        let stage = Stage::new(path)?;
+        write_config(&stage.path, config)?;
+        add_to_log(&stage.path, entry)?;
+        first(&stage.path)?;
+        let metrics = stage.path.join(METRICS);
+        let metrics = File::create_new(&metrics).map_err(RunError::io(&metrics))?;
+        let lock = stage.publish()?;
+        Ok(RunDir { path: path.to_path_buf(), metrics, _lock: lock })
+    }
+
+    /// Whether a folder holds a run.
+    pub fn is_run(path: &Path) -> bool {
+        path.join(CONFIG).exists()
     }
 
     /// Opens an existing run to go on with it.
     ///
     /// # Errors
-    /// When the folder is no run.
+    /// When the folder is no run, or another process uses it.
     pub fn open(path: &Path) -> Result<RunDir, RunError> {
-        let file = path.join("metrics.jsonl");
-        let opened = std::fs::OpenOptions::new().create(true).append(true).open(&file);
-        let metrics = opened.map_err(|source| RunError::Io { path: file, source })?;
-        Ok(RunDir { path: path.to_path_buf(), metrics })
+        let lock = lock(path)?;
+        let file = path.join(METRICS);
+        let metrics = OpenOptions::new().create(true).append(true).open(&file).map_err(RunError::io(&file))?;
+        Ok(RunDir { path: path.to_path_buf(), metrics, _lock: lock })
     }
 
     /// The configuration of a run.
@@ -74,9 +124,17 @@ impl RunDir {
     /// # Errors
     /// When it is missing or damaged.
     pub fn config<C: DeserializeOwned>(path: &Path) -> Result<C, RunError> {
-        let file = path.join("config.toml");
-        let text = std::fs::read_to_string(&file).map_err(|source| RunError::Io { path: file.clone(), source })?;
+        let file = path.join(CONFIG);
+        let text = std::fs::read_to_string(&file).map_err(RunError::io(&file))?;
         toml::from_str(&text).map_err(|e| RunError::Format { path: file, why: e.to_string() })
+    }
+
+    /// Replaces the configuration.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn set_config(&self, config: &impl Serialize) -> Result<(), RunError> {
+        write_config(&self.path, config)
     }
 
     /// Where the run is.
@@ -84,39 +142,52 @@ impl RunDir {
         &self.path
     }
 
-    /// A file of the run.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
-
     /// Adds one line to the metrics.
     ///
     /// # Errors
     /// When the file system refuses.
     pub fn record(&mut self, row: &impl Serialize) -> Result<(), RunError> {
-        let path = self.file("metrics.jsonl");
-        let mut line =
-            serde_json::to_string(row).map_err(|e| RunError::Format { path: path.clone(), why: e.to_string() })?;
-        line.push('\n');
-        self.metrics.write_all(line.as_bytes()).map_err(|source| RunError::Io { path, source })
+        let path = self.path.join(METRICS);
+        append(&mut self.metrics, &path, row)
     }
 
-    /// Drops lines written after `step`: what a killed run did beyond its last checkpoint is done again.
+    /// Adds one line to the log.
     ///
     /// # Errors
     /// When the file system refuses.
-    pub fn rewind(&mut self, step: u64) -> Result<(), RunError> {
-        let path = self.file("metrics.jsonl");
-        let io = |source| RunError::Io { path: path.clone(), source };
-        let text = std::fs::read_to_string(&path).map_err(io)?;
-        let kept = |line: &&str| {
-            let row: Option<serde_json::Value> = serde_json::from_str(line).ok();
-            row.and_then(|r| r.get("step").and_then(serde_json::Value::as_u64)).is_some_and(|s| s <= step)
-        };
-        let text: String = text.lines().filter(kept).flat_map(|l| [l, "\n"]).collect();
-        write_atomic(&path, text.as_bytes()).map_err(io)?;
-        self.metrics = std::fs::OpenOptions::new().append(true).open(&path).map_err(io)?;
-        Ok(())
+    pub fn log(&self, entry: &Entry) -> Result<(), RunError> {
+        add_to_log(&self.path, entry)
+    }
+
+    /// Waits until the metrics are on the disk, as a checkpoint that follows them will be.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn sync(&self) -> Result<(), RunError> {
+        self.metrics.sync_data().map_err(RunError::io(&self.path.join(METRICS)))
+    }
+
+    /// Drops lines written after `step`: what a killed run did beyond its checkpoint is done again. Says how many of the updates
+    /// up to there are recorded.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn rewind(&mut self, step: u64) -> Result<Recorded, RunError> {
+        let path = self.path.join(METRICS);
+        let text = std::fs::read(&path).map_err(RunError::io(&path))?;
+        let mut steps = std::collections::BTreeSet::new();
+        let mut kept = String::new();
+        for line in String::from_utf8_lossy(&text).lines() {
+            let Ok(row) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+            let Some(of) = row["step"].as_u64().filter(|of| *of <= step) else { continue };
+            if row["event"] == "step" {
+                steps.insert(of);
+            }
+            kept.extend([line, "\n"]);
+        }
+        write_atomic(&path, kept.as_bytes()).map_err(RunError::io(&path))?;
+        self.metrics = OpenOptions::new().append(true).open(&path).map_err(RunError::io(&path))?;
+        Ok(Recorded { expected: step, found: steps.len() as u64 })
     }
 
     /// All lines of the metrics.
@@ -124,8 +195,284 @@ impl RunDir {
     /// # Errors
     /// When the file cannot be read.
     pub fn metrics(path: &Path) -> Result<Vec<serde_json::Value>, RunError> {
-        let file = path.join("metrics.jsonl");
-        let text = std::fs::read_to_string(&file).map_err(|source| RunError::Io { path: file, source })?;
+        let file = path.join(METRICS);
+        let text = std::fs::read_to_string(&file).map_err(RunError::io(&file))?;
         Ok(text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect())
+    }
+
+    /// All entries of the log that can be read; none if there is no log.
+    pub fn entries(path: &Path) -> Vec<Entry> {
+        let text = std::fs::read_to_string(path.join(LOG)).unwrap_or_default();
+        text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect()
+    }
+}
+
+fn write_config(run: &Path, config: &impl Serialize) -> Result<(), RunError> {
+    let file = run.join(CONFIG);
+    let text =
+        toml::to_string_pretty(config).map_err(|e| RunError::Format { path: file.clone(), why: e.to_string() })?;
+    write_atomic(&file, text.as_bytes()).map_err(RunError::io(&file))
+}
+
+fn add_to_log(run: &Path, entry: &Entry) -> Result<(), RunError> {
+    let path = run.join(LOG);
+    let open = || {
+        let mut file = OpenOptions::new().create(true).append(true).read(true).open(&path)?;
+        // A process that was killed while it wrote may have left half a line.
+        let mut end = [b'\n'];
+        if file.metadata()?.len() > 0 {
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut end)?;
+        }
+        if end != [b'\n'] {
+            file.write_all(b"\n")?;
+        }
+        Ok(file)
+    };
+    append(&mut open().map_err(RunError::io(&path))?, &path, entry)
+}
+
+fn append(file: &mut File, path: &Path, row: &impl Serialize) -> Result<(), RunError> {
+    let mut line =
+        serde_json::to_string(row).map_err(|e| RunError::Format { path: path.to_path_buf(), why: e.to_string() })?;
+    line.push('\n');
+    file.write_all(line.as_bytes()).map_err(RunError::io(path))
+}
+
+/// Locks a folder for this process and writes into the lock file who holds it.
+fn lock(run: &Path) -> Result<File, RunError> {
+    let path = run.join(LOCK);
+    let open = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+    let mut file = open.map_err(RunError::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let holder = std::fs::read_to_string(&path).unwrap_or_default();
+            let holder = holder.lines().next().map(|who| format!(" by {who}")).unwrap_or_default();
+            return Err(RunError::Locked { path: run.to_path_buf(), holder });
+        }
+        // Some network file systems have no locks; a run there is as safe as it was without.
+        Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {}
+        Err(TryLockError::Error(e)) => return Err(RunError::io(&path)(e)),
+    }
+    let who = format!("process {} on {}\n", std::process::id(), super::record::host());
+    file.set_len(0).and_then(|()| file.write_all(who.as_bytes())).map_err(RunError::io(&path))?;
+    Ok(file)
+}
+
+/// A folder where a run is prepared: beside the run's, or inside it if that exists (it may be the only place on its file system).
+/// Removed on drop unless it became the run.
+struct Stage {
+    path: PathBuf,
+    /// The run's folder.
+    run: PathBuf,
+    inside: bool,
+    lock: Option<File>,
+}
+
+impl Stage {
+    fn new(run: &Path) -> Result<Stage, RunError> {
+        let inside = run.exists();
+        let absolute = if inside { run.canonicalize() } else { std::path::absolute(run) };
+        let run = absolute.map_err(RunError::io(run))?;
+        let name = run.file_name().unwrap_or_default().to_string_lossy();
+        let (parent, prefix) = match run.parent() {
+            Some(parent) if !inside => (parent, format!(".{name}.starting-")),
+            _ => (run.as_path(), ".starting-".to_string()),
+        };
+        std::fs::create_dir_all(parent).map_err(RunError::io(parent))?;
+        clear_leftovers(parent, &prefix);
+        let path = parent.join(format!("{prefix}{}", std::process::id()));
+        std::fs::create_dir(&path).map_err(RunError::io(&path))?;
+        let mut stage = Stage { path, run: run.clone(), inside, lock: None };
+        stage.lock = Some(lock(&stage.path)?);
+        Ok(stage)
+    }
+
+    /// Makes the folder the run. Of several processes that try, one succeeds.
+    fn publish(mut self) -> Result<File, RunError> {
+        let taken = || RunError::Taken { path: self.run.clone() };
+        if RunDir::is_run(&self.run) {
+            return Err(taken());
+        }
+        if self.inside {
+            return self.move_out();
+        }
+        match std::fs::rename(&self.path, &self.run) {
+            Ok(()) => self.lock.take().ok_or_else(|| RunError::Taken { path: self.run.clone() }),
+            Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => Err(taken()),
+            Err(e) => Err(RunError::io(&self.run)(e)),
+        }
+    }
+
+    /// Moves the files to a folder that may hold others. The configuration comes last: with it the run exists.
+    fn move_out(&self) -> Result<File, RunError> {
+        let lock = lock(&self.run)?;
+        if RunDir::is_run(&self.run) {
+            return Err(RunError::Taken { path: self.run.clone() });
+        }
+        let files = std::fs::read_dir(&self.path).map_err(RunError::io(&self.path))?;
+        let names = files.flatten().map(|file| file.file_name()).filter(|name| name != LOCK && name != CONFIG);
+        for name in names.chain([CONFIG.into()]) {
+            let to = self.run.join(&name);
+            std::fs::rename(self.path.join(&name), &to).map_err(RunError::io(&to))?;
+        }
+        Ok(lock)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // Gone already, if it became the run.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes what killed processes prepared: folders of this name that nobody holds.
+fn clear_leftovers(parent: &Path, prefix: &str) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_string_lossy().strip_prefix(prefix).is_some_and(|id| id.parse::<u32>().is_ok());
+        if ours && File::open(entry.path().join(LOCK)).is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let path = std::env::temp_dir().join(format!("etrace-run-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Folder(path)
+        }
+
+        fn names(&self) -> Vec<String> {
+            let mut names: Vec<String> =
+                self.0.read_dir().unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn entry() -> Entry {
+        Entry::Warning { time: "now".into(), text: "none".into() }
+    }
+
+    fn create(path: &Path) -> Result<RunDir, RunError> {
+        let config = std::collections::BTreeMap::from([("a", 1)]);
+        RunDir::create(path, &config, &entry(), |stage| {
+            std::fs::write(stage.join("last.safetensors"), "state").map_err(RunError::io(stage))
+        })
+    }
+
+    #[test]
+    fn a_run_appears_whole_in_a_new_an_empty_and_a_used_folder() {
+        let folder = Folder::new("whole");
+        for (name, prepare) in [("new", 0), ("empty", 1), ("used", 2)] {
+            let run = folder.0.join(name);
+            if prepare > 0 {
+                std::fs::create_dir(&run).unwrap();
+            }
+            if prepare > 1 {
+                std::fs::write(run.join("notes.txt"), "mine").unwrap();
+            }
+            let made = create(&run).unwrap();
+            for file in [CONFIG, METRICS, LOCK, "last.safetensors"] {
+                assert!(run.join(file).is_file(), "{name}: {file}");
+            }
+            assert!(matches!(RunDir::open(&run), Err(RunError::Locked { .. })), "{name}");
+            drop(made);
+            assert!(RunDir::open(&run).is_ok(), "{name}");
+            assert!(matches!(create(&run), Err(RunError::Taken { .. })), "{name}");
+        }
+        assert_eq!(std::fs::read(folder.0.join("used/notes.txt")).unwrap(), b"mine");
+        assert_eq!(folder.names(), ["empty", "new", "used"], "nothing else is left");
+    }
+
+    #[test]
+    fn a_start_that_fails_leaves_nothing_and_leftovers_go() {
+        let folder = Folder::new("failed");
+        let run = folder.0.join("run");
+        let failed: Result<RunDir, RunError> =
+            RunDir::create(&run, &std::collections::BTreeMap::from([("a", 1)]), &entry(), |stage| {
+                Err(RunError::Format { path: stage.to_path_buf(), why: "no device".into() })
+            });
+        assert!(failed.is_err());
+        assert!(folder.names().is_empty(), "{:?}", folder.names());
+        // What a killed process left; the folder of a living one is locked.
+        for id in [1, 2] {
+            std::fs::create_dir(folder.0.join(format!(".run.starting-{id}"))).unwrap();
+            std::fs::write(folder.0.join(format!(".run.starting-{id}/{LOCK}")), "").unwrap();
+        }
+        let held = lock(&folder.0.join(".run.starting-2")).unwrap();
+        create(&run).unwrap();
+        assert_eq!(folder.names(), [".run.starting-2", "run"]);
+        drop(held);
+    }
+
+    #[test]
+    fn of_two_that_start_at_once_one_succeeds() {
+        let folder = Folder::new("race");
+        for trial in 0..50 {
+            let run = folder.0.join(format!("{trial}"));
+            // Two stages, as two processes would have them.
+            let stage = |id: u32| {
+                let path = folder.0.join(format!(".{trial}.starting-{id}"));
+                std::fs::create_dir(&path).unwrap();
+                std::fs::write(path.join(CONFIG), id.to_string()).unwrap();
+                Stage { lock: Some(lock(&path).unwrap()), path, run: run.clone(), inside: trial % 2 == 1 }
+            };
+            if trial % 2 == 1 {
+                std::fs::create_dir(&run).unwrap();
+            }
+            let stages = [stage(1), stage(2)];
+            let won: Vec<bool> = std::thread::scope(|scope| {
+                let threads = stages.map(|s| scope.spawn(move || s.publish()));
+                threads.map(|t| t.join().unwrap().is_ok()).to_vec()
+            });
+            assert_eq!(won.iter().filter(|w| **w).count(), 1, "{won:?}");
+            let config = std::fs::read_to_string(run.join(CONFIG)).unwrap();
+            assert_eq!(config, if won[0] { "1" } else { "2" });
+        }
+    }
+
+    #[test]
+    fn half_a_line_of_the_log_costs_only_itself() {
+        let folder = Folder::new("log");
+        let run = folder.0.join("run");
+        let dir = create(&run).unwrap();
+        std::fs::write(run.join(LOG), "{\"event\":\"sta").unwrap();
+        dir.log(&entry()).unwrap();
+        assert_eq!(RunDir::entries(&run).len(), 1);
+    }
+
+    #[test]
+    fn missing_metrics_are_counted() {
+        let folder = Folder::new("metrics");
+        let run = folder.0.join("run");
+        let mut dir = create(&run).unwrap();
+        for step in 1..=10 {
+            dir.record(&serde_json::json!({ "event": "step", "step": step, "loss": 0.1f32 })).unwrap();
+        }
+        dir.record(&serde_json::json!({ "event": "evaluation", "step": 10 })).unwrap();
+        assert_eq!(dir.rewind(8).unwrap(), Recorded { expected: 8, found: 8 });
+        assert_eq!(RunDir::metrics(&run).unwrap().len(), 8);
+        let text = std::fs::read_to_string(run.join(METRICS)).unwrap();
+        std::fs::write(run.join(METRICS), text.lines().skip(3).collect::<Vec<_>>().join("\n")).unwrap();
+        assert_eq!(dir.rewind(8).unwrap(), Recorded { expected: 8, found: 5 });
+        // A line that was cut short does not count.
+        std::fs::write(run.join(METRICS), "{\"event\":\"step\",\"st").unwrap();
+        assert_eq!(dir.rewind(8).unwrap(), Recorded { expected: 8, found: 0 });
     }
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tasks::{Batch, RandomSpikes, Split, Task};
 
 use super::{
+    need,
     program::{ProgramError, Spec, TrainProgram, TrainState},
     session::{Session, SessionError},
     stepwise::Stepwise,
@@ -252,11 +253,7 @@ fn feed(session: &Session, batch: Batch, driver: &Driver) -> Result<Fed, TrainEr
 
 /// On a CPU the system kills a process that asks for too much: say so before.
 fn enough_memory(session: &Session, bytes: u64) -> Result<(), TrainError> {
-    let free = match session.client.device_memory() {
-        Some(m) => m.limit.map(|limit| limit.saturating_sub(m.in_use)),
-        None => memory::available_bytes(),
-    };
-    match free {
+    match need::free(session) {
         Some(free) if bytes > free => {
             let gib = |b: u64| b as f64 / (1u64 << 30) as f64;
             Err(TrainError::Setting(format!(

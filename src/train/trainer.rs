@@ -4,29 +4,27 @@
 //! on the seed and the position only. A checkpoint holds the position, so a resumed run repeats an uninterrupted one bit for
 //! bit on a CPU.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use hlo::{DType, Shape, array::Array, pjrt::Buffer};
 use serde::{Deserialize, Serialize};
 use tasks::{Batch, Loader, LoaderSettings, Position, Split, Task};
 
 use super::{
-    checkpoint::{self, CheckpointError, Progress},
+    checkpoint::{self, CheckpointError, Name, Progress},
     evaluate::{Evaluation, evaluate},
-    program::{self, EvalProgram, ProgramError, Spec, TrainProgram, TrainState, drawn_states},
+    need::Need,
+    program::{EvalProgram, ProgramError, Spec, StepReport, TrainProgram, TrainState, drawn_states},
     run::{RunDir, RunError},
     session::{Session, SessionError},
+    stop,
 };
 
-/// Set by Ctrl-C: training stops after the batch in hand and leaves a checkpoint.
-pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Threads that may make batches: more wait for each other, and the system runs out of them.
+pub const MOST_THREADS: usize = 256;
+
+/// Batches made before they are needed.
+pub const AHEAD: usize = 2;
 
 /// Gradients that are not finite, one after another, before training gives up.
 const PATIENCE: u64 = 20;
@@ -77,6 +75,36 @@ impl Default for Settings {
             checkpoint_every: 100,
             threads: 1,
         }
+    }
+}
+
+impl Settings {
+    /// Refuses what no run can have.
+    ///
+    /// # Errors
+    /// Which setting, what it must be, and what it is.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let wrong = |text: String| Err(TrainError::Setting(text));
+        match self {
+            s if s.batch == 0 => wrong("a batch must hold at least 1 sequence, got 0 (--batch_size)".into()),
+            s if s.threads > MOST_THREADS => wrong(format!(
+                "at most {MOST_THREADS} threads may make batches, got {}; a few are enough (--n_data_worker 4)",
+                s.threads
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn split(&self) -> Result<Option<Split>, TrainError> {
+        let Some(name) = &self.evaluate else { return Ok(None) };
+        let known = Split::ALL.into_iter().find(|s| s.name() == name);
+        let wrong = || TrainError::Setting(format!("the split to evaluate must be train, valid or test, got `{name}`"));
+        Ok(Some(known.ok_or_else(wrong)?))
+    }
+
+    /// Whether nothing is left to do after `progress`: all batches or epochs that were asked for are done.
+    pub fn done(&self, progress: &Progress) -> bool {
+        self.batches.is_some_and(|n| progress.step >= n) || self.epochs.is_some_and(|n| progress.epoch >= n)
     }
 }
 
@@ -135,7 +163,8 @@ pub enum Event {
 }
 
 /// Why training ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Ending {
     /// All epochs are done.
     Finished,
@@ -143,7 +172,7 @@ pub enum Ending {
     Reached,
     /// The evaluation stopped improving.
     Settled,
-    /// Ctrl-C.
+    /// A signal asked to stop.
     Interrupted,
 }
 
@@ -164,26 +193,26 @@ pub struct Outcome {
 pub enum TrainError {
     /// The loss is not a number.
     #[error(
-        "the loss must be finite, but it was {loss} at update {step}{saved}; lower --lr, or check the input scale \
-         (--ff_scale, for shd --inp_scale) and the data; an update whose gradient is not finite is not made"
+        "the loss must be finite, but it was {loss} at update {step}; lower --lr, or check the input scale \
+         (--ff_scale, for shd --inp_scale) and the data{saved}"
     )]
     LossNotFinite {
         /// Which update.
         step: u64,
         /// The loss.
         loss: f32,
-        /// Where the parameters are.
+        /// What became of the parameters.
         saved: String,
     },
     /// The gradient stays infinite.
     #[error(
-        "the gradient was not finite for {PATIENCE} updates up to {step}{saved}; no update was made for them; \
-         use an online method (--method d-rtrl), shorter sequences, or smaller weights"
+        "the gradient was not finite for {PATIENCE} updates up to {step}, and no update was made for them; \
+         use an online method (--method d-rtrl), shorter sequences, or smaller weights{saved}"
     )]
     GradientNotFinite {
         /// Which update.
         step: u64,
-        /// Where the parameters are.
+        /// What became of the parameters.
         saved: String,
     },
     /// Data.
@@ -214,6 +243,37 @@ pub fn arrays(batch: Batch) -> Result<(Array, Array), SessionError> {
     Ok((inputs, target))
 }
 
+/// The compiled programs of a run.
+pub struct Programs {
+    train: TrainProgram,
+    /// With the split that is evaluated after each epoch.
+    eval: Option<(Split, EvalProgram)>,
+}
+
+impl Programs {
+    /// Compiles what a run needs.
+    ///
+    /// # Errors
+    /// When a setting makes no sense or a program does not compile.
+    pub fn new(session: &Session, spec: &Spec, settings: &Settings) -> Result<Programs, TrainError> {
+        settings.check()?;
+        let train = TrainProgram::new(session, spec)?;
+        let eval = match settings.split()? {
+            Some(split) => Some((split, EvalProgram::new(session, spec)?)),
+            None => None,
+        };
+        Ok(Programs { train, eval })
+    }
+
+    /// Memory that a run with these programs needs.
+    ///
+    /// # Errors
+    /// As [`Need::new`].
+    pub fn need(&self, spec: &Spec, settings: &Settings, task: &dyn Task) -> Result<Need, TrainError> {
+        Need::new(spec, settings, task, &self.train, self.eval.as_ref().map(|(_, eval)| eval))
+    }
+}
+
 /// Everything a run is made of.
 pub struct Trainer<'a> {
     /// The device.
@@ -229,141 +289,138 @@ pub struct Trainer<'a> {
 }
 
 impl Trainer<'_> {
-    fn split(&self) -> Result<Option<Split>, TrainError> {
-        let Some(name) = &self.settings.evaluate else { return Ok(None) };
-        let known = Split::ALL.into_iter().find(|s| s.name() == name);
-        let wrong = || TrainError::Setting(format!("the split to evaluate must be train, valid or test, got `{name}`"));
-        Ok(Some(known.ok_or_else(wrong)?))
-    }
-
-    /// Trains. With `resume`, from the run's last checkpoint. `hear` is told of every event.
+    /// Trains on from `start`: values and position, fresh or from a checkpoint. `hear` is told of every event.
     ///
     /// # Errors
-    /// When data, device or disk fail, or the loss is not finite; a checkpoint of the last good state is left.
+    /// When data, device or disk fail, or the loss is not finite; the first error is returned.
     pub fn train(
         &mut self,
-        program: &TrainProgram,
-        resume: bool,
+        programs: &Programs,
+        (mut state, mut progress): (TrainState, Progress),
         mut hear: impl FnMut(&Event),
     ) -> Result<Outcome, TrainError> {
-        let split = self.split()?;
-        let eval = split.map(|_| EvalProgram::new(self.session, &self.spec)).transpose()?;
-        let slots = self.spec.model.params.iter().filter(|p| p.trainable).count() * self.spec.optimizer.rule.slots();
-        let (mut state, mut progress) = match (&mut self.run, resume) {
-            (Some(run), true) => {
-                let (state, progress) =
-                    checkpoint::load(&run.file("last.safetensors"), self.session, &self.spec.model, slots)?;
-                run.rewind(progress.step)?;
-                (state, progress)
-            }
-            _ => {
-                let rule = self.spec.optimizer.rule;
-                (program::start(self.session, &self.spec.model, rule, self.settings.seed)?, Progress::default())
-            }
-        };
+        // A run that was lengthened goes on.
+        progress.ending = None;
         let loader = self.loader(&progress)?;
         let epoch_steps = loader.epoch_steps();
-        let mut evaluation = None;
-        let mut bad = 0;
-        let mut clock = Instant::now();
-        let mut ending = Ending::Finished;
         let all = self.settings.batches.unwrap_or(u64::MAX);
         let left = usize::try_from(all.saturating_sub(progress.step)).unwrap_or(usize::MAX);
+        let (mut evaluation, mut bad, mut ending) = (None, 0, None);
+        let mut clock = Instant::now();
         for item in loader.take(left) {
             let (position, batch) = item?;
-            let step = progress.step;
-            let (inputs, target) = arrays(batch)?;
-            let drawn = drawn_states(&self.spec.model, self.settings.seed, step);
-            let lr = self.spec.optimizer.lr * self.spec.optimizer.schedule.factor(step);
-            let (next, report) = program.step(self.session, state, lr as f32, &drawn, &inputs, &target)?;
-            state = next;
-            if !report.loss.is_finite() {
-                let saved = self.save("last", &state, &progress)?;
-                return Err(TrainError::LossNotFinite { step: step + 1, loss: report.loss, saved });
-            }
+            let report;
+            (state, report) = self.step(&programs.train, state, &progress, batch)?;
             bad = if report.norm.is_finite() { 0 } else { bad + 1 };
-            if bad >= PATIENCE {
-                let saved = self.save("last", &state, &progress)?;
-                return Err(TrainError::GradientNotFinite { step: step + 1, saved });
-            }
-            progress.step += 1;
-            let last_of_epoch = epoch_steps.is_some_and(|n| position.step + 1 >= n);
-            (progress.epoch, progress.epoch_step) =
-                if last_of_epoch { (position.epoch + 1, 0) } else { (position.epoch, position.step + 1) };
-            let accuracy = f64::from(report.accuracy);
-            let smoothed = progress.smoothed.map_or(accuracy, |q| 0.8 * q + 0.2 * accuracy);
-            progress.smoothed = Some(smoothed);
-            self.tell(
-                Event::Step {
-                    step: progress.step,
-                    epoch: position.epoch,
-                    loss: report.loss,
-                    accuracy: report.accuracy,
-                    smoothed,
-                    norm: report.norm.is_finite().then_some(report.norm),
-                    l1: report.l1,
-                    lr,
-                    seconds: clock.elapsed().as_secs_f64(),
-                },
-                &mut hear,
-            )?;
+            self.judge(&report, bad, &state, &progress)?;
+            let end = epoch_steps.is_some_and(|n| position.step + 1 >= n);
+            progress.advance(position, end, f64::from(report.accuracy));
+            self.tell(self.step_event(&report, position, &progress, clock.elapsed().as_secs_f64()), &mut hear)?;
             clock = Instant::now();
-            let mut selected = (eval.is_none()).then_some(smoothed);
-            if let (true, Some(split), Some(eval)) = (last_of_epoch, split, &eval) {
-                let found = self.evaluate(eval, &state.params, split)?;
-                let (loss, accuracy, samples) = (found.loss, found.accuracy, found.answers.len());
-                selected = Some(accuracy);
-                let (split, rates) = (split.name().to_string(), found.rates.clone());
+            let mut selected = progress.smoothed.filter(|_| programs.eval.is_none());
+            if let Some((split, eval)) = programs.eval.as_ref().filter(|_| end) {
+                let found = self.evaluate(eval, &state.params, *split)?;
+                selected = Some(found.accuracy);
+                self.tell(evaluation_event(&found, *split, &progress), &mut hear)?;
                 evaluation = Some(found);
-                self.tell(
-                    Event::Evaluation {
-                        step: progress.step,
-                        epoch: progress.epoch,
-                        split,
-                        loss,
-                        accuracy,
-                        samples,
-                        rates,
-                    },
-                    &mut hear,
-                )?;
                 clock = Instant::now();
             }
-            if let Some(value) = selected.filter(|v| progress.best.is_none_or(|b| *v > b)) {
-                progress.best = Some(value);
-                progress.best_epoch = progress.epoch;
-                self.save("best", &state, &progress)?;
+            let better = selected.filter(|v| progress.best.is_none_or(|b| *v > b));
+            if better.is_some() {
+                (progress.best, progress.best_epoch) = (better, progress.epoch);
             }
-            let reached = progress.step >= SETTLED && self.settings.stop_at.is_some_and(|s| smoothed >= s);
-            let interrupted = INTERRUPTED.load(Ordering::SeqCst);
-            progress.epoch_accuracy += accuracy;
-            let settled = last_of_epoch
-                && self.settings.patience.is_some_and(|p| {
-                    progress.epoch >= progress.best_epoch + p.epochs
-                        && progress.epoch_accuracy / (position.step + 1) as f64 > p.trained
-                });
-            if last_of_epoch {
+            let end_of_run = self.ending(&progress, end.then_some(position.step + 1));
+            if end {
                 progress.epoch_accuracy = 0.0;
             }
-            if reached
-                || settled
-                || interrupted
-                || last_of_epoch
-                || progress.step % self.settings.checkpoint_every.max(1) == 0
-            {
-                self.save("last", &state, &progress)?;
+            if better.is_some() {
+                self.save(Name::Best, &state, &progress)?;
             }
-            if reached || settled || interrupted {
-                ending = match (reached, settled) {
-                    (true, _) => Ending::Reached,
-                    (_, true) => Ending::Settled,
-                    _ => Ending::Interrupted,
-                };
+            progress.ending = end_of_run;
+            ending = progress.ending.or(stop::requested().map(|_| Ending::Interrupted));
+            if ending.is_some() || end || progress.step.is_multiple_of(self.settings.checkpoint_every.max(1)) {
+                self.save(Name::Last, &state, &progress)?;
+            }
+            if ending.is_some() {
                 break;
             }
         }
-        self.save("last", &state, &progress)?;
-        Ok(Outcome { ending, progress, state, evaluation })
+        Ok(Outcome { ending: ending.unwrap_or(Ending::Finished), progress, state, evaluation })
+    }
+
+    /// One update.
+    fn step(
+        &self,
+        program: &TrainProgram,
+        state: TrainState,
+        progress: &Progress,
+        batch: Batch,
+    ) -> Result<(TrainState, StepReport), TrainError> {
+        let (inputs, target) = arrays(batch)?;
+        let drawn = drawn_states(&self.spec.model, self.settings.seed, progress.step);
+        let lr = self.rate(progress.step) as f32;
+        Ok(program.step(self.session, state, lr, &drawn, &inputs, &target)?)
+    }
+
+    /// Learning rate of update number `step`, from 0.
+    fn rate(&self, step: u64) -> f64 {
+        self.spec.optimizer.lr * self.spec.optimizer.schedule.factor(step)
+    }
+
+    /// Gives up where the loss is not finite, or the gradient was not for too long.
+    fn judge(&self, report: &StepReport, bad: u64, state: &TrainState, progress: &Progress) -> Result<(), TrainError> {
+        let step = progress.step + 1;
+        if !report.loss.is_finite() {
+            // With a gradient that is not finite either, the update was left out: `state` is that from before it.
+            let unchanged = !report.norm.is_finite();
+            let saved = self.rescue(unchanged, state, progress);
+            return Err(TrainError::LossNotFinite { step, loss: report.loss, saved });
+        }
+        if bad >= PATIENCE {
+            return Err(TrainError::GradientNotFinite { step, saved: self.rescue(true, state, progress) });
+        }
+        Ok(())
+    }
+
+    /// Saves the state that a failure left, if it is `good`; says what is saved, for the error.
+    fn rescue(&self, good: bool, state: &TrainState, progress: &Progress) -> String {
+        let Some(run) = &self.run else { return String::new() };
+        let path = Name::Last.file(run.path());
+        // The failure that led here is the one to report.
+        if good && self.save(Name::Last, state, progress).is_ok() {
+            format!("; {} holds the parameters from before that update", path.display())
+        } else {
+            format!("; {} is left as it was, with an earlier update", path.display())
+        }
+    }
+
+    fn step_event(&self, report: &StepReport, position: Position, progress: &Progress, seconds: f64) -> Event {
+        Event::Step {
+            step: progress.step,
+            epoch: position.epoch,
+            loss: report.loss,
+            accuracy: report.accuracy,
+            smoothed: progress.smoothed.unwrap_or_default(),
+            norm: report.norm.is_finite().then_some(report.norm),
+            l1: report.l1,
+            lr: self.rate(progress.step - 1),
+            seconds,
+        }
+    }
+
+    /// Why training ends here, if it does; `batches` are those of the epoch that ends.
+    fn ending(&self, progress: &Progress, batches: Option<u64>) -> Option<Ending> {
+        let smoothed = progress.smoothed.unwrap_or_default();
+        if progress.step >= SETTLED && self.settings.stop_at.is_some_and(|s| smoothed >= s) {
+            return Some(Ending::Reached);
+        }
+        let settled = |p: Patience, batches: u64| {
+            progress.epoch >= progress.best_epoch + p.epochs && progress.epoch_accuracy / batches as f64 > p.trained
+        };
+        if batches.zip(self.settings.patience).is_some_and(|(n, p)| settled(p, n)) {
+            return Some(Ending::Settled);
+        }
+        self.settings.done(progress).then_some(Ending::Finished)
     }
 
     fn loader(&self, progress: &Progress) -> Result<Loader, TrainError> {
@@ -373,7 +430,7 @@ impl Trainer<'_> {
             start: Position { epoch: progress.epoch, step: progress.epoch_step },
             epochs: s.epochs,
             threads: s.threads.max(1),
-            ahead: 2,
+            ahead: AHEAD,
             ..LoaderSettings::new(Split::Train, s.seed)
         };
         Ok(Loader::new(self.task.clone(), settings)?)
@@ -387,12 +444,12 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Writes a checkpoint, if the run is recorded; says where for messages.
-    fn save(&self, name: &str, state: &TrainState, progress: &Progress) -> Result<String, TrainError> {
-        let Some(run) = &self.run else { return Ok(String::new()) };
-        let path: PathBuf = run.file(&format!("{name}.safetensors"));
-        checkpoint::save(&path, &self.spec.model, state, progress)?;
-        Ok(format!(" (saved in {})", path.display()))
+    /// Writes a checkpoint, if the run is recorded.
+    fn save(&self, name: Name, state: &TrainState, progress: &Progress) -> Result<(), TrainError> {
+        let Some(run) = &self.run else { return Ok(()) };
+        // The metrics must not fall behind the checkpoint, even if the machine stops.
+        run.sync()?;
+        Ok(checkpoint::save(run.path(), name, &self.spec.model, state, progress)?)
     }
 
     /// How good `params` are on a split.
@@ -401,5 +458,17 @@ impl Trainer<'_> {
     /// When data or device fail.
     pub fn evaluate(&self, eval: &EvalProgram, params: &[Buffer], split: Split) -> Result<Evaluation, TrainError> {
         evaluate(self.session, eval, &self.task, params, split, self.settings.seed, self.settings.threads)
+    }
+}
+
+fn evaluation_event(found: &Evaluation, split: Split, progress: &Progress) -> Event {
+    Event::Evaluation {
+        step: progress.step,
+        epoch: progress.epoch,
+        split: split.name().to_string(),
+        loss: found.loss,
+        accuracy: found.accuracy,
+        samples: found.answers.len(),
+        rates: found.rates.clone(),
     }
 }

@@ -22,11 +22,13 @@ use super::{
     ffi,
     options::CompileOptions,
     plugin::{Named, Plugin},
+    private,
 };
 use crate::Program;
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
+    hash::{BuildHasher, Hasher, RandomState},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -183,15 +185,15 @@ fn last_words(errors: &Path) -> String {
     lines[lines.len().saturating_sub(5)..].join("\n")
 }
 
-/// A temporary folder, removed on drop.
+/// A new temporary folder for the user alone, removed on drop. The child loads the library that a file in it names.
 struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Result<Folder> {
-        static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let unique = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("etrace-aot-{}-{unique}", std::process::id()));
-        fs::create_dir_all(&path).map_err(Error::io(&path))?;
+        // A name that nobody can guess, and that must not be there yet.
+        let random = RandomState::new().build_hasher().finish();
+        let path = std::env::temp_dir().join(format!("etrace-aot-{}-{random:016x}", std::process::id()));
+        private::create_new(&path)?;
         Ok(Folder(path))
     }
 }
@@ -223,6 +225,7 @@ pub fn child_main() -> i32 {
 }
 
 fn work(folder: &Path) -> Result<Value> {
+    private::check_own(folder)?;
     let read = |name: &str| fs::read(folder.join(name)).map_err(Error::io(folder.join(name)));
     let request: Value = serde_json::from_slice(&read("request.json")?)
         .map_err(|e| Error::Io { path: folder.join("request.json"), source: e.into() })?;

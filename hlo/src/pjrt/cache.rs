@@ -7,10 +7,11 @@
 //! under another name and renamed, so a reader never sees half an entry.
 //!
 //! The folder is `etrace/executables` in the user's cache folder. `ETRACE_CACHE=off` turns the cache off;
-//! `ETRACE_CACHE=/some/folder` moves it. When it grows beyond [`LIMIT`] bytes, the entries used longest ago
-//! go. Trouble with the cache is never an error: the program is compiled as if it were absent.
+//! `ETRACE_CACHE=some/folder` moves it. When it grows beyond [`LIMIT`] bytes, the entries used longest ago
+//! go. A folder that others can write to is refused, since entries are machine code. Other trouble with the cache is no
+//! error: the program is compiled as if it were absent.
 
-use super::{client::Client, device::PluginKind, error::Error};
+use super::{client::Client, device::PluginKind, error::Error, private};
 use sha2::{Digest, Sha256};
 use std::{
     fs,
@@ -25,21 +26,21 @@ pub const LIMIT: u64 = 1 << 30;
 
 /// First bytes of an entry; the digit is the version of this file's layout.
 const MAGIC: &[u8; 8] = b"etrace1\n";
-const HASH: usize = 32;
+pub(super) const HASH: usize = 32;
 
 /// The user's cache folder for this program: `$XDG_CACHE_HOME/etrace`, else `~/.cache/etrace`. `None` if there
-/// is no home.
+/// is no home. Relative paths in these variables do not count, as the specification of base directories has it.
 pub fn root() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
     Some(base.join("etrace"))
 }
 
-/// The folder of compiled programs; `None` if the cache is off.
+/// The folder of compiled programs; `None` if the cache is off. A relative path is one from the current folder.
 pub fn folder() -> Option<PathBuf> {
     match std::env::var_os("ETRACE_CACHE") {
         Some(value) if matches!(value.to_str(), Some("off" | "0" | "no" | "false")) => None,
-        Some(value) if Path::new(&value).is_absolute() => Some(PathBuf::from(value)),
+        Some(value) if !value.is_empty() => std::path::absolute(value).ok(),
         _ => Some(root()?.join("executables")),
     }
 }
@@ -50,29 +51,27 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// `None` if the cache is off or its key cannot be computed.
-    pub(super) fn find(client: &Arc<Client>, module: &[u8], options: &[u8]) -> Option<Entry> {
-        let folder = folder()?;
+    /// `None` if the cache is off.
+    ///
+    /// # Errors
+    /// [`Error::Unsafe`] if others can write to its folder.
+    pub(super) fn find(client: &Arc<Client>, module: &[u8], options: &[u8]) -> Result<Option<Entry>, Error> {
+        let (Some(folder), Some(plugin_hash)) = (folder(), client.plugin().hash()) else { return Ok(None) };
+        private::check(&folder)?;
         let plugin = client.plugin();
         let device = match plugin.kind() {
             PluginKind::Cpu => processor(),
             PluginKind::Cuda | PluginKind::Tpu => client.platform().device.clone(),
         };
-        let parts: [&[u8]; 6] = [
-            MAGIC,
-            module,
-            options,
-            &file_hash_remembered(plugin.path())?,
-            client.platform().version.as_bytes(),
-            device.as_bytes(),
-        ];
+        let parts: [&[u8]; 6] =
+            [MAGIC, module, options, &plugin_hash, client.platform().version.as_bytes(), device.as_bytes()];
         let mut hash = Sha256::new();
         for part in parts {
             // Lengths keep the border between parts from moving.
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
-        Some(Entry { path: folder.join(format!("{}.bin", hex(&hash.finalize()))) })
+        Ok(Some(Entry { path: folder.join(format!("{}.bin", hex(&hash.finalize()))) }))
     }
 
     /// The content, if there is an entry and it is whole.
@@ -130,7 +129,7 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     static COUNTER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let unique = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    private::create_all(folder)?;
     let partial = path.with_extension(format!("{}-{unique}.partial", std::process::id()));
     let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, path));
     written.map_err(|source| {
@@ -152,22 +151,38 @@ pub(super) fn file_hash(path: &Path) -> Result<[u8; HASH], Error> {
     }
 }
 
-/// SHA-256 of a plugin file, remembered on disk by path, size and time of change: hashing hundreds of
-/// megabytes would cost more than most compilations.
-fn file_hash_remembered(path: &Path) -> Option<[u8; HASH]> {
-    let data = fs::metadata(path).ok()?;
-    let changed = data.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos();
-    let fact = format!("{}\n{}\n{changed}", path.display(), data.len());
-    let note = root()?.join("plugin-hashes").join(hex(&Sha256::digest(fact.as_bytes())));
-    if let Ok(known) = fs::read(&note)
-        && let Some(content) = unpack(&known)
+/// SHA-256 of a plugin file, remembered on disk by everything the system says of it: hashing hundreds of megabytes would cost
+/// more than most compilations. The time of change of its entry is part of that, which nobody can set, so that a file that was
+/// replaced is read again even where size and time of change of its contents are the same.
+pub(super) fn file_hash_remembered(path: &Path) -> Result<[u8; HASH], Error> {
+    let note = note_of(path);
+    if let Some(note) = &note
+        && let Some(content) = fs::read(note).ok().and_then(|known| unpack(&known))
         && let Ok(hash) = <[u8; HASH]>::try_from(content.as_slice())
     {
-        return Some(hash);
+        return Ok(hash);
     }
-    let hash = file_hash(path).ok()?;
-    let _ = write_atomically(&note, &pack(&hash));
-    Some(hash)
+    let hash = file_hash(path)?;
+    if let Some(note) = note {
+        // A hash that is not remembered is computed again.
+        let _ = write_atomically(&note, &pack(&hash));
+    }
+    Ok(hash)
+}
+
+/// Where the hash of a file is remembered, if there is a place.
+fn note_of(path: &Path) -> Option<PathBuf> {
+    let data = fs::metadata(path).ok()?;
+    let changed = data.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos();
+    #[cfg(unix)]
+    let entry = {
+        use std::os::unix::fs::MetadataExt;
+        [data.dev() as i128, data.ino() as i128, data.ctime() as i128, data.ctime_nsec() as i128]
+    };
+    #[cfg(not(unix))]
+    let entry = [0i128; 4];
+    let fact = format!("{}\n{}\n{changed}\n{entry:?}", path.display(), data.len());
+    Some(root()?.join("plugin-hashes").join(hex(&Sha256::digest(fact.as_bytes()))))
 }
 
 /// What compiled CPU code depends on: model, instruction sets, and the threads that work is divided among.

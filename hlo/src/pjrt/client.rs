@@ -29,6 +29,9 @@ pub struct ClientOptions {
     pub preallocate: Option<bool>,
 }
 
+/// Most threads of the pool: with thousands more, the client takes minutes to start.
+pub const MOST_THREADS: usize = 1024;
+
 impl Default for ClientOptions {
     fn default() -> ClientOptions {
         ClientOptions { cpu_device_count: 1, threads: None, gpu: 0, memory_fraction: None, preallocate: None }
@@ -77,6 +80,9 @@ impl Client {
             PluginKind::Cpu => {
                 named.push(("cpu_device_count", Named::Int(options.cpu_device_count.max(1) as i64)));
                 if let Some(threads) = options.threads {
+                    if threads > MOST_THREADS {
+                        return Err(Error::Threads { got: threads, most: MOST_THREADS });
+                    }
                     plugin::set("NPROC", threads.max(1).to_string());
                 }
             }

@@ -165,6 +165,34 @@ pub enum Error {
         /// Hash of the file.
         got: String,
     },
+    /// An installed plugin is not the file that was installed.
+    #[error("plugin {} must be the file that was installed, with SHA-256 {expected}, but has {got}; fix: run `etrace plugin install {kind}`, which replaces it, or, if you changed it yourself, name it with --plugin", .path.display())]
+    Altered {
+        /// The file.
+        path: PathBuf,
+        /// Its kind.
+        kind: PluginKind,
+        /// Hash recorded when it was installed.
+        expected: String,
+        /// Hash of the file.
+        got: String,
+    },
+    /// Others can put code into a folder that code is loaded from.
+    #[error("{} must be writable by its user alone, since programs are loaded from there, but {why}; fix: `chmod go-w` it, or name another folder (XDG_CACHE_HOME, ETRACE_CACHE; ETRACE_CACHE=off keeps no compiled programs)", .path.display())]
+    Unsafe {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// More threads than make sense.
+    #[error("programs run on at most {most} threads, got {got}; fix: leave --threads out for one per processor")]
+    Threads {
+        /// Threads asked for.
+        got: usize,
+        /// Most there may be.
+        most: usize,
+    },
     /// `pip` could not fetch a wheel.
     #[error("`{command}` failed: {message}; fix: check that Python's pip and the network work, or fetch the wheel of {package} elsewhere, unpack it and point {} at the .so in it", .kind.env_var())]
     Pip {

@@ -138,7 +138,7 @@ impl Executable {
         let start = Instant::now();
         let module = program.module.to_bytes();
         let option_bytes = options.sound_on(client.plugin().kind()).to_bytes();
-        let entry = if options.cache { cache::Entry::find(client, &module, &option_bytes) } else { None };
+        let entry = if options.cache { cache::Entry::find(client, &module, &option_bytes)? } else { None };
 
         let cached = entry.as_ref().and_then(cache::Entry::read);
         // An entry that the plugin refuses counts as damaged: the program is compiled anew.

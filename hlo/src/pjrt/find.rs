@@ -3,7 +3,8 @@
 //! In order: the path given; the environment variable of the kind; the user's cache folder, where
 //! [`install`](super::install()) puts them; an installed Python environment (`VIRTUAL_ENV`, then what `python3`
 //! says of itself). A CPU plugin found nowhere is installed on the spot. A path that was given, or set in the
-//! environment, must work: nothing else is tried then.
+//! environment, must work: nothing else is tried then, and who named it answers for it. An installed plugin must be the file that was
+//! installed, in a folder that nobody else can write to.
 
 use super::{
     cache,
@@ -64,7 +65,8 @@ pub fn installed() -> Vec<Installed> {
         let python = from_python(kind).0.into_iter().map(|path| (path, Origin::Python));
         for (path, origin) in environment.into_iter().chain(cached).chain(python) {
             if !found.iter().any(|f| f.path == path) {
-                let api_version = plugin::peek_version(kind, &path).map_err(|e| e.to_string());
+                let sound = if origin == Origin::Cache { install::verify(&path, kind) } else { Ok(()) };
+                let api_version = sound.and_then(|()| plugin::peek_version(kind, &path)).map_err(|e| e.to_string());
                 found.push(Installed { kind, path, origin, api_version });
             }
         }
@@ -101,6 +103,7 @@ pub fn locate(kind: PluginKind, explicit: Option<&Path>, progress: &mut dyn FnMu
     let mut searched = vec![format!("environment variable {}: not set", kind.env_var())];
     let (found, place) = from_cache(kind);
     if let Some(path) = found {
+        install::verify(&path, kind)?;
         return Ok(path);
     }
     searched.push(place);
@@ -165,7 +168,8 @@ fn site_packages() -> &'static [PathBuf] {
             sites.extend(versions.map(|entry| entry.path().join("site-packages")).filter(|site| site.is_dir()));
         }
         let script = "import sys; print('\\n'.join(p for p in sys.path if p.endswith('-packages')))";
-        if let Ok(output) = Command::new("python3").args(["-c", script]).output() {
+        // From the root: Python must not take modules from whatever folder the user is in.
+        if let Ok(output) = Command::new("python3").args(["-c", script]).current_dir("/").output() {
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             sites.extend(text.lines().map(PathBuf::from));
         }

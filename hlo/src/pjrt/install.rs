@@ -14,6 +14,7 @@ use super::{
     device::PluginKind,
     elf,
     error::{Error, Result},
+    private,
     wheels::{self, Package, Wheel},
 };
 use serde_json::{Value, json};
@@ -61,6 +62,9 @@ pub enum Progress {
     },
 }
 
+/// Where Python is started: modules are looked for in the current folder, and this one has none.
+const EMPTY: &str = "empty";
+
 /// Name of the record that an installation leaves beside the files.
 const RECORD: &str = "etrace-plugin.json";
 
@@ -81,6 +85,7 @@ pub fn install(kind: PluginKind, progress: &mut dyn FnMut(Progress)) -> Result<P
         path: PathBuf::from("~/.cache"),
         source: io::Error::new(io::ErrorKind::NotFound, "neither XDG_CACHE_HOME nor HOME is set; set one of them"),
     })?;
+    private::check(&root)?;
     let destination = package.destination(&root);
     let library = package.library_under(&root);
     if library.is_file() && is_whole(&library, kind, &wheels) {
@@ -122,6 +127,21 @@ pub(super) fn check_record(library: &Path, kind: PluginKind) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses an installed library that is not the file that was installed, or that others could replace.
+///
+/// # Errors
+/// [`Error::Unsafe`], [`Error::Truncated`], [`Error::Altered`].
+pub(super) fn verify(library: &Path, kind: PluginKind) -> Result<()> {
+    private::check(library.parent().unwrap_or(library))?;
+    check_record(library, kind)?;
+    let expected = record(library).and_then(|record| Some(record["sha256"].as_str()?.to_owned())).unwrap_or_default();
+    let got = cache::hex(&cache::file_hash_remembered(library)?);
+    if got == expected {
+        return Ok(());
+    }
+    Err(Error::Altered { path: library.to_owned(), kind, expected, got })
 }
 
 /// Size and hash both agree with the record, and every wheel that this machine needs is there.
@@ -177,7 +197,7 @@ struct Workplace {
 impl Workplace {
     /// Waits for its turn and clears away what a killed installation left.
     fn new(root: &Path, kind: PluginKind, progress: &mut dyn FnMut(Progress)) -> Result<Workplace> {
-        fs::create_dir_all(root).map_err(Error::io(root))?;
+        private::create_all(root)?;
         let turn = root.join(format!("install-{kind}.lock"));
         let lock = File::create(&turn).map_err(Error::io(&turn))?;
         if lock.try_lock().is_err() {
@@ -188,7 +208,9 @@ impl Workplace {
         if path.exists() {
             fs::remove_dir_all(&path).map_err(Error::io(&path))?;
         }
-        fs::create_dir_all(path.join("temporary")).map_err(Error::io(&path))?;
+        for inner in ["temporary", EMPTY] {
+            private::create_all(&path.join(inner))?;
+        }
         Ok(Workplace { path, _lock: lock })
     }
 }
@@ -216,7 +238,8 @@ fn download(kind: PluginKind, wheel: &Wheel, work: &Path, progress: &mut dyn FnM
     words.extend(["--dest".into(), folder.display().to_string(), format!("{}=={}", wheel.name, wheel.version)]);
 
     let mut attempts = Vec::new();
-    for (program, before) in [("python3", &["-m", "pip"][..]), ("pip3", &[]), ("pip", &[])] {
+    // `-I`: no modules from the current folder, and none that variables name.
+    for (program, before) in [("python3", &["-I", "-m", "pip"][..]), ("pip3", &[]), ("pip", &[])] {
         let command = std::iter::once(program).chain(before.iter().copied()).collect::<Vec<_>>().join(" ");
         let shown = format!("{command} download --no-deps {}=={}", wheel.name, wheel.version);
         let failed = |message: String| Error::Pip { kind, package: package.clone(), command: shown.clone(), message };
@@ -224,6 +247,7 @@ fn download(kind: PluginKind, wheel: &Wheel, work: &Path, progress: &mut dyn FnM
         let child = Command::new(program)
             .args(before)
             .args(&words)
+            .current_dir(work.join(EMPTY))
             // Unfinished data then lies in our folder, where it can be measured and removed.
             .env("TMPDIR", work.join("temporary"))
             .stdin(Stdio::null())
@@ -252,7 +276,7 @@ fn download(kind: PluginKind, wheel: &Wheel, work: &Path, progress: &mut dyn FnM
                 let received = fs::metadata(archive).map_or(0, |data| data.len());
                 progress(Progress::Download { package: package.clone(), received, total: Some(received) });
                 progress(Progress::Verify { package });
-                verify(archive, wheel.sha256)?;
+                check_wheel(archive, wheel.sha256)?;
                 return Ok(archive.clone());
             }
             _ => {
@@ -277,7 +301,7 @@ fn download(kind: PluginKind, wheel: &Wheel, work: &Path, progress: &mut dyn FnM
     }))
 }
 
-fn verify(archive: &Path, expected: &str) -> Result<()> {
+fn check_wheel(archive: &Path, expected: &str) -> Result<()> {
     let got = cache::hex(&cache::file_hash(archive)?);
     if got == expected {
         return Ok(());
@@ -387,7 +411,7 @@ mod tests {
         assert!(!folder.join("escape").exists());
         fs::write(&archive, b"not a zip").unwrap();
         assert!(matches!(unpack(&archive, &folder, "a 1", &mut |_| {}), Err(Error::Archive { .. })));
-        let error = verify(&archive, &"0".repeat(64)).unwrap_err().to_string();
+        let error = check_wheel(&archive, &"0".repeat(64)).unwrap_err().to_string();
         assert!(error.contains("SHA-256 must be 0000"), "{error}");
         fs::remove_dir_all(folder).unwrap();
     }
@@ -428,6 +452,14 @@ mod tests {
         write_record(&folder, package, &wheels).unwrap();
         assert!(has_wheels(&library, &wheels));
         check_record(&library, PluginKind::Cpu).unwrap();
+        verify(&library, PluginKind::Cpu).unwrap();
+        // The same size and time of change, a tick of the file system's clock later.
+        std::thread::sleep(Duration::from_millis(50));
+        let changed = fs::metadata(&library).unwrap().modified().unwrap();
+        fs::write(&library, b"012345678X").unwrap();
+        File::options().append(true).open(&library).unwrap().set_modified(changed).unwrap();
+        let error = verify(&library, PluginKind::Cpu).unwrap_err();
+        assert!(matches!(error, Error::Altered { .. }) && error.to_string().contains("--plugin"), "{error}");
         fs::write(&library, b"0123").unwrap();
         let error = check_record(&library, PluginKind::Cpu).unwrap_err();
         assert!(matches!(error, Error::Truncated { expected: 10, got: 4, .. }), "{error}");

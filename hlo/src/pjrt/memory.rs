@@ -1,6 +1,6 @@
 //! Memory of this process and this machine, from `/proc`. Everything is `None` (or `false`) on other systems.
 
-use std::fs;
+use std::{fs, path::Path};
 
 /// Most memory this process ever had resident (`VmHWM`), in bytes, since its start or the last
 /// [`reset_process_peak`].
@@ -19,9 +19,36 @@ pub fn reset_process_peak() -> bool {
     fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
-/// Memory the machine can still give out without swapping (`MemAvailable`), in bytes.
+/// Memory that this process can still get without swapping, in bytes: the least of what the machine (`MemAvailable`), its control
+/// group (containers, batch systems) and its limit of address space (`ulimit -v`) leave.
 pub fn available_bytes() -> Option<u64> {
-    field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+    let machine = field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:");
+    [machine, group_bytes(), address_space_bytes()].into_iter().flatten().min()
+}
+
+/// What the control group (version 2) of this process and the groups around it leave.
+fn group_bytes() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let root = Path::new("/sys/fs/cgroup");
+    let number = |folder: &Path, file: &str| fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
+    // A group without a limit says `max`. Pages of files count as used, but are given up for others.
+    let left = |folder: &Path| {
+        let (limit, used) = (number(folder, "memory.max")?, number(folder, "memory.current")?);
+        let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+        let files = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse().ok()).unwrap_or(0);
+        Some(limit.saturating_sub(used.saturating_sub(files)))
+    };
+    root.join(group).ancestors().take_while(|folder| folder.starts_with(root)).filter_map(left).min()
+}
+
+/// What the limit of address space leaves.
+fn address_space_bytes() -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    let limit: u64 = limit.split_whitespace().next()?.parse().ok()?;
+    let used = field(&fs::read_to_string("/proc/self/status").ok()?, "VmSize:")?;
+    Some(limit.saturating_sub(used))
 }
 
 /// The value of a line `name   123 kB`, in bytes.

@@ -16,6 +16,7 @@
 //! | [`options`] | what the compiler is told |
 //! | [`cache`] | compiled programs kept on disk |
 //! | [`aot`] | compiling for devices this machine does not have |
+//! | `private` | folders that nobody else can write to |
 //! | [`memory`] | memory of the process and machine |
 //!
 //! ```no_run
@@ -60,6 +61,7 @@ mod install;
 pub mod memory;
 pub mod options;
 pub mod plugin;
+mod private;
 mod wheels;
 
 pub use aot::AotReport;

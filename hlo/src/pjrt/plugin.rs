@@ -6,6 +6,7 @@
 //! XLA keeps threads and static state.
 
 use super::{
+    cache,
     client::{Client, ClientOptions},
     device::PluginKind,
     elf,
@@ -26,6 +27,8 @@ pub struct Plugin {
     kind: PluginKind,
     path: PathBuf,
     api: *const ffi::Api,
+    /// SHA-256 of the file as it was loaded; `None` if it was only looked at.
+    hash: Option<[u8; cache::HASH]>,
     _library: ManuallyDrop<libloading::Library>,
 }
 
@@ -49,7 +52,8 @@ impl Plugin {
         if let Some(plugin) = loaded.get(&path) {
             return Ok(plugin.clone());
         }
-        let plugin = Plugin::open(kind, path)?;
+        let hash = cache::file_hash_remembered(&path)?;
+        let plugin = Plugin { hash: Some(hash), ..Plugin::open(kind, path)? };
         if plugin.version().0 != 0 {
             let (version, path) = (plugin.version(), plugin.path);
             return Err(Error::TooOld { path, version, needs: "this program needs 0.x".into() });
@@ -79,7 +83,7 @@ impl Plugin {
         if api.is_null() {
             return Err(failed("`GetPjrtApi` returned nothing".into()));
         }
-        Ok(Plugin { kind, path, api, _library: library })
+        Ok(Plugin { kind, path, api, hash: None, _library: library })
     }
 
     /// What it drives.
@@ -90,6 +94,15 @@ impl Plugin {
     /// The library file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// SHA-256 of the file as it was loaded, as hexadecimal digits.
+    pub fn sha256(&self) -> Option<String> {
+        self.hash.as_ref().map(|hash| cache::hex(hash))
+    }
+
+    pub(super) fn hash(&self) -> Option<[u8; cache::HASH]> {
+        self.hash
     }
 
     /// API version, major and minor.
