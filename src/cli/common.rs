@@ -54,7 +54,10 @@ impl Global {
         bar.finish();
         let gpu = if let Device::Cuda(number) = self.device { number } else { 0 };
         let options = ClientOptions { threads: self.threads.map(usize::from), gpu, ..ClientOptions::default() };
-        let client = found?.client(&options)?;
+        let client = found?.client(&options).map_err(|error| match error {
+            pjrt::Error::Threads { .. } => Usage(error.into()).into(),
+            other => anyhow::Error::from(other),
+        })?;
         Ok(Session { client, options: CompileOptions::default(), device: self.device })
     }
 

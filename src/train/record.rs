@@ -1,7 +1,7 @@
 //! What a run was computed with, for its log: program, machine, device, threads.
 //!
-//! Results depend on the kind of device, the plugin and the number of its threads (XLA divides sums among them), so all of these are
-//! recorded each time a process works on a run, and [`Setting::differences`] says what has changed since.
+//! Results depend on the kind of device, the plugin and the number of its threads (XLA divides sums among them), so all of
+//! these are recorded each time a process works on a run, and [`Setting::differences`] says what has changed since.
 
 use std::{path::PathBuf, time::SystemTime};
 

@@ -1,8 +1,8 @@
 //! A run: the folder that holds what was asked for, what happened, and what came of it. `docs/runs.md` describes every file.
 //!
-//! A run exists or does not. [`RunDir::create`] prepares all its files elsewhere, a first checkpoint included, and puts them in
-//! place by one rename, so that a run can be resumed from its first moment and a start that fails leaves nothing. While a process works on a
-//! run it holds a lock, which the system releases when the process ends, however it ends.
+//! A run exists or does not. [`RunDir::create`] prepares all its files elsewhere, a first checkpoint included, and puts
+//! them in place by one rename, so that a run can be resumed from its first moment and a start that fails leaves nothing.
+//! While a process works on a run it holds a lock, which the system releases when the process ends, however it ends.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -82,8 +82,8 @@ pub struct Recorded {
 }
 
 impl RunDir {
-    /// Makes a run with this configuration, the first entry of its log, and what `first` writes into the folder it is given: the initial checkpoint. A folder
-    /// that exists is used if it holds no run.
+    /// Makes a run with this configuration, the first entry of its log, and what `first` writes into the folder it is
+    /// given: the initial checkpoint. A folder that exists is used if it holds no run.
     ///
     /// # Errors
     /// When there is a run already, the file system refuses, or `first` fails; nothing is left then.
@@ -260,8 +260,8 @@ fn lock(run: &Path) -> Result<File, RunError> {
     Ok(file)
 }
 
-/// A folder where a run is prepared: beside the run's, or inside it if that exists (it may be the only place on its file system).
-/// Removed on drop unless it became the run.
+/// A folder where a run is prepared: beside the run's, or inside it if that exists (it may be the only place on its file
+/// system). Removed on drop unless it became the run.
 struct Stage {
     path: PathBuf,
     /// The run's folder.

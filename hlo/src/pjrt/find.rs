@@ -3,8 +3,8 @@
 //! In order: the path given; the environment variable of the kind; the user's cache folder, where
 //! [`install`](super::install()) puts them; an installed Python environment (`VIRTUAL_ENV`, then what `python3`
 //! says of itself). A CPU plugin found nowhere is installed on the spot. A path that was given, or set in the
-//! environment, must work: nothing else is tried then, and who named it answers for it. An installed plugin must be the file that was
-//! installed, in a folder that nobody else can write to.
+//! environment, must work: nothing else is tried then, and who named it answers for it. An installed plugin must be
+//! the file that was installed, in a folder that nobody else can write to.
 
 use super::{
     cache,
