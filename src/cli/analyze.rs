@@ -218,7 +218,7 @@ impl Flags {
             let layer = standard.layer_name();
             if setting::scales(&layer, source).is_none() && (self.rec_scale.is_empty() || self.ff_scale.is_empty()) {
                 let (rec, ff) = setting::UNPUBLISHED;
-                println!(
+                say!(
                     "{layer} has no published scales: where none is given, --rec_scale is {rec} and --ff_scale {ff}"
                 );
             }
