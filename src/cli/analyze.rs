@@ -218,9 +218,7 @@ impl Flags {
             let layer = standard.layer_name();
             if setting::scales(&layer, source).is_none() && (self.rec_scale.is_empty() || self.ff_scale.is_empty()) {
                 let (rec, ff) = setting::UNPUBLISHED;
-                say!(
-                    "{layer} has no published scales: where none is given, --rec_scale is {rec} and --ff_scale {ff}"
-                );
+                say!("{layer} has no published scales: where none is given, --rec_scale is {rec} and --ff_scale {ff}");
             }
             for rec in all(&self.rec_scale) {
                 for ff in all(&self.ff_scale) {

@@ -20,8 +20,9 @@ use crate::{
     cell::Surrogate,
     experiment::Experiment,
     learn::{
-        LossKind, Objective,
+        Learner, LossKind, Objective,
         objective::{OfSum, Regularizer},
+        paths::Paths,
     },
     report::bytes,
     say,
@@ -349,6 +350,9 @@ impl<'a> Work<'a> {
         let settings = experiment.settings.clone();
         let mut trainer = Trainer { session, spec: self.spec, task: self.task, settings, run: Some(run) };
         say!("{}", headline(&trainer, &experiment, &dir)?);
+        if let Some(untrained) = untrained(programs.train.learner()) {
+            say!("{untrained}");
+        }
         let mut screen = Screen::new(self.global, session, &experiment, self.lines);
         let result = trainer.train(programs, start, |event| screen.hear(event));
         screen.bar.finish_and_clear();
@@ -401,6 +405,19 @@ fn headline(trainer: &Trainer<'_>, experiment: &Experiment, dir: &Path) -> Resul
         common::device_line(trainer.session),
         dir.display()
     ))
+}
+
+/// Parameters that the chosen rule, as documented, gives no gradient.
+fn untrained(learner: &Learner) -> Option<String> {
+    let nothing = |paths: &&Paths| paths.follows.is_empty() && !paths.drops.is_empty();
+    let names: Vec<&str> = learner.paths.iter().filter(nothing).map(|paths| paths.parameter.as_str()).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "note: {} stay as they are: under in-step attachment parameters without a trace get no gradient, as in the reference \
+             library; --attachment exit trains them",
+            names.join(", ")
+        )
+    })
 }
 
 /// The compiled program in words, for `--dry-run`; compiled for `target` if there is one.

@@ -245,7 +245,8 @@ pub fn arrays(batch: Batch) -> Result<(Array, Array), SessionError> {
 
 /// The compiled programs of a run.
 pub struct Programs {
-    train: TrainProgram,
+    /// One update.
+    pub train: TrainProgram,
     /// With the split that is evaluated after each epoch.
     eval: Option<(Split, EvalProgram)>,
 }
