@@ -51,8 +51,8 @@ fn jobs(folder: &Folder) -> Vec<Job> {
     write_nmnist(folder.path(), 2);
     write_speech(folder.path());
     let data = folder.join("");
-    let dms = "dms --dt 5 --n_rec 16 --batch_size 8 --t_delay 20 --t_fixation 10 --A2 1 --ff_scale 40 --acc_th 2 --epochs 150";
-    let ei = "ei --dt 5 --cues 2 --t_delay 50 --n_rec 10 --batch_size 4 --threshold 2 --method d-rtrl --epochs 90";
+    let dms = "dms --dt 5 --n_rec 16 --batch_size 8 --t_delay 20 --t_fixation 10 --A2 1 --ff_scale 40 --acc_th 1 --epochs 150";
+    let ei = "ei --dt 5 --cues 2 --t_delay 50 --n_rec 10 --batch_size 4 --threshold 1 --method d-rtrl --epochs 90";
     let nmnist = format!(
         "memspeed --dataset nmnist --data {data} --n_rec 12 --n_layer 1 --data_length 12 --batch_size 4 --epochs 12"
     );

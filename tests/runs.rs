@@ -15,7 +15,7 @@ mod common;
 use common::{Folder, checkpoint, command, fails, log, metrics, succeeds, write_nmnist};
 
 const SMALL: &str =
-    "dms --dt 5 --n_rec 16 --batch_size 8 --t_delay 20 --t_fixation 10 --A2 1 --ff_scale 40 --seed 3 --acc_th 2";
+    "dms --dt 5 --n_rec 16 --batch_size 8 --t_delay 20 --t_fixation 10 --A2 1 --ff_scale 40 --seed 3 --acc_th 1";
 const DIGITS: &str = "memspeed --dataset nmnist --n_rec 8 --n_layer 1 --data_length 10 --batch_size 2";
 
 #[test]
@@ -87,7 +87,7 @@ fn a_finished_run_says_so_and_trains_no_further() {
     }
     // One that has learned what it should is not lengthened.
     let run = folder.join("reached");
-    succeeds(&format!("{} --epochs 50 --out {run}", SMALL.replace("--acc_th 2", "--acc_th 0.01")));
+    succeeds(&format!("{} --epochs 50 --out {run}", SMALL.replace("--acc_th 1", "--acc_th 0.01")));
     let (out, _) = succeeds(&format!("dms --resume {run} --epochs 80"));
     assert!(out.contains("is complete") && out.contains("reached 1 %"), "{out}");
     assert_eq!(metrics(Path::new(&run)).len(), 10);
@@ -194,7 +194,7 @@ fn what_does_not_fit_into_memory_is_refused_before_it_starts() {
         assert!(error.contains("a run must fit into memory") && error.contains("are free"), "{line}: {error}");
     }
     let made = "gesture --dataset made --units 8 --frame-size 32 --batch-size 8 --frames 6";
-    let error = fails(&format!("{made} --made-samples 10000000000 2 --train-epochs 1 --out {run}"), 2);
+    let error = fails(&format!("{made} --made-samples 4000000000 2 --train-epochs 1 --out {run}"), 2);
     assert!(error.contains("index of the data"), "{error}");
     for flag in ["--n_data_worker 18446744073709551615", "--threads 20000"] {
         let error = fails(&format!("{SMALL} --epochs 1 {flag} --out {run}"), 2);

@@ -1,7 +1,7 @@
 //! Rate cells: units with a continuous output (and [`Egru`], which sends it in events).
 //!
 //! Each is one step: `x: [B, m]` and the stored states give the output `[B, n]`; one function and one row of [`CELLS`]. `[u; v]` is
-//! a concatenation, `s` the logistic function, `*` element by element. `docs/spec/networks-dms-ei.md`, "Rate cells"; the
+//! a concatenation, `s` the logistic function, `*` element by element. `docs/spec/networks-dms-ei.md, "Rate cells"`; the
 //! parameters carry the names used in the equations.
 
 use hlo::Tensor;

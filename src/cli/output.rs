@@ -1,7 +1,7 @@
 //! What commands print.
 //!
 //! Standard output may be closed by its reader (`| head`), full, or gone with its terminal. None of that may end a training
-//! run, so nothing here fails or panics: [`say!`](crate::say) and [`print`] write what can be written and remember the first
+//! run, so nothing here fails or panics: [`say!`](crate::say) and [`print()`] write what can be written and remember the first
 //! failure. [`main`](super::main) reports it at the end, where it cannot hide another error. A reader that has read enough is
 //! no failure.
 

@@ -160,6 +160,9 @@ impl Resumed {
             Entry::Start { command, .. } => Line::read(command.iter().map(OsString::from)),
             _ => None,
         });
+        let given = Line::read(std::env::args_os().skip(1));
+        // A command may make runs of several names, as `etrace train` does.
+        let command = given.as_ref().map_or(command, |line| &line.command);
         if let Some(line) = started.as_ref().filter(|line| line.command != command) {
             bail!(usage(format!(
                 "{} is a run of `etrace {}`, but `etrace {command}` was asked to resume it; use etrace {} --resume {}",
@@ -169,7 +172,6 @@ impl Resumed {
                 dir.display()
             )));
         }
-        let given = Line::read(std::env::args_os().skip(1));
         if let Some(given) = &given {
             given.refuse_what_contradicts(started.as_ref(), dir)?;
         }

@@ -14,7 +14,8 @@
 //! two arguments, and the outputs of the other ops of the group, are held fixed. (What passes through them is either in the
 //! trace, or is the passage from neuron to neuron that the online rules leave out.)
 //!
-//! Definitions: `docs/spec/algorithms.md`, "The learning signal" and "Ways around the new states".
+//! Definitions: `docs/spec/algorithms.md, "The learning signal"` and
+//! `docs/spec/algorithms.md, "Ways around the new states"`.
 
 use hlo::{
     Tensor, Value,

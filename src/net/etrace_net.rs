@@ -1,4 +1,4 @@
-//! The network of the memory-and-speed evaluation: a [`Stack`] of LIF layers. `docs/spec/networks-dms-ei.md`, "Memory and speed".
+//! The network of the memory-and-speed evaluation: a [`Stack`] of LIF layers. `docs/spec/networks-dms-ei.md, "Memory and speed"`.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! Stacked spiking layers and a leaky readout: any neuron with any synapse.
 //!
-//! Each layer sees the *same-step* output of the one below and its own spikes of the step before. Section 2 of the specification
-//! of the networks, whose eleven layers are products of a row of [`NeuronConfig`] and a row of [`SynapseConfig`]; such a product is
+//! Each layer sees the *same-step* output of the one below and its own spikes of the step before. `docs/spec/networks-dms-ei.md, "Layers"`,
+//! whose eleven layers are products of a row of [`NeuronConfig`] and a row of [`SynapseConfig`]; such a product is
 //! called by both names, as in `alif-exp-cu`.
 
 use hlo::Tensor;

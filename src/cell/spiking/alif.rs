@@ -12,7 +12,7 @@ use crate::{
     settings::{SettingError, range},
 };
 
-/// LIF with an adaptive threshold: spikes where `V >= V_th + beta a`, and `a' = k(tau_a) (a + s)`. Section 1.4.3.
+/// LIF with an adaptive threshold: spikes where `V >= V_th + beta a`, and `a' = k(tau_a) (a + s)`. `docs/spec/networks-dms-ei.md, "ALIF"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Alif {

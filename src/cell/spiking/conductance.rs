@@ -1,4 +1,5 @@
-//! Exponential conductance synapses between excitatory and inhibitory neurons. Section 2.
+//! Exponential conductance synapses between excitatory and inhibitory neurons.
+//! `docs/spec/networks-dms-ei.md, "Evidence accumulation: network"`.
 
 use hlo::Tensor;
 use serde::{Deserialize, Serialize};

@@ -10,7 +10,8 @@ use crate::{
 };
 
 /// Generalised integrate-and-fire with one after-current, the neuron of delayed match-to-sample: a spike subtracts `V_th`
-/// from V and `A2` from I2. The output is the potential standardised over the neurons, not the spike. Section 1.4.4 (GIF-A).
+/// from V and `A2` from I2. The output is the potential standardised over the neurons, not the spike.
+/// `docs/spec/networks-dms-ei.md, "GIF with one after-current"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gif2 {
@@ -75,7 +76,8 @@ impl Neuron for Gif2 {
 
 /// Generalised integrate-and-fire with two after-currents and an adaptive threshold, the neuron of the decision network.
 /// A spike subtracts `Vth` from V and `A2` from I2, adds `A1` to I1 and `Ath` to Vth. The threshold relaxes to 1 by *plain*
-/// Euler steps, as published. The output is `(V - Vth) / Vth` standardised over the neurons. Section 1.4.5 (GIF-B).
+/// Euler steps, as published. The output is `(V - Vth) / Vth` standardised over the neurons.
+/// `docs/spec/networks-dms-ei.md, "GIF with two after-currents"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gif4 {
@@ -173,8 +175,8 @@ fn detached_unless(differentiable: bool, spike: Tensor) -> Tensor {
     if differentiable { spike } else { spike.stop_gradient() }
 }
 
-/// Mean 0 and variance 1 over the last axis: `(x - m) / sqrt(mean((x - m)^2) + 1e-5)`. Section 1.3, which computes the variance
-/// as `mean(x^2) - m^2`; the form here loses no digits where the mean is large.
+/// Mean 0 and variance 1 over the last axis: `(x - m) / sqrt(mean((x - m)^2) + 1e-5)`. `docs/spec/networks-dms-ei.md, "Derivatives at kinks"`,
+/// which computes the variance as `mean(x^2) - m^2`; the form here loses no digits where the mean is large.
 pub fn standardise(x: &Tensor) -> Tensor {
     let last = x.rank() - 1;
     let centred = x - x.mean(&[last]).unsqueeze_last();

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Leaky integrate-and-fire, `tau dV/dt = -V + I`; spikes where `V >= V_th`, and is reset one step later; with
-/// these potentials also the published IF neuron, which leaks in spite of its name. `docs/spec/networks-dms-ei.md`, "LIF and IF".
+/// these potentials also the published IF neuron, which leaks in spite of its name. `docs/spec/networks-dms-ei.md, "LIF and IF"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lif {

@@ -246,7 +246,7 @@ impl Input {
     }
 
     /// The exponential-Euler step of `tau dV/dt = -V + I + sum_k g_k (E_k - V)` from `v`, then the delta input
-    /// (`docs/spec/networks-dms-ei.md`, "Exponential-Euler step"):
+    /// (`docs/spec/networks-dms-ei.md, "Exponential-Euler step"`):
     /// with `A = 1 + sum g_k`, `V_inf = (I + sum g_k E_k) / A`: `V' = V_inf + (V - V_inf) exp(-A dt / tau) + delta`.
     pub fn integrate(&self, cx: &mut StepContext, v: &Tensor, tau: &Tau, dt: f64) -> Tensor {
         let n = v.dims()[1];

@@ -1,4 +1,5 @@
-//! Short-term plasticity: how much a spike releases, and current synapses that have it. Section 1.5.
+//! Short-term plasticity: how much a spike releases, and current synapses that have it.
+//! `docs/spec/networks-dms-ei.md, "Short-term plasticity"`.
 
 use hlo::Tensor;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! Synapses: from what a layer receives to what reaches its membranes; and the table of them. Section 1.5.
+//! Synapses: from what a layer receives to what reaches its membranes; and the table of them. `docs/spec/networks-dms-ei.md, "Synapses"`.
 //!
 //! A synapse is a type whose fields are its settings, an `impl Synapse`, and one row of [`SynapseConfig`].
 
@@ -111,7 +111,7 @@ pub fn exponential(cx: &mut StepContext, name: &str, tau: f64, dt: f64, y: &Tens
     g
 }
 
-/// A dense map under a constraint on its sign or its connections. Section 1.6.
+/// A dense map under a constraint on its sign or its connections. `docs/spec/networks-dms-ei.md, "Maps"`.
 #[derive(Clone, Debug)]
 pub enum Connection {
     /// `y = x |W|`: no weight changes sign.
