@@ -1,13 +1,68 @@
-//! `etrace data`: what is in a data directory.
+//! `etrace data`: what is in a data directory. And what all commands share that read recordings: the flags that say what is accepted, the
+//! remarks of the readers, the batch size of a small set.
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use tasks::{
+    Split, Task,
+    events::{Disorder, TimeUnit},
+};
 
 use super::{
-    Failed, Global, Usage,
+    Failed, Global, OrUsage, Usage,
     common::{existing_directory, print},
 };
+
+/// What is accepted of recordings; the same flags for every command that reads them.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct ReadFlags {
+    /// Sort events that are not in order of time, in place of refusing the recording
+    #[arg(long = "sort-events", alias = "sort_events", help_heading = "Data")]
+    sort_events: bool,
+    /// Unit of the times in the files, s, ms, us or ns, where it is not that of the format (docs/data.md)
+    #[arg(long = "time-unit", alias = "time_unit", value_name = "UNIT", value_parser = time_unit, help_heading = "Data")]
+    pub time_unit: Option<TimeUnit>,
+}
+
+impl ReadFlags {
+    /// What becomes of events that are not in order of time.
+    pub fn disorder(self) -> Disorder {
+        if self.sort_events { Disorder::Sort } else { Disorder::Refuse }
+    }
+}
+
+fn time_unit(text: &str) -> Result<TimeUnit, String> {
+    let unit = TimeUnit::ALL.into_iter().find(|u| u.name() == text);
+    unit.ok_or_else(|| format!("a unit is {}", TimeUnit::ALL.map(TimeUnit::name).join(", ")))
+}
+
+/// The batch size for a set: the one that is asked for, or with a remark the whole training set where that is smaller.
+///
+/// # Errors
+/// When the training set cannot be read: the user's mistake.
+pub fn batch_size(task: &dyn Task, wanted: usize, global: &Global) -> anyhow::Result<usize> {
+    match task.samples(Split::Train).or_usage()?.map(usize::try_from) {
+        Some(Ok(samples)) if samples < wanted => {
+            global.remark(&format!(
+                "a batch of {wanted} is more than the {samples} training samples: batches have {samples}"
+            ));
+            Ok(samples.max(1))
+        }
+        _ => Ok(wanted),
+    }
+}
+
+/// Says on standard error what the readers remarked on the splits.
+///
+/// # Errors
+/// When a split cannot be read.
+pub fn remark(task: &dyn Task, splits: &[Split], global: &Global) -> anyhow::Result<()> {
+    for &split in splits {
+        task.remarks(split)?.iter().for_each(|text| global.remark(&format!("remark on the {split} split: {text}")));
+    }
+    Ok(())
+}
 
 /// Flags.
 #[derive(Debug, clap::Args)]
@@ -23,17 +78,19 @@ enum Action {
         /// Directory with data (NMNIST/, SHD/, DVSGesture/, .h5 files)
         #[arg(value_name = "DIR")]
         dir: PathBuf,
+        #[command(flatten)]
+        read: ReadFlags,
     },
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// When there is no data, or some is damaged.
+/// When there is no data, or some cannot be used.
 pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
-    let Action::Check { dir } = args.action;
+    let Action::Check { dir, read } = args.action;
     existing_directory(&dir, "`data check` reads a directory", "name the folder that holds the data set")?;
-    let report = tasks::check(&dir).map_err(|error| match error {
+    let report = tasks::check(&dir, read.disorder(), read.time_unit).map_err(|error| match error {
         tasks::Error::Missing { .. } => Usage(error.into()).into(),
         other => anyhow::Error::from(other),
     })?;

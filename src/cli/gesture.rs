@@ -9,6 +9,7 @@ use tasks::{GestureSet, GestureSettings, NMnistSettings, Split, gesture::Framing
 use super::{
     Global, OrUsage,
     common::LearnerFlags,
+    data::{ReadFlags, batch_size},
     train::{self, EpochReport, RunFlags},
     usage,
 };
@@ -89,6 +90,8 @@ pub struct Args {
     /// Folder for frames, which are read from there the next time [default: none are kept]
     #[arg(long, help_heading = "Data")]
     cache: Option<PathBuf>,
+    #[command(flatten)]
+    read: ReadFlags,
     /// Length of a frame, ms
     #[arg(long, alias = "frame_time", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=1700), help_heading = "Data")]
     frame_time: u64,
@@ -204,7 +207,7 @@ pub fn run(mut args: Args, global: &Global) -> Result<()> {
         )
     };
     let args = &args;
-    train::run("gesture", &args.run, args.train_epochs, global, train::Lines::Epochs(line), || resolve(args))
+    train::run("gesture", &args.run, args.train_epochs, global, train::Lines::Epochs(line), || resolve(args, global))
 }
 
 impl Args {
@@ -212,21 +215,27 @@ impl Args {
         if ![128, 64, 32].contains(&self.frame_size) && self.dataset == Dataset::Gesture {
             bail!(usage(format!("--frame-size must be 128, 64 or 32, got {}", self.frame_size)));
         }
+        let frame_size = u16::try_from(self.frame_size)
+            .map_err(|_| usage(format!("--frame-size must be from 16 to 128, got {}", self.frame_size)))?;
         Ok(match self.dataset {
             Dataset::Gesture => TaskConfig::Gesture(GestureSettings {
                 framing: Framing::Slices { slice: SLICE, frame: self.frame_time * 1000 },
-                frame_size: self.frame_size as u16,
+                frame_size,
                 augment: self.augment_data,
                 cache: self.cache.clone(),
+                disorder: self.read.disorder(),
+                time_unit: self.read.time_unit,
                 ..GestureSettings::new(&self.data)
             }),
             Dataset::Nmnist => TaskConfig::Nmnist(NMnistSettings {
                 steps: self.frames,
                 cache: self.cache.clone(),
+                disorder: self.read.disorder(),
+                time_unit: self.read.time_unit,
                 ..NMnistSettings::new(&self.data)
             }),
             Dataset::Made => TaskConfig::Made(GestureSet {
-                size: self.frame_size as u16,
+                size: frame_size,
                 steps: self.frames,
                 train: self.made_samples[0],
                 test: self.made_samples[1],
@@ -236,7 +245,7 @@ impl Args {
     }
 }
 
-fn resolve(args: &Args) -> Result<Experiment> {
+fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
     let shares = [("--dropout", args.dropout), ("--zoneout", args.zoneout), ("--warmup-ratio", args.warmup_ratio)];
     for (flag, value) in shares {
         if !(0.0..1.0).contains(&value) {
@@ -252,8 +261,7 @@ fn resolve(args: &Args) -> Result<Experiment> {
     }
     let task = args.task()?;
     let opened = task.open().or_usage()?;
-    let samples = opened.samples(Split::Train).or_usage()?.unwrap_or(u64::MAX);
-    let batch = args.batch_size.min(usize::try_from(samples).unwrap_or(usize::MAX));
+    let batch = batch_size(opened.as_ref(), args.batch_size, global)?;
     let updates = opened.batches(Split::Train, batch).or_usage()?.unwrap_or(1).max(1);
     // N-MNIST has 34 x 34 pixels, whatever the flag says.
     let frame_size = ((opened.n_in() / 2) as f64).sqrt().round() as usize;

@@ -12,6 +12,7 @@ use tasks::{GestureSettings, NMnistSettings, Split, gesture::Framing};
 use super::{
     Global, OrUsage,
     common::{self, LearnerFlags},
+    data,
     train::{self, TrainFlags},
     usage,
 };
@@ -63,6 +64,8 @@ pub struct Args {
     /// Where the recordings are.
     #[arg(long, alias = "data_folder", alias = "data-folder")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    read: data::ReadFlags,
     /// Time bins of a recording.
     #[arg(long, alias = "data-length", default_value_t = 200)]
     data_length: usize,
@@ -439,26 +442,23 @@ fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
     let Some(dataset) = args.dataset else {
         bail!(usage("training needs --dataset nmnist or gesture, got none".into()))
     };
-    let Some(data) = args.data.clone() else {
+    let Some(folder) = args.data.clone() else {
         bail!(usage("--dataset needs --data DIR, the folder that holds the recordings, got none".into()))
     };
     let steps = args.data_length;
+    let (disorder, time_unit) = (args.read.disorder(), args.read.time_unit);
     let task = match dataset {
-        Dataset::Nmnist => TaskConfig::Nmnist(NMnistSettings { steps, ..NMnistSettings::new(&data) }),
+        Dataset::Nmnist => {
+            TaskConfig::Nmnist(NMnistSettings { steps, disorder, time_unit, ..NMnistSettings::new(&folder) })
+        }
         Dataset::Gesture => {
-            TaskConfig::Gesture(GestureSettings { framing: Framing::Bins(steps), ..GestureSettings::new(&data) })
+            let (framing, standard) = (Framing::Bins(steps), GestureSettings::new(&folder));
+            TaskConfig::Gesture(GestureSettings { framing, disorder, time_unit, ..standard })
         }
     };
     let opened = task.open().or_usage()?;
-    let sizes = args.sizes(global);
-    let samples = opened.samples(Split::Train)?.unwrap_or(u64::MAX);
-    if samples < sizes.batch as u64 {
-        bail!(usage(format!(
-            "--batch_size must not exceed the {samples} training recordings in {}, got {}",
-            data.display(),
-            sizes.batch
-        )));
-    }
+    let mut sizes = args.sizes(global);
+    sizes.batch = data::batch_size(opened.as_ref(), sizes.batch, global)?;
     if !args.methods.is_empty() {
         bail!(usage(format!("training on recordings takes one --method, got --methods {}", args.methods.join(","))));
     }

@@ -13,6 +13,7 @@ use tasks::{
 use super::{
     Global, OrUsage,
     common::LearnerFlags,
+    data::{ReadFlags, batch_size},
     eval::CheckpointName,
     train::{self, EpochReport, RunFlags},
     usage,
@@ -112,6 +113,8 @@ pub struct Args {
     /// Folder with the files [default: ../data/SHD/, for ssc ../data/SSC/, else ../data]
     #[arg(long, aliases = ["data-folder", "data"], help_heading = "Data")]
     data_folder: Option<PathBuf>,
+    #[command(flatten)]
+    read: ReadFlags,
     /// Time bins [default: 100 for shd and ssc, else 200]
     #[arg(long, alias = "data-length", help_heading = "Data")]
     data_length: Option<usize>,
@@ -295,7 +298,7 @@ pub fn run(mut args: Args, global: &Global) -> Result<()> {
         )
     };
     let args = &args;
-    train::run("shd", &args.run, args.nb_epochs, global, train::Lines::Epochs(line), || resolve(args))
+    train::run("shd", &args.run, args.nb_epochs, global, train::Lines::Epochs(line), || resolve(args, global))
 }
 
 /// `--mode test`: rasters of a network for the first samples of the test set.
@@ -304,7 +307,7 @@ fn show(args: &Args, global: &Global) -> Result<()> {
     if let Some(folder) = &args.load_exp_folder {
         return super::observe::run(&observe(folder.clone(), CheckpointName::Best), global);
     }
-    let experiment = resolve(args)?;
+    let experiment = resolve(args, global)?;
     let folder = args.run.out.clone().or(args.new_exp_folder.clone());
     let folder = folder.unwrap_or_else(|| PathBuf::from("checkpoints").join("shd-untrained"));
     super::observe::untrained(&experiment, &folder, 8, global)
@@ -337,10 +340,13 @@ impl Args {
             name @ ("nmnist" | "nmnistv2" | "gesture" | "gesturev2") => {
                 let data = self.data_folder.clone().unwrap_or_else(|| "../data".into());
                 let steps = self.data_length.unwrap_or(200);
+                let (cache, disorder, time_unit) = (self.cache.clone(), self.read.disorder(), self.read.time_unit);
                 return Ok(if name.starts_with("nmnist") {
-                    TaskConfig::Nmnist(NMnistSettings { steps, ..NMnistSettings::new(data) })
+                    let standard = NMnistSettings::new(data);
+                    TaskConfig::Nmnist(NMnistSettings { steps, cache, disorder, time_unit, ..standard })
                 } else {
-                    TaskConfig::Gesture(GestureSettings { framing: Framing::Bins(steps), ..GestureSettings::new(data) })
+                    let (framing, standard) = (Framing::Bins(steps), GestureSettings::new(data));
+                    TaskConfig::Gesture(GestureSettings { framing, cache, disorder, time_unit, ..standard })
                 });
             }
             other => bail!(usage(format!(
@@ -366,6 +372,7 @@ impl Args {
             n_out: self.n_out.unwrap_or(standard.n_out),
             augment,
             cache: self.cache.clone(),
+            time_unit: self.read.time_unit,
             // No sample is left out: the last batch of an epoch is filled up with rows that do not count.
             passes: Passes { train_tail: Tail::Pad, ..Passes::default() },
             ..standard
@@ -382,7 +389,7 @@ impl Args {
     }
 }
 
-fn resolve(args: &Args) -> Result<Experiment> {
+fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
     let cell = SpeechCell::by_name(&args.model_type).ok_or_else(|| {
         usage(format!(
             "--model_type must be one of {}, got `{}` (MLP, RNN, LiGRU and GRU were never built into the published programs)",
@@ -402,8 +409,8 @@ fn resolve(args: &Args) -> Result<Experiment> {
     }
     let task = args.task()?;
     let opened = task.open().or_usage()?;
-    let samples = opened.samples(Split::Train).or_usage()?.unwrap_or(1).max(1);
-    let updates = opened.batches(Split::Train, args.batch_size).or_usage()?.unwrap_or(1).max(1);
+    let batch = batch_size(opened.as_ref(), args.batch_size, global)?;
+    let updates = opened.batches(Split::Train, batch).or_usage()?.unwrap_or(1).max(1);
     let random = match args.state_init {
         Some(start) => start == StateStart::Rand,
         None => match args.variant {
@@ -463,7 +470,7 @@ fn resolve(args: &Args) -> Result<Experiment> {
             evaluate: Some(if has_valid { Split::Valid } else { Split::Test }.name().into()),
             select: args.select != Select::Last,
             patience: args.patience.map(|epochs| Patience { epochs, trained: args.train_threshold }),
-            ..args.run.settings(args.batch_size.min(samples as usize))
+            ..args.run.settings(batch)
         },
         learner,
         optimizer: Optimizer {

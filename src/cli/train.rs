@@ -8,7 +8,7 @@ use hlo::pjrt::{self, aot};
 use indicatif::{ProgressBar, ProgressStyle};
 use tasks::Split;
 
-use super::{Global, OrUsage, common, eval, usage};
+use super::{Global, OrUsage, common, data, eval, usage};
 use crate::{
     cell::Surrogate,
     experiment::Experiment,
@@ -324,6 +324,9 @@ pub fn run(
         common::device_line(&session),
         dir.display()
     );
+    if trainer.task.samples(Split::Train)?.is_some() {
+        data::remark(trainer.task.as_ref(), &[Split::Train, Split::Test], global)?;
+    }
     let mut screen = Screen::new(global, &session, &experiment, lines);
     let result = trainer.train(&program, flags.resume.is_some(), |event| screen.hear(event));
     screen.bar.finish_and_clear();

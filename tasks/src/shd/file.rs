@@ -19,7 +19,11 @@ use std::path::{Path, PathBuf};
 use hdf5_pure::{Dataset, Datatype, DatatypeByteOrder, File};
 
 use super::bin::half;
-use crate::{Error, Result};
+use crate::events::{TimeUnit, span_error};
+use crate::{Error, Result, files, parallel};
+
+/// Least and greatest time of the latest spike of a file, seconds: words and sentences. Times in a wrong unit are off by 1000.
+const LASTS: (f64, f64) = (0.02, 100.0);
 
 /// Samples of one file: the spikes are decoded when asked for.
 pub struct ShdFile {
@@ -30,6 +34,8 @@ pub struct ShdFile {
     labels: Vec<i64>,
     speakers: Option<Vec<i64>>,
     keys: Vec<String>,
+    /// Of the times.
+    unit: TimeUnit,
 }
 
 /// How a number is stored.
@@ -74,8 +80,7 @@ impl ShdFile {
     /// Opens a file and checks its structure. Errors: [`Error::Io`]; [`Error::Damaged`] for what is not HDF5, lacks `spikes/times`,
     /// `spikes/units` or `labels`, has other types than numbers there, lengths that do not agree, or references that lead nowhere.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the HDF5 file", &e))?;
-        Self::from_bytes(bytes, path)
+        Self::from_bytes(files::read(path, files::SET, "read the HDF5 file")?, path)
     }
 
     /// A file with contents `bytes`; `path` is for messages only.
@@ -104,11 +109,53 @@ impl ShdFile {
                 return Err(Error::damaged(path, "every spike has a time and a unit", got));
             }
         }
-        if !matches!((times.number, units.number), (Number::Float(_), Number::Integer { .. })) {
-            let rule = "spikes/times holds floating-point numbers and spikes/units integers";
-            return Err(Error::damaged(path, rule, "other types of numbers"));
+        if let Number::Float(size) = units.number {
+            let next = match times.number {
+                Number::Integer { .. } => "are times and units the wrong way round?",
+                Number::Float(_) => "save the numbers of the channels as integers",
+            };
+            let got = format!("floating-point numbers of {size} bytes");
+            return Err(Error::unusable(path, "spikes/units holds integers", got, next));
         }
-        Ok(ShdFile { path: path.to_owned(), file, times, units, labels, speakers, keys })
+        Ok(ShdFile { path: path.to_owned(), file, times, units, labels, speakers, keys, unit: TimeUnit::S })
+    }
+
+    /// The file with its times in `unit`: seconds in floating-point numbers where none is given.
+    ///
+    /// Errors: [`Error::Damaged`] for whole numbers without a unit, and for a latest time that no utterance has, with the suspected unit.
+    pub fn in_unit(mut self, unit: Option<TimeUnit>) -> Result<Self> {
+        self.unit = unit.unwrap_or(TimeUnit::S);
+        let samples = parallel::map(self.len(), |i| {
+            let times = self.times.bytes(self.file.as_bytes(), i).map(|bits| self.time(bits)).filter(|t| t.is_finite());
+            times.fold(f64::NEG_INFINITY, f64::max)
+        });
+        let latest = samples.into_iter().fold(f64::NEG_INFINITY, f64::max);
+        if !latest.is_finite() {
+            return Ok(self);
+        }
+        if let (Number::Integer { size, .. }, None) = (self.times.number, unit) {
+            let fits = |u: &TimeUnit| (LASTS.0..=LASTS.1).contains(&(latest * u.seconds()));
+            let likely = TimeUnit::ALL.into_iter().find(fits).unwrap_or(TimeUnit::Us).name();
+            let got = format!("{}-bit integers up to {latest}", 8 * size);
+            let next = format!(
+                "give their unit (--time-unit {likely} if they are in {likely}), or save seconds as floating-point numbers"
+            );
+            return Err(Error::unusable(&self.path, "spikes/times holds seconds in floating-point numbers", got, next));
+        }
+        let spikes = (0..self.len()).map(|i| self.count(i)).sum();
+        span_error(&self.path, LASTS, self.unit, latest * self.unit.seconds(), spikes)?;
+        Ok(self)
+    }
+
+    /// A number of `spikes/times`, in the unit of the file.
+    fn time(&self, bits: u64) -> f64 {
+        match self.times.number {
+            Number::Float(2) => half(bits as u16),
+            Number::Float(4) => f64::from(f32::from_bits(bits as u32)),
+            Number::Float(_) => f64::from_bits(bits),
+            Number::Integer { size, signed: true } => signed(bits, size) as f64,
+            Number::Integer { .. } => bits as f64,
+        }
     }
 
     /// Number of samples.
@@ -143,29 +190,27 @@ impl ShdFile {
 
     /// Time (seconds) and unit of every spike of sample `i`, in the order of the file. Panics if there is no sample `i`.
     ///
-    /// Errors: a time that is not a finite number, a unit that is not below `units`.
+    /// Errors: a time that is not a finite number from 0 on, a unit that is not below `units`.
     pub fn sample(&self, i: usize, units: u16) -> Result<Vec<(f64, u16)>> {
         let file = self.file.as_bytes();
-        let time = |bits: u64| match self.times.number.size() {
-            2 => half(bits as u16),
-            4 => f64::from(f32::from_bits(bits as u32)),
-            _ => f64::from_bits(bits),
-        };
+        let seconds = self.unit.seconds();
         let mut out = Vec::with_capacity(self.count(i));
         for (k, (t, u)) in self.times.bytes(file, i).zip(self.units.bytes(file, i)).enumerate() {
-            let t = time(t);
+            let t = self.time(t) * seconds;
             // A negative unit reads as a number far above any limit.
-            if !t.is_finite() || u >= u64::from(units) {
+            if !t.is_finite() || t < 0.0 || u >= u64::from(units) {
                 let u = match self.units.number {
                     Number::Integer { size, signed: true } => i128::from(signed(u, size)),
                     _ => i128::from(u),
                 };
-                let rule = format!("times are finite and units below {units}");
-                return Err(Error::damaged(
-                    &self.path,
-                    rule,
-                    format!("spike {k} of sample {i} is at {t} s on unit {u}"),
-                ));
+                let rule = format!("times are finite and at least 0, and units below {units}");
+                let got = format!("spike {k} of sample {i} is at {t} s on unit {u}");
+                return Err(if t.is_infinite() && self.times.number == Number::Float(2) {
+                    let next = "half-precision numbers end at 65504: save times in seconds, or in single precision";
+                    Error::unusable(&self.path, rule, got, next)
+                } else {
+                    Error::damaged(&self.path, rule, got)
+                });
             }
             out.push((t, u as u16));
         }
