@@ -224,7 +224,11 @@ impl Tally {
                 self.largest = self.largest.max(error);
             }
             Ok(Outcome::Refused(why)) => *self.refused.entry(why).or_default() += 1,
-            Err(text) => self.wrong.push(text),
+            Err(text) => {
+                // At once: a long survey may not reach its end.
+                println!("{text}\n");
+                self.wrong.push(text);
+            }
         }
     }
 }
