@@ -80,8 +80,13 @@ impl Layer {
     }
 }
 
-/// The model of a seed.
+/// The model of a seed, with the values of the same seed.
 pub fn case(seed: u64, steps: usize) -> Case {
+    case_with(seed, seed, steps)
+}
+
+/// The model of a seed, with the values (and masks) of another.
+pub fn case_with(seed: u64, values: u64, steps: usize) -> Case {
     let mut draw = Draw { random: Stream::new(seed, "models"), smooth: false, made_of: vec![] };
     draw.smooth = draw.says("smooth", 0.3);
     let n_in = 2 + draw.below(2);
@@ -95,7 +100,7 @@ pub fn case(seed: u64, steps: usize) -> Case {
         ..Objective::default()
     };
     let model = StepContext::trace(BATCH, n_in, |cx, x| network(cx, x, &mut draw));
-    Case { smooth: draw.smooth, made_of: draw.made_of, ..Case::of(model, objective, seed, steps) }
+    Case { smooth: draw.smooth, made_of: draw.made_of, ..Case::of(model, objective, values, steps) }
 }
 
 fn network(cx: &mut StepContext, x: &Tensor, draw: &mut Draw) -> Tensor {
