@@ -66,8 +66,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         *s = f32::from(random.uniform() < 0.3 + 0.3 * wave);
     }
     let session = Session::open(Device::Cpu, None, &mut |_| {})?;
-    for name in ["bptt", "d-rtrl", "es-d-rtrl", "hybrid"] {
-        let method = Method::by_name(name, 0.9).expect("a known name");
+    for method in Method::all() {
+        let name = method.name();
         let config = sequence::LearnerConfig { method, ..Default::default() };
         let learner = Learner::new(&model, &Objective::default(), &config)?;
         let mut shapes: Vec<Shape> = model.params.iter().map(|p| p.shape.clone()).collect();

@@ -109,7 +109,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         model: net.trace(batch, Mode::Online),
         evaluation: net.trace(batch, Mode::Evaluation),
         objective: Objective::default(),
-        learner: LearnerConfig { method: Method::DRtrl, warmup: task.warmup(), ..LearnerConfig::default() },
+        learner: LearnerConfig { method: Method::D_RTRL, warmup: task.warmup(), ..LearnerConfig::default() },
         optimizer: Optimizer { lr: 1e-2, ..Optimizer::default() },
         steps: task.steps(),
         mean_over_time: false,

@@ -148,7 +148,7 @@ fn warmup(task: &TaskConfig) -> usize {
 
 fn dms() -> Experiment {
     let task = TaskConfig::from(DmsSettings::default());
-    let learner = LearnerConfig { method: Method::Bptt, warmup: warmup(&task), ..LearnerConfig::default() };
+    let learner = LearnerConfig { method: Method::BPTT, warmup: warmup(&task), ..LearnerConfig::default() };
     let mut all = first_paper(task, GifNet::default().into(), learner);
     all.settings.stop_at = Some(0.95);
     all
@@ -173,7 +173,7 @@ fn dms_published() -> Experiment {
 fn dms_small() -> Experiment {
     let task = TaskConfig::from(DmsSettings { dt: 5.0, t_fixation: 10.0, t_delay: 200.0, ..DmsSettings::default() });
     let net = GifNet { n_rec: 100, a2: 1.0, ff_scale: 40.0, dt: 5.0, ..GifNet::default() };
-    let learner = LearnerConfig { method: Method::DRtrl, warmup: warmup(&task), ..LearnerConfig::default() };
+    let learner = LearnerConfig { method: Method::D_RTRL, warmup: warmup(&task), ..LearnerConfig::default() };
     let mut all = first_paper(task, net.into(), learner);
     all.settings = Settings { batch: 64, batches: Some(150), ..all.settings };
     all.optimizer.lr = 3e-3;
@@ -183,7 +183,7 @@ fn dms_small() -> Experiment {
 fn ei() -> Experiment {
     let task = TaskConfig::from(EvidenceSettings::default());
     let vjp = Vjp::MultiStep { window: 1 };
-    let learner = LearnerConfig { method: Method::Bptt, vjp, warmup: warmup(&task), ..LearnerConfig::default() };
+    let learner = LearnerConfig { method: Method::BPTT, vjp, warmup: warmup(&task), ..LearnerConfig::default() };
     let mut all = first_paper(task, EiNet::default().into(), learner);
     all.settings.stop_at = Some(0.9);
     all.optimizer.schedule = Schedule::Step { every: 5, gamma: 0.9 };
@@ -201,7 +201,7 @@ fn ei_small() -> Experiment {
         ..EiNet::default()
     };
     let vjp = Vjp::MultiStep { window: 1 };
-    let learner = LearnerConfig { method: Method::DRtrl, vjp, warmup: warmup(&task), ..LearnerConfig::default() };
+    let learner = LearnerConfig { method: Method::D_RTRL, vjp, warmup: warmup(&task), ..LearnerConfig::default() };
     let mut all = first_paper(task, net.into(), learner);
     all.settings = Settings { batch: 64, batches: Some(150), ..all.settings };
     all.optimizer.schedule = Schedule::Step { every: 50, gamma: 0.9 };
@@ -222,7 +222,7 @@ fn shd() -> Experiment {
             select: true,
             ..Settings::default()
         },
-        learner: LearnerConfig { method: Method::Bptt, vjp: Vjp::MultiStep { window: 1 }, ..LearnerConfig::default() },
+        learner: LearnerConfig { method: Method::BPTT, vjp: Vjp::MultiStep { window: 1 }, ..LearnerConfig::default() },
         optimizer: Optimizer {
             rule: Rule::Adam,
             lr: 0.01,
@@ -264,7 +264,7 @@ fn gesture() -> Experiment {
             evaluate: Some(Split::Test.name().into()),
             ..Settings::default()
         },
-        learner: LearnerConfig { method: Method::Bptt, vjp: Vjp::MultiStep { window: 1 }, ..LearnerConfig::default() },
+        learner: LearnerConfig { method: Method::BPTT, vjp: Vjp::MultiStep { window: 1 }, ..LearnerConfig::default() },
         optimizer: Optimizer {
             schedule: Schedule::Step { every: GESTURE_FALL, gamma: 0.8 },
             clip: 0.0,
@@ -299,7 +299,7 @@ fn memspeed_published() -> Experiment {
 
 fn measured(net: ETraceNet, batch: usize, steps: usize) -> Experiment {
     let task = RandomSpikes { steps, n_in: net.n_in, n_out: net.n_out, ..RandomSpikes::default() };
-    let learner = LearnerConfig { method: Method::Bptt, ..LearnerConfig::default() };
+    let learner = LearnerConfig { method: Method::BPTT, ..LearnerConfig::default() };
     let mut all = first_paper(task.into(), net.into(), learner);
     all.settings = Settings { batch, batches: Some(20), ..all.settings };
     all
@@ -316,7 +316,7 @@ fn alone(net: NetConfig) -> Experiment {
 fn copying() -> Experiment {
     let task = TaskConfig::from(Copying { delay: 20, length: 1 });
     let net = NetConfig::by_name("gru").unwrap_or_else(|_| RateNet::default().into());
-    let learner = LearnerConfig { method: Method::DRtrl, warmup: warmup(&task), ..LearnerConfig::default() };
+    let learner = LearnerConfig { method: Method::D_RTRL, warmup: warmup(&task), ..LearnerConfig::default() };
     let mut all = first_paper(task, net, learner);
     if let NetConfig::Rate(net) = &mut all.net {
         (net.n_in, net.n_rec, net.n_out) = (tasks::copying::SYMBOLS, 64, tasks::copying::SYMBOLS);

@@ -218,9 +218,9 @@ const MODES: [(&str, Vjp, bool); 5] = [
 
 /// Online rules, by their names in the files.
 const RULES: [(&str, Method); 3] = [
-    ("d_rtrl", Method::DRtrl),
-    ("es_d_rtrl_0.9", Method::EsDRtrl { decay: 0.9 }),
-    ("es_d_rtrl_0.99", Method::EsDRtrl { decay: 0.99 }),
+    ("d_rtrl", Method::D_RTRL),
+    ("es_d_rtrl_0.9", Method::es_d_rtrl(0.9)),
+    ("es_d_rtrl_0.99", Method::es_d_rtrl(0.99)),
 ];
 
 impl Case {
@@ -329,7 +329,7 @@ impl Case {
     /// The stored gradients, and the ways of computing each: single-step ones with chunks of 1 and 4, others with the default
     /// chunk and (`thorough`) with chunks of 1.
     fn gradients(&self, thorough: bool) -> Vec<Gradient> {
-        let bptt = LearnerConfig { method: Method::Bptt, ..LearnerConfig::default() };
+        let bptt = LearnerConfig { method: Method::BPTT, ..LearnerConfig::default() };
         let mut all = vec![Gradient { stored: "bptt".into(), label: "bptt".into(), config: bptt }];
         for (rule, method) in RULES {
             for (mode, vjp, old_correction) in MODES {

@@ -61,7 +61,7 @@ fn one_outer_product_is_an_outer_product() {
 
 #[test]
 fn the_readout_learns_exactly_under_d_rtrl() {
-    let methods = [Method::DRtrl, Method::EsDRtrl { decay: 0.9 }];
+    let methods = [Method::D_RTRL, Method::es_d_rtrl(0.9)];
     let study = Gradients::new(session(), &net("lif-delta", 5.0).model(2), STEPS, 0, &methods).expect("programs");
     assert_eq!(study.maps.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["l0", "out"]);
     let found = study.run(1, &spikes(2)).expect("cosines");

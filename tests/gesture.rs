@@ -146,7 +146,7 @@ fn gradients_of_event_based_gru_are_the_worked_ones() {
         thr -6.731498e-04 6.168297e-03 -4.763557e-03
         Whx -7.997284e-05 2.575871e-03 3.372681e-05 4.434388e-05 1.016734e-04 -1.636854e-04";
     for (method, want, factor) in
-        [(Method::Bptt, bptt, 0.25), (Method::DRtrl, d_rtrl, 1.0), (Method::EsDRtrl { decay: 0.2 }, es, 1.0)]
+        [(Method::BPTT, bptt, 0.25), (Method::D_RTRL, d_rtrl, 1.0), (Method::es_d_rtrl(0.2), es, 1.0)]
     {
         let got = gradients(&model, (method, multi, OfSum::Never), &inputs, &[1, 0], &given);
         close("loss", &[got["loss"][0] / 4.0], &[0.692117], 2e-6);

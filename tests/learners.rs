@@ -133,19 +133,19 @@ fn worst(a: &[Array], b: &[Array]) -> f64 {
 const EXIT: Vjp = Vjp::SingleStep { attachment: Attachment::Exit };
 const IN_STEP: Vjp = Vjp::SingleStep { attachment: Attachment::InStep };
 const ONE: Vjp = Vjp::MultiStep { window: 1 };
-const ES: Method = Method::EsDRtrl { decay: 0.9 };
+const ES: Method = Method::es_d_rtrl(0.9);
 
 #[test]
 fn chunk_length_does_not_change_a_gradient() {
     let session = session();
     let steps = 13;
     let cases = [
-        ("delta", net(Layer::LifDelta, 2), Method::DRtrl, EXIT),
+        ("delta", net(Layer::LifDelta, 2), Method::D_RTRL, EXIT),
         ("delta", net(Layer::LifDelta, 2), ES, ONE),
-        ("expcu", net(Layer::LifExpCu, 1), Method::DRtrl, ONE),
+        ("expcu", net(Layer::LifExpCu, 1), Method::D_RTRL, ONE),
         ("expcu", net(Layer::LifExpCu, 1), ES, EXIT),
-        ("expcu", net(Layer::LifExpCu, 1), Method::DRtrl, IN_STEP),
-        ("rnn", rnn(), Method::Hybrid { decay: 0.9 }, EXIT),
+        ("expcu", net(Layer::LifExpCu, 1), Method::D_RTRL, IN_STEP),
+        ("rnn", rnn(), Method::hybrid(0.9), EXIT),
     ];
     for (name, model, method, vjp) in cases {
         let plain = gradients(&session, &model, &config(method, vjp, Some(1)), steps);
@@ -163,7 +163,7 @@ fn chunk_length_does_not_change_a_gradient() {
 fn warm_up_steps_carry_traces_and_no_loss() {
     let session = session();
     let model = net(Layer::LifExpCu, 1);
-    for method in [Method::DRtrl, ES, Method::Bptt] {
+    for method in [Method::D_RTRL, ES, Method::BPTT] {
         let with = |chunk, warmup| LearnerConfig { warmup, ..config(method, EXIT, Some(chunk)) };
         let plain = gradients(&session, &model, &with(1, 5), 12);
         assert!(worst(&gradients(&session, &model, &with(4, 5), 12), &plain) < 1e-5);
@@ -176,8 +176,8 @@ fn warm_up_steps_carry_traces_and_no_loss() {
 fn a_window_over_the_whole_sequence_is_bptt_for_every_rule() {
     let session = session();
     let model = net(Layer::LifExpCu, 2);
-    let bptt = gradients(&session, &model, &config(Method::Bptt, EXIT, None), 9);
-    for method in [Method::DRtrl, ES] {
+    let bptt = gradients(&session, &model, &config(Method::BPTT, EXIT, None), 9);
+    for method in [Method::D_RTRL, ES] {
         let windowed = gradients(&session, &model, &config(method, Vjp::MultiStep { window: 9 }, None), 9);
         assert!(worst(&windowed, &bptt) < 1e-5);
     }
@@ -187,8 +187,8 @@ fn a_window_over_the_whole_sequence_is_bptt_for_every_rule() {
 fn one_step_is_exact_whatever_the_group() {
     let session = session();
     for model in [net(Layer::LifDelta, 3), net(Layer::LifExpCu, 2), rnn()] {
-        let bptt = gradients(&session, &model, &config(Method::Bptt, EXIT, None), 1);
-        for method in [Method::DRtrl, ES] {
+        let bptt = gradients(&session, &model, &config(Method::BPTT, EXIT, None), 1);
+        for method in [Method::D_RTRL, ES] {
             let online = gradients(&session, &model, &config(method, EXIT, None), 1);
             // A gradient that is zero but for cancellation has no relative error: measure against the largest of all.
             let scale = bptt.iter().flat_map(Array::to_f64_vec).fold(0.0f64, |m, v| m.max(v.abs()));
@@ -203,17 +203,17 @@ fn one_step_is_exact_whatever_the_group() {
 fn d_rtrl_is_exact_without_other_recurrence_and_approximate_with_it() {
     let session = session();
     let exact = leaky_linear();
-    let bptt = gradients(&session, &exact, &config(Method::Bptt, EXIT, None), 11);
+    let bptt = gradients(&session, &exact, &config(Method::BPTT, EXIT, None), 11);
     for vjp in [EXIT, ONE] {
-        let online = gradients(&session, &exact, &config(Method::DRtrl, vjp, Some(4)), 11);
+        let online = gradients(&session, &exact, &config(Method::D_RTRL, vjp, Some(4)), 11);
         assert!(worst(&online, &bptt) < 1e-5);
     }
     let smoothed = gradients(&session, &exact, &config(ES, EXIT, Some(4)), 11);
     assert!(worst(&smoothed, &bptt) > 1e-2, "a smoothed trace is not exact");
 
     let recurrent = net(Layer::LifDelta, 1);
-    let bptt = gradients(&session, &recurrent, &config(Method::Bptt, EXIT, None), 11);
-    let online = gradients(&session, &recurrent, &config(Method::DRtrl, EXIT, None), 11);
+    let bptt = gradients(&session, &recurrent, &config(Method::BPTT, EXIT, None), 11);
+    let online = gradients(&session, &recurrent, &config(Method::D_RTRL, EXIT, None), 11);
     let readout = recurrent.param("out.weight").expect("a readout");
     assert!(relative_error(&online[readout], &bptt[readout]) < 1e-5, "the readout's own weights are exact");
     assert!(relative_error(&online[0], &bptt[0]) > 1e-2, "recurrent weights are not");
@@ -223,7 +223,7 @@ fn d_rtrl_is_exact_without_other_recurrence_and_approximate_with_it() {
 fn traces_are_kept_where_a_drive_reaches_and_once_where_it_is_uniform() {
     let model = cascade();
     let learner =
-        Learner::new(&model, &Objective::default(), &config(Method::DRtrl, EXIT, None)).expect("position-wise");
+        Learner::new(&model, &Objective::default(), &config(Method::D_RTRL, EXIT, None)).expect("position-wise");
     let dense = learner.structure.traced().find(|(_, op)| op.x.is_some()).expect("a dense op").1;
     let named = |states: &[usize]| -> Vec<&str> {
         states.iter().map(|&a| model.states[learner.structure.groups[0].states[a]].name.as_str()).collect()
@@ -242,12 +242,12 @@ fn traces_are_kept_where_a_drive_reaches_and_once_where_it_is_uniform() {
     assert_eq!((of(&[]), of(&[BATCH, 5])), (2, 1), "numbers for g and h, not for V: {shapes:?}");
 
     let session = session();
-    let bptt = gradients(&session, &model, &config(Method::Bptt, EXIT, None), 11);
+    let bptt = gradients(&session, &model, &config(Method::BPTT, EXIT, None), 11);
     assert!(bptt[0].to_f64_vec().iter().map(|v| v.abs()).sum::<f64>() > 1e-3, "a silent network proves nothing");
     // The last of the windows is a single step.
     let windows = Vjp::MultiStep { window: 5 };
     for (vjp, chunk) in [(EXIT, 1), (EXIT, 4), (ONE, 1), (ONE, 4), (EXIT, 11), (windows, 5)] {
-        let online = gradients(&session, &model, &config(Method::DRtrl, vjp, Some(chunk)), 11);
+        let online = gradients(&session, &model, &config(Method::D_RTRL, vjp, Some(chunk)), 11);
         let error = worst(&online, &bptt);
         assert!(error < 1e-5, "{vjp:?} K = {chunk}: {error}");
     }
@@ -259,7 +259,7 @@ fn traces_are_kept_where_a_drive_reaches_and_once_where_it_is_uniform() {
 fn hybrid_takes_each_weight_from_its_rule() {
     let session = session();
     let model = net(Layer::LifDelta, 1);
-    let hybrid = gradients(&session, &model, &config(Method::Hybrid { decay: 0.9 }, EXIT, None), 9);
+    let hybrid = gradients(&session, &model, &config(Method::hybrid(0.9), EXIT, None), 9);
     let es = gradients(&session, &model, &config(ES, EXIT, None), 9);
     // All weight matrices of this net are factorised: |x| + |y| < B |w|.
     assert!(worst(&hybrid, &es) < 1e-6);
@@ -277,8 +277,8 @@ fn two_uses_of_a_weight_have_a_trace_each() {
         cx.set("b", &b);
         a + b
     });
-    let bptt = gradients(&session, &shared, &config(Method::Bptt, EXIT, None), 8);
-    let online = gradients(&session, &shared, &config(Method::DRtrl, EXIT, Some(3)), 8);
+    let bptt = gradients(&session, &shared, &config(Method::BPTT, EXIT, None), 8);
+    let online = gradients(&session, &shared, &config(Method::D_RTRL, EXIT, Some(3)), 8);
     assert!(worst(&online, &bptt) < 1e-5);
 }
 
@@ -292,9 +292,9 @@ fn coupled_positions_and_moving_weights_are_refused() {
         cx.set("h", &h);
         h
     });
-    let refused = Learner::new(&mixed, &Objective::default(), &config(Method::DRtrl, EXIT, None)).err();
+    let refused = Learner::new(&mixed, &Objective::default(), &config(Method::D_RTRL, EXIT, None)).err();
     assert!(matches!(&refused, Some(LearnError::NotPositionWise { what, .. }) if what.contains("{h}")), "{refused:?}");
-    assert!(Learner::new(&mixed, &Objective::default(), &config(Method::Bptt, EXIT, None)).is_ok());
+    assert!(Learner::new(&mixed, &Objective::default(), &config(Method::BPTT, EXIT, None)).is_ok());
 
     let moving = StepContext::trace(BATCH, N_IN, |cx, x| {
         let h = cx.state("h", N_IN, StateInit::Zeros);
@@ -304,7 +304,7 @@ fn coupled_positions_and_moving_weights_are_refused() {
         cx.set("h", &h);
         h
     });
-    let refused = Learner::new(&moving, &Objective::default(), &config(Method::DRtrl, EXIT, None)).err();
+    let refused = Learner::new(&moving, &Objective::default(), &config(Method::D_RTRL, EXIT, None)).err();
     assert!(matches!(refused, Some(LearnError::MovingWeight { .. })));
 }
 
@@ -313,10 +313,10 @@ fn settings_that_make_no_sense_are_refused() {
     let model = rnn();
     let refused =
         |config: &LearnerConfig| Learner::new(&model, &Objective::default(), config).err().map(|e| e.to_string());
-    let decay = refused(&config(Method::EsDRtrl { decay: 1.5 }, EXIT, None)).expect("refused");
+    let decay = refused(&config(Method::es_d_rtrl(1.5), EXIT, None)).expect("refused");
     assert!(decay.contains("[0, 1)") && decay.contains("1.5"), "{decay}");
-    assert!(refused(&config(Method::DRtrl, EXIT, Some(0))).is_some());
-    assert!(refused(&config(Method::DRtrl, Vjp::MultiStep { window: 0 }, None)).is_some());
+    assert!(refused(&config(Method::D_RTRL, EXIT, Some(0))).is_some());
+    assert!(refused(&config(Method::D_RTRL, Vjp::MultiStep { window: 0 }, None)).is_some());
 }
 
 /// Training with any rule, evaluation and observation run the same network: their outputs agree.
@@ -368,15 +368,15 @@ fn evaluation_runs_the_network_that_is_trained() {
             });
             session.evaluate("outputs", &func, &args).expect("the program runs").remove(0)
         };
-        let want = run("observe", Method::Bptt, None);
+        let want = run("observe", Method::BPTT, None);
         assert!(want.to_f64_vec().iter().any(|v| v.abs() > 1e-3), "{name} says something");
         for (what, method, chunk) in [
-            ("train", Method::Bptt, None),
-            ("train", Method::DRtrl, Some(3)),
-            ("train", Method::EsDRtrl { decay: 0.9 }, Some(10)),
-            ("evaluate", Method::Bptt, Some(10)),
-            ("evaluate", Method::Bptt, Some(5)),
-            ("evaluate", Method::Bptt, Some(3)),
+            ("train", Method::BPTT, None),
+            ("train", Method::D_RTRL, Some(3)),
+            ("train", Method::es_d_rtrl(0.9), Some(10)),
+            ("evaluate", Method::BPTT, Some(10)),
+            ("evaluate", Method::BPTT, Some(5)),
+            ("evaluate", Method::BPTT, Some(3)),
         ] {
             let apart = relative_error(&run(what, method, chunk), &want);
             assert!(apart < 1e-5, "{name}: {what} with {} in chunks of {chunk:?} is {apart} off", method.name());

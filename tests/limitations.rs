@@ -29,7 +29,7 @@ fn gradients(case: &Case, config: &LearnerConfig) -> Vec<Vec<f64>> {
 /// Largest difference between a rule and BPTT, relative to each parameter's largest entry.
 fn from_bptt(step: impl Fn(&mut StepContext, &Tensor) -> Tensor, method: Method) -> f64 {
     let case = Case::of(model(step), Objective::default(), 3, STEPS);
-    case.worst(&gradients(&case, &config(method)), &gradients(&case, &config(Method::Bptt)))
+    case.worst(&gradients(&case, &config(method)), &gradients(&case, &config(Method::BPTT)))
 }
 
 /// A leaky layer, perhaps with recurrent weights.
@@ -45,8 +45,8 @@ fn leaky(cx: &mut StepContext, x: &Tensor, recurrent: bool) -> Tensor {
 
 #[test]
 fn recurrence_from_neuron_to_neuron_is_dropped() {
-    assert!(from_bptt(|cx, x| leaky(cx, x, false), Method::DRtrl) < 1e-5);
-    assert!(from_bptt(|cx, x| leaky(cx, x, true), Method::DRtrl) > 1e-2);
+    assert!(from_bptt(|cx, x| leaky(cx, x, false), Method::D_RTRL) < 1e-5);
+    assert!(from_bptt(|cx, x| leaky(cx, x, true), Method::D_RTRL) > 1e-2);
 }
 
 #[test]
@@ -59,8 +59,8 @@ fn memory_of_a_later_layer_is_dropped() {
         let spikes = leaky(cx, x, false);
         readout::leaky(cx, &spikes, 2, 10.0, 1.0)
     };
-    assert!(from_bptt(without, Method::DRtrl) < 1e-5);
-    assert!(from_bptt(with, Method::DRtrl) > 1e-2);
+    assert!(from_bptt(without, Method::D_RTRL) < 1e-5);
+    assert!(from_bptt(with, Method::D_RTRL) > 1e-2);
 }
 
 #[test]
@@ -74,9 +74,9 @@ fn the_way_through_another_op_of_the_step_is_dropped() {
         cx.set("V", &v);
         v.tanh()
     };
-    let learner = Learner::new(&model(step), &Objective::default(), &config(Method::DRtrl)).expect("taken");
+    let learner = Learner::new(&model(step), &Objective::default(), &config(Method::D_RTRL)).expect("taken");
     assert!(learner.structure.ops.iter().any(|op| op.site == "embed" && op.partial));
-    assert!(from_bptt(step, Method::DRtrl) > 1e-2);
+    assert!(from_bptt(step, Method::D_RTRL) > 1e-2);
 }
 
 #[test]
@@ -89,10 +89,10 @@ fn an_op_behind_another_op_learns_from_the_step_alone() {
         cx.set("h", &h);
         h
     };
-    let learner = Learner::new(&model(step), &Objective::default(), &config(Method::DRtrl)).expect("taken");
+    let learner = Learner::new(&model(step), &Objective::default(), &config(Method::D_RTRL)).expect("taken");
     let reset = learner.structure.ops.iter().find(|op| op.site == "reset").expect("an op");
     assert_eq!(reset.exclusion, Some(Exclusion::WeightToWeight));
-    assert!(from_bptt(step, Method::DRtrl) > 1e-2);
+    assert!(from_bptt(step, Method::D_RTRL) > 1e-2);
 }
 
 #[test]
@@ -111,8 +111,8 @@ fn a_plain_parameter_learns_from_the_step_alone() {
         cx.set("V", &v);
         v.tanh()
     };
-    assert!(from_bptt(traced, Method::DRtrl) < 1e-5);
-    assert!(from_bptt(plain, Method::DRtrl) > 1e-2);
+    assert!(from_bptt(traced, Method::D_RTRL) < 1e-5);
+    assert!(from_bptt(plain, Method::D_RTRL) > 1e-2);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn positions_may_not_mix_inside_a_group() {
         cx.set("V", &v);
         v
     };
-    let refused = Learner::new(&model(step), &Objective::default(), &config(Method::DRtrl));
+    let refused = Learner::new(&model(step), &Objective::default(), &config(Method::D_RTRL));
     assert!(matches!(refused, Err(LearnError::NotPositionWise { .. })));
 }
 
@@ -138,7 +138,7 @@ fn a_weight_may_not_change_during_a_sequence() {
         cx.set("V", &v);
         v
     };
-    let refused = Learner::new(&model(step), &Objective::default(), &config(Method::DRtrl));
+    let refused = Learner::new(&model(step), &Objective::default(), &config(Method::D_RTRL));
     assert!(matches!(refused, Err(LearnError::MovingWeight { .. })));
 }
 
@@ -151,14 +151,14 @@ fn a_parameter_that_no_rule_reaches_is_refused() {
         cx.set("r", &new);
         r
     };
-    let refused = Learner::new(&model(step), &Objective::default(), &config(Method::DRtrl));
+    let refused = Learner::new(&model(step), &Objective::default(), &config(Method::D_RTRL));
     assert!(matches!(refused, Err(LearnError::NoGradient { .. })));
-    assert!(from_bptt(step, Method::Bptt) == 0.0);
+    assert!(from_bptt(step, Method::BPTT) == 0.0);
 }
 
 #[test]
 fn factorised_traces_are_not_exact_even_for_one_layer() {
-    assert!(from_bptt(|cx, x| leaky(cx, x, false), Method::EsDRtrl { decay: 0.9 }) > 1e-2);
+    assert!(from_bptt(|cx, x| leaky(cx, x, false), Method::es_d_rtrl(0.9)) > 1e-2);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn in_step_attachment_gives_untraced_parameters_nothing() {
     };
     let case = Case::of(model(step), Objective::default(), 3, STEPS);
     let vjp = Vjp::SingleStep { attachment: Attachment::InStep };
-    let grads = gradients(&case, &LearnerConfig { vjp, ..config(Method::DRtrl) });
+    let grads = gradients(&case, &LearnerConfig { vjp, ..config(Method::D_RTRL) });
     let of = |name: &str| &grads[case.model.param(name).expect("a parameter")];
     assert!(of("out.weight").iter().all(|g| *g == 0.0));
     assert!(of("l0.weight").iter().any(|g| *g != 0.0));
@@ -179,8 +179,8 @@ fn in_step_attachment_gives_untraced_parameters_nothing() {
 fn a_loss_of_the_summed_output_needs_the_whole_sequence() {
     let objective = Objective { of_sum: OfSum::Always, ..Objective::default() };
     let case = Case::of(model(|cx, x| leaky(cx, x, false)), objective, 3, STEPS);
-    let online = gradients(&case, &config(Method::DRtrl));
-    let exact = gradients(&case, &config(Method::Bptt));
+    let online = gradients(&case, &config(Method::D_RTRL));
+    let exact = gradients(&case, &config(Method::BPTT));
     assert!(case.worst(&online, &exact) > 1e-2);
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use etrace::{
-    learn::{Attachment, LearnError, Learner, Method, Vjp, rules::TraceKind, sequence::LearnerConfig},
+    learn::{Attachment, LearnError, Learner, Method, Vjp, sequence::LearnerConfig, trace::TraceKind},
     train::session::Session,
 };
 use hlo::{
@@ -50,18 +50,18 @@ fn trials(seed: u64) -> Vec<Trial> {
     let mut random = etrace::rng::Stream::new(seed, "trials");
     let mut below = move |n: usize| (random.uniform() * n as f64) as usize;
     let decay = [0.9, 0.5, 0.0][below(3)];
-    let methods = [Method::DRtrl, Method::EsDRtrl { decay }, Method::Hybrid { decay }];
+    let methods = [Method::D_RTRL, Method::es_d_rtrl(decay), Method::hybrid(decay)];
     let mut all = Vec::new();
     // The plain rule, in two ways of cutting the sequence.
     for _ in 0..2 {
         let chunk = [Some(1), Some(2), Some(3), Some(STEPS), None][below(5)];
-        all.push(Trial { method: Method::DRtrl, vjp: EXIT, chunk, warmup: 0, stream: below(3) == 0 });
+        all.push(Trial { method: Method::D_RTRL, vjp: EXIT, chunk, warmup: 0, stream: below(3) == 0 });
     }
     let chunk = [Some(1), Some(2), Some(3), None][below(4)];
     let stream = below(3) == 0;
     let warmup = if stream { 0 } else { below(3) };
     all.push(Trial { method: methods[1 + below(2)], vjp: EXIT, chunk, warmup, stream });
-    all.push(Trial { method: Method::DRtrl, vjp: EXIT, chunk, warmup: 1 + below(2), stream: false });
+    all.push(Trial { method: Method::D_RTRL, vjp: EXIT, chunk, warmup: 1 + below(2), stream: false });
     let window = 1 + below(3);
     all.push(Trial {
         method: methods[below(3)],
@@ -98,7 +98,7 @@ fn check(seed: u64) -> Result<Outcome, String> {
         (Err(why), Err(error)) => return Err(context(format!("refused as {error}, should be {why:?}"))),
     };
     let exact = judge.exact(0, STEPS, 0).params;
-    let bptt = Trial { method: Method::Bptt, vjp: EXIT, chunk: None, warmup: 0, stream: false };
+    let bptt = Trial { method: Method::BPTT, vjp: EXIT, chunk: None, warmup: 0, stream: false };
     let mut largest =
         compare(&case, &build(&config(&bptt)).map_err(|e| context(e.to_string()))?, &bptt, &exact).map_err(context)?;
     let trials = trials(seed);
@@ -111,7 +111,7 @@ fn check(seed: u64) -> Result<Outcome, String> {
             Vjp::SingleStep { .. } => judge.online(&rules, trial.warmup),
         };
         largest = largest.max(compare(&case, &learner, trial, &want).map_err(context)?);
-        if trial.vjp == EXIT && trial.warmup == 0 && trial.method == Method::DRtrl {
+        if trial.vjp == EXIT && trial.warmup == 0 && trial.method == Method::D_RTRL {
             silent(&case, &want, &exact).map_err(context)?;
         }
     }

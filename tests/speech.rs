@@ -167,9 +167,9 @@ fn small_params(cell: SpeechCell) -> Vec<(&'static str, &'static [f32])> {
 }
 
 const MULTI: Vjp = Vjp::MultiStep { window: 1 };
-const BPTT: (Method, Vjp, OfSum) = (Method::Bptt, MULTI, OfSum::Always);
-const D_RTRL: (Method, Vjp, OfSum) = (Method::DRtrl, MULTI, OfSum::Never);
-const ES: (Method, Vjp, OfSum) = (Method::EsDRtrl { decay: 0.9 }, MULTI, OfSum::Never);
+const BPTT: (Method, Vjp, OfSum) = (Method::BPTT, MULTI, OfSum::Always);
+const D_RTRL: (Method, Vjp, OfSum) = (Method::D_RTRL, MULTI, OfSum::Never);
+const ES: (Method, Vjp, OfSum) = (Method::es_d_rtrl(0.9), MULTI, OfSum::Never);
 
 /// Compares the gradients of a worked example with a table.
 #[track_caller]
@@ -212,7 +212,7 @@ fn gradients_of_lif_are_the_worked_ones() {
     );
     // Single-step: as the reference library counts it, the hidden layer's gradients double; counted once, they do not.
     for (attachment, factor) in [(Attachment::InStep, 2.0), (Attachment::Exit, 1.0)] {
-        let how = (Method::DRtrl, Vjp::SingleStep { attachment }, OfSum::Never);
+        let how = (Method::D_RTRL, Vjp::SingleStep { attachment }, OfSum::Never);
         let got = gradients(&small(SpeechCell::Lif, Mode::Online), how, &X, &[0, 1], &small_params(SpeechCell::Lif));
         let rows = table(d_rtrl);
         for (name, row, factor) in
@@ -353,7 +353,7 @@ fn norms_have_their_worked_numbers() {
 fn batch_norm_tracks_means_over_batch_and_steps_in_every_method() {
     let norm = Norm::Batch { momentum: 0.9, statistics: Statistics::Running };
     let net = SpeechNet { n_in: 2, hidden: vec![3], n_out: 2, dropout: 0.0, norm, ..SpeechNet::default() };
-    for how in [BPTT, D_RTRL, ES, (Method::DRtrl, Vjp::MultiStep { window: 2 }, OfSum::Never)] {
+    for how in [BPTT, D_RTRL, ES, (Method::D_RTRL, Vjp::MultiStep { window: 2 }, OfSum::Never)] {
         let mode = if how.0.is_online() { Mode::Online } else { Mode::Offline };
         let model = net.model(2, mode);
         let got = gradients(&model, how, &X, &[0, 1], &small_params(SpeechCell::Lif));
@@ -388,7 +388,7 @@ fn one_layer_with_norm_has_exact_traces() {
         };
         let given: Vec<(&str, &[f32])> =
             small_params(SpeechCell::Adlif).into_iter().filter(|(n, _)| n.starts_with("l0")).collect();
-        let bptt = gradients(&model(Mode::Offline), (Method::Bptt, MULTI, OfSum::Never), &X, &[0, 2], &given);
+        let bptt = gradients(&model(Mode::Offline), (Method::BPTT, MULTI, OfSum::Never), &X, &[0, 2], &given);
         let online = gradients(&model(Mode::Online), D_RTRL, &X, &[0, 2], &given);
         for (name, want) in &bptt {
             let largest = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
@@ -405,7 +405,7 @@ fn dropout_is_new_in_every_step_and_the_same_in_every_chunking() {
     let keys: Vec<f32> = vec![12345.0, 54321.0];
     let given: [(&str, &[f32]); 1] = [("noise.key", &keys)];
     let one = |chunk| {
-        let learner = LearnerConfig { method: Method::DRtrl, vjp: MULTI, chunk, ..LearnerConfig::default() };
+        let learner = LearnerConfig { method: Method::D_RTRL, vjp: MULTI, chunk, ..LearnerConfig::default() };
         let learner = Learner::new(&model, &Objective::default(), &learner).expect("the rule takes it");
         let mut args = params(&model, &given);
         args.push(Array::f32(X, [4, 2, 2]).expect("values"));

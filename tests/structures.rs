@@ -13,7 +13,7 @@ use judge::{
 };
 
 const EXIT: Vjp = Vjp::SingleStep { attachment: Attachment::Exit };
-const ES: Method = Method::EsDRtrl { decay: 0.9 };
+const ES: Method = Method::es_d_rtrl(0.9);
 const N: usize = 3;
 
 fn config(method: Method, chunk: usize) -> LearnerConfig {
@@ -39,7 +39,7 @@ fn is_exact(step: impl Fn(&mut StepContext, &Tensor) -> Tensor, steps: usize) ->
     let model = StepContext::trace(BATCH, N, |cx, x| step(cx, x));
     let case = Case::of(model, Objective::default(), 3, steps);
     let judge = Judge::new(&case).expect("position-wise");
-    for (method, rule) in [(Method::DRtrl, Rule::Full), (ES, Rule::Factorised(0.9))] {
+    for (method, rule) in [(Method::D_RTRL, Rule::Full), (ES, Rule::Factorised(0.9))] {
         let want = judge.online(&vec![rule; judge.ops.len()], 0);
         for (grad, spec) in want.iter().zip(&case.model.params).filter(|(_, p)| p.trainable) {
             assert!(grad.iter().any(|g| g.abs() > 1e-9), "{method:?}: `{}` learns nothing", spec.name);
@@ -56,8 +56,8 @@ fn is_exact(step: impl Fn(&mut StepContext, &Tensor) -> Tensor, steps: usize) ->
 /// D-RTRL says what back-propagation through time says.
 #[track_caller]
 fn is_bptt(case: &Case) {
-    let exact = case.gradients(&learner(&case.model, &config(Method::Bptt, 1)).expect("BPTT takes any model"), false);
-    let online = case.gradients(&learner(&case.model, &config(Method::DRtrl, 2)).expect("a model"), false);
+    let exact = case.gradients(&learner(&case.model, &config(Method::BPTT, 1)).expect("BPTT takes any model"), false);
+    let online = case.gradients(&learner(&case.model, &config(Method::D_RTRL, 2)).expect("a model"), false);
     let error = case.worst(&online, &exact);
     assert!(error < 1e-5, "{error:e} from BPTT");
 }
@@ -65,7 +65,7 @@ fn is_bptt(case: &Case) {
 #[track_caller]
 fn refusal(step: impl Fn(&mut StepContext, &Tensor) -> Tensor) -> String {
     let model = StepContext::trace(BATCH, N, |cx, x| step(cx, x));
-    match learner(&model, &config(Method::DRtrl, 1)) {
+    match learner(&model, &config(Method::D_RTRL, 1)) {
         Ok(_) => panic!("the learner takes a model that it must refuse"),
         Err(error) => error.to_string(),
     }
@@ -126,7 +126,7 @@ fn a_copy_of_an_old_value_is_a_state_of_its_group() {
         6,
     );
     is_bptt(&case);
-    let learner = learner(&case.model, &config(Method::DRtrl, 1)).expect("taken");
+    let learner = learner(&case.model, &config(Method::D_RTRL, 1)).expect("taken");
     assert_eq!(learner.structure.groups.len(), 1);
 }
 
@@ -198,7 +198,7 @@ fn a_state_that_nobody_reads_changes_nothing() {
         )
     };
     let gradient =
-        |case: &Case| case.gradients(&learner(&case.model, &config(Method::DRtrl, 3)).expect("taken"), false);
+        |case: &Case| case.gradients(&learner(&case.model, &config(Method::D_RTRL, 3)).expect("taken"), false);
     let (mut with, without) = (with(true), with(false));
     (with.inputs, with.states) = (without.inputs.clone(), [&without.states[..], &with.states[1..]].concat());
     assert!(without.worst(&gradient(&with), &gradient(&without)) < 1e-12);
@@ -325,7 +325,7 @@ fn what_a_documented_rule_leaves_out_is_said() {
         readout::linear(cx, &v, 2)
     });
     let vjp = Vjp::SingleStep { attachment: Attachment::InStep };
-    let config = LearnerConfig { vjp, ..config(Method::DRtrl, 1) };
+    let config = LearnerConfig { vjp, ..config(Method::D_RTRL, 1) };
     let learner = learner(&model, &config).expect("taken");
     let out = learner.paths.iter().find(|p| p.parameter == "out.weight").expect("listed");
     assert!(out.follows.is_empty() && out.drops.iter().any(|d| d.to_string().contains("reference library")), "{out:?}");
@@ -335,7 +335,7 @@ fn what_a_documented_rule_leaves_out_is_said() {
 #[test]
 fn paths_name_what_is_followed_and_what_is_not() {
     let model = StepContext::trace(BATCH, N, |cx, x| before_a_leaky_readout(cx, x, true));
-    let learner = learner(&model, &config(Method::DRtrl, 1)).expect("taken");
+    let learner = learner(&model, &config(Method::D_RTRL, 1)).expect("taken");
     let of = |name: &str| learner.paths.iter().find(|p| p.parameter == name).expect("listed");
     let words = |all: Vec<String>| all.join("; ");
     let hidden = of("l0.weight");

@@ -56,7 +56,7 @@ fn a_program_that_has_trained_agrees_with_a_fresh_one() {
     let session = Session::open(Device::Cpu, None, &mut |_| {}).expect("a CPU device");
     let gestures = GestureSet { steps: 40, ..GestureSet::default() }.open().expect("a set");
     let speech = RandomSpikes { steps: 50, n_in: 700, n_out: 20, rate: 0.05 };
-    for method in [Method::Bptt, Method::DRtrl, Method::EsDRtrl { decay: 0.9 }] {
+    for method in [Method::BPTT, Method::D_RTRL, Method::es_d_rtrl(0.9)] {
         let net = GestureNet {
             frame_size: 32,
             scale: 1.0,

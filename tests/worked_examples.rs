@@ -97,7 +97,7 @@ impl Run {
 
     /// Every state by name, and the output as `out`, after each step.
     fn forward(&self) -> Trajectory {
-        let config = LearnerConfig { method: Method::Bptt, ..LearnerConfig::default() };
+        let config = LearnerConfig { method: Method::BPTT, ..LearnerConfig::default() };
         let learner = Learner::new(&self.model, &Objective::default(), &config).expect("BPTT takes any model");
         let results = self.evaluate(|g, params, states, inputs, _| learner.observe(g, params, states, inputs));
         let names = self.model.states.iter().map(|s| s.name.clone()).chain(["out".to_string()]);
@@ -172,7 +172,7 @@ impl Gradient {
 const IN_STEP: Vjp = Vjp::SingleStep { attachment: Attachment::InStep };
 const EXIT: Vjp = Vjp::SingleStep { attachment: Attachment::Exit };
 const MULTI: Vjp = Vjp::MultiStep { window: 1 };
-const ES: Method = Method::EsDRtrl { decay: 0.9 };
+const ES: Method = Method::es_d_rtrl(0.9);
 
 fn lif(tau: f64, reset: Reset) -> Lif {
     Lif { tau: Tau::Scalar(tau), v_th: 1.0, reset, surrogate: Surrogate::default() }
@@ -386,7 +386,7 @@ fn cross_entropy() {
     let model = || StepContext::trace(1, 2, |_, x| x.clone());
     for (logits, label, want) in [([0.5, -1.0], 1, 1.701413), ([2.0, 0.3], 0, 0.167786)] {
         let run = Run::new(model(), &[&logits], &[]).labelled(label);
-        check("loss", run.gradient(Method::Bptt, EXIT).get("loss"), &[want], FORWARD);
+        check("loss", run.gradient(Method::BPTT, EXIT).get("loss"), &[want], FORWARD);
     }
 }
 
@@ -600,11 +600,11 @@ fn gradients_of_a_soft_lif_net() {
     let run = spiking_net(two_neurons("lif_delta"), 1.0);
     check("loss", &run.losses(), &[std::f64::consts::LN_2, 1.171101, 1.258183, 1.339671, 0.875991], FORWARD);
     let out = [5.501789, 3.711071];
-    spiking_gradient(&run, Method::Bptt, EXIT,
+    spiking_gradient(&run, Method::BPTT, EXIT,
         [1.184319, -0.579124, 0.763939, -0.304028, 0.481833, 0.0, 0.168889, 0.0], [1.498322, -0.579124], out);
-    spiking_gradient(&run, Method::DRtrl, IN_STEP,
+    spiking_gradient(&run, Method::D_RTRL, IN_STEP,
         [0.425016, -0.148697, 0.375621, -0.078063, 0.244875, 0.0, 0.099209, 0.0], [0.571741, -0.148697], out);
-    spiking_gradient(&run, Method::DRtrl, MULTI,
+    spiking_gradient(&run, Method::D_RTRL, MULTI,
         [0.417992, -0.163199, 0.380067, -0.085676, 0.247226, 0.0, 0.099244, 0.0], [0.567032, -0.163199], out);
     spiking_gradient(&run, ES, IN_STEP,
         [0.397847, -0.141634, 0.313639, -0.074544, 0.201665, 0.0, 0.076444, 0.0], [0.240865, -0.074544],
@@ -617,9 +617,9 @@ fn gradients_of_a_hard_lif_net() {
     let run = spiking_net(Stack { neuron: lif(10.0, Reset::Hard).into(), ..two_neurons("lif-delta") }, 1.0);
     run.forward().is("l0.V", &[&[0.9, -0.3], &[2.114354, 0.628549], &[0.6, 2.268735], &[1.242902, 1.2], &[-0.4, 0.8]]);
     let out = [3.158740, 2.613427];
-    spiking_gradient(&run, Method::Bptt, EXIT,
+    spiking_gradient(&run, Method::BPTT, EXIT,
         [1.206403, -1.057089, 0.873290, -0.853321, 0.359066, -0.277755, 0.189327, -0.298332], [1.565469, -1.334844], out);
-    spiking_gradient(&run, Method::DRtrl, IN_STEP,
+    spiking_gradient(&run, Method::D_RTRL, IN_STEP,
         [0.458578, -0.471744, 0.411844, -0.435367, 0.161132, -0.205190, 0.104914, -0.218135], [0.619710, -0.676933], out);
 }
 
@@ -628,9 +628,9 @@ fn gradients_of_a_hard_lif_net() {
 fn gradients_of_an_alif_net() {
     let run = spiking_net(Stack { neuron: Alif::of(lif(10.0, Reset::Soft), 20.0, 0.3).into(), ..two_neurons("alif-delta") }, 1.0);
     let out = [3.647430, 2.881939];
-    spiking_gradient(&run, Method::Bptt, EXIT,
+    spiking_gradient(&run, Method::BPTT, EXIT,
         [1.258424, -0.622994, 0.950404, -0.380218, 0.595832, -0.073384, 0.221711, -0.081102], [1.668029, -0.700431], out);
-    spiking_gradient(&run, Method::DRtrl, IN_STEP,
+    spiking_gradient(&run, Method::D_RTRL, IN_STEP,
         [0.527300, -0.232026, 0.516167, -0.174968, 0.332833, -0.073384, 0.147959, -0.081102], [0.747658, -0.309462], out);
 }
 
@@ -639,11 +639,11 @@ fn gradients_of_an_alif_net() {
 fn gradients_of_a_lif_net_with_exponential_synapses() {
     let run = spiking_net(two_neurons("lif_expcu"), 4.0);
     let out = [7.408157, 2.421446];
-    spiking_gradient(&run, Method::Bptt, EXIT,
+    spiking_gradient(&run, Method::BPTT, EXIT,
         [0.482758, -0.188374, 0.307901, -0.119025, 0.132822, -0.040251, 0.007787, 0.0], [0.584054, -0.228625], out);
-    spiking_gradient(&run, Method::DRtrl, IN_STEP,
+    spiking_gradient(&run, Method::D_RTRL, IN_STEP,
         [0.301262, -0.089247, 0.239879, -0.068121, 0.135855, -0.027753, 0.015573, 0.0], [0.397792, -0.116999], out);
-    spiking_gradient(&run, Method::DRtrl, MULTI,
+    spiking_gradient(&run, Method::D_RTRL, MULTI,
         [0.198035, -0.065622, 0.147532, -0.042117, 0.079121, -0.014527, 0.007787, 0.0], [0.254418, -0.080150], out);
     spiking_gradient(&run, ES, IN_STEP,
         [0.246296, -0.068503, 0.224784, -0.071941, 0.141351, -0.035886, 0.020177, 0.0], [0.125570, -0.039643],
@@ -703,7 +703,7 @@ const GIF_OUT: [f64; 3] = [16.839348, 1.975564, -18.814911];
 #[test]
 #[rustfmt::skip]
 fn gif_net_bptt() {
-    gif_gradient(Method::Bptt, EXIT,
+    gif_gradient(Method::BPTT, EXIT,
         [3.923064, -5.735320, 1.910371, 2.968184, -4.210693, 1.255397, 1.543347, -2.464062, 0.921613, 0.453027, -0.898650, 0.446034],
         [6.220396, -9.116847, 3.007289], GIF_OUT);
 }
@@ -711,13 +711,13 @@ fn gif_net_bptt() {
 #[test]
 #[rustfmt::skip]
 fn gif_net_d_rtrl() {
-    gif_gradient(Method::DRtrl, IN_STEP,
+    gif_gradient(Method::D_RTRL, IN_STEP,
         [1.930541, -3.059044, 1.128503, 1.642124, -2.442141, 0.800017, 1.051140, -1.792514, 0.741374, 0.371404, -0.788342, 0.416938],
         [3.227925, -5.089457, 1.861532], GIF_OUT);
-    gif_gradient(Method::DRtrl, EXIT,
+    gif_gradient(Method::D_RTRL, EXIT,
         [1.302802, -2.069915, 0.767114, 1.061095, -1.622065, 0.560971, 0.604658, -1.073333, 0.468675, 0.193196, -0.432562, 0.239366],
         [2.127497, -3.382934, 1.255437], GIF_OUT);
-    gif_gradient(Method::DRtrl, MULTI,
+    gif_gradient(Method::D_RTRL, MULTI,
         [1.315199, -2.076324, 0.765065, 1.066074, -1.625191, 0.559040, 0.605467, -1.071329, 0.466624, 0.193477, -0.431435, 0.238283],
         [2.144628, -3.392460, 1.251497], GIF_OUT);
 }
@@ -824,8 +824,8 @@ fn ei_net_bptt() {
         inh_row_0: [8.770429, 3.984932, -4.895631, 1.517100, -4.250864],
         out: EI_OUT,
     };
-    ei_gradient(Method::Bptt, EXIT, &want);
-    let g = ei_net(true).gradient(Method::Bptt, EXIT);
+    ei_gradient(Method::BPTT, EXIT, &want);
+    let g = ei_net(true).gradient(Method::BPTT, EXIT);
     let row = [-11.884519, -1.807316, 1.211137, -3.013348, -6.228262];
     check("ff.weight, row 0, differentiable reset", &g.get("ff.weight")[..5], &row, GRADIENT);
 }
@@ -840,7 +840,7 @@ fn ei_net_d_rtrl() {
         inh_row_0: [4.471344, 2.211242, -2.130276, 0.873670, -2.214423],
         out: EI_OUT,
     };
-    ei_gradient(Method::DRtrl, MULTI, &multi);
+    ei_gradient(Method::D_RTRL, MULTI, &multi);
     let single = EiGradient {
         ff_row_0: [-8.058481, -1.161959, 1.050329, -1.872188, -3.851702],
         ff_bias: [-11.260363, 0.610012, 0.057913, -2.539498, -2.315532],
@@ -849,7 +849,7 @@ fn ei_net_d_rtrl() {
         inh_row_0: [6.612931, 3.022475, -3.246217, 1.198972, -3.186265],
         out: EI_OUT,
     };
-    ei_gradient(Method::DRtrl, IN_STEP, &single);
+    ei_gradient(Method::D_RTRL, IN_STEP, &single);
 }
 
 #[test]
@@ -898,8 +898,8 @@ fn one_step_is_exact_for_every_model() {
             .collect();
         let given = near.iter().map(|(n, v)| (&*n.clone().leak(), v.clone())).collect();
         let run = Run { model, inputs: vec![vec![1.0, 0.0, 1.0]], label: 1, given };
-        let exact = run.gradient(Method::Bptt, EXIT);
-        for method in [Method::DRtrl, ES] {
+        let exact = run.gradient(Method::BPTT, EXIT);
+        for method in [Method::D_RTRL, ES] {
             let online = run.gradient(method, EXIT);
             for (parameter, want) in &exact.0 {
                 let partial = matches!(

@@ -41,7 +41,7 @@ impl<'a> Gradients<'a> {
         let (n, s) = (model.params.len(), model.states.len());
         let trained: Vec<usize> = (0..n).filter(|&k| model.params[k].trainable).collect();
         let mut programs = Vec::new();
-        for &method in [Method::Bptt].iter().chain(methods) {
+        for &method in [Method::BPTT].iter().chain(methods) {
             let config = LearnerConfig { method, warmup, ..LearnerConfig::default() };
             let learner = Learner::new(model, &Objective::default(), &config)?;
             let func = Func::trace(&shapes, |g, v| {

@@ -32,8 +32,11 @@ impl<'a> History<'a> {
     /// # Errors
     /// When the model has no structure that online learning can use, or the program does not compile.
     pub fn new(session: &'a Session, model: &Model, steps: usize) -> Result<History<'a>, ProgramError> {
-        let learner =
-            Learner::new(model, &Objective::default(), &LearnerConfig { method: Method::DRtrl, ..Default::default() })?;
+        let learner = Learner::new(
+            model,
+            &Objective::default(),
+            &LearnerConfig { method: Method::D_RTRL, ..Default::default() },
+        )?;
         let groups: Vec<usize> = (0..learner.structure.groups.len())
             .filter(|&g| traced(&learner, g).next().is_some())
             .filter(|&g| learner.structure.groups[g].states.iter().all(|&s| !model.states[s].name.starts_with("out.")))

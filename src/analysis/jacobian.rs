@@ -43,8 +43,11 @@ impl<'a> Jacobian<'a> {
     /// # Errors
     /// When the model has no structure that online learning can use, or the program does not compile.
     pub fn new(session: &'a Session, model: &Model, steps: usize) -> Result<Jacobian<'a>, ProgramError> {
-        let learner =
-            Learner::new(model, &Objective::default(), &LearnerConfig { method: Method::DRtrl, ..Default::default() })?;
+        let learner = Learner::new(
+            model,
+            &Objective::default(),
+            &LearnerConfig { method: Method::D_RTRL, ..Default::default() },
+        )?;
         let analysis = Analysis::new(session, "jacobian", model, steps, |g, params, states, inputs| {
             build(g, &learner, model, params, states, inputs)
         })?;

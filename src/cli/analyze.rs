@@ -389,10 +389,10 @@ fn gradients(flags: &Flags, global: &Global) -> Result<()> {
     let dir = folder(flags.out.as_ref(), "weight-gradient-cosine")?;
     let session = global.session()?;
     let warmup = (task.steps() as f64 * flags.frac_sim) as usize;
-    let mut methods = vec![("d-rtrl".to_string(), Method::DRtrl)];
+    let mut methods = vec![("d-rtrl".to_string(), Method::D_RTRL)];
     methods.extend(flags.ranks.iter().map(|&r| {
         let decay = (f64::from(r) - 1.0) / (f64::from(r) + 1.0);
-        (format!("es-d-rtrl rank {r}"), Method::EsDRtrl { decay })
+        (format!("es-d-rtrl rank {r}"), Method::es_d_rtrl(decay))
     }));
     let mut csv = String::from("dataset,steps,model,method,map,sample,cosine\n");
     let mut table = Table::new(

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::ValueEnum;
 use hlo::pjrt::{self, ClientOptions, CompileOptions, Device, Plugin};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,6 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{OrUsage, Usage, flags};
 use crate::{
     learn::{Attachment, Method, Vjp, sequence::LearnerConfig},
+    settings::{Change, Listed, Row, change},
     train::session::Session,
 };
 
@@ -195,9 +196,12 @@ impl InstallBar {
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Learning rule")]
 pub struct LearnerFlags {
-    /// Learning rule: bptt, d-rtrl, es-d-rtrl, hybrid, or any published alias of these
+    /// Learning rule, by its name or any published alias: see `etrace train --list`
     #[arg(long, value_name = "NAME", value_parser = method_name)]
     pub method: Option<String>,
+    /// A parameter of the learning rule, `seed=3` for random-feedback; may be given several times
+    #[arg(long = "method_set", value_name = "KEY=VALUE")]
+    pub method_set: Vec<Change>,
     /// Smoothing of factorised traces: a decay in [0, 1), or a rank, a whole number r from 1, for the decay (r - 1) / (r + 1)
     #[arg(long = "etrace_decay", value_name = "X", value_parser = decay)]
     pub etrace_decay: Option<f64>,
@@ -246,15 +250,28 @@ impl LearnerFlags {
         self.resolve(published, decay).or_usage()
     }
 
-    fn resolve(&self, published: &LearnerConfig, decay: f64) -> anyhow::Result<LearnerConfig> {
-        let standard = match published.method {
-            Method::EsDRtrl { decay } | Method::Hybrid { decay } => decay,
-            Method::Bptt | Method::DRtrl => decay,
+    /// The rule with its parameters: those of the flags, else those of the published rule if it is the same, else the standard ones.
+    fn rule(&self, published: Method, decay: f64) -> anyhow::Result<Method> {
+        let named =
+            self.method.as_deref().map(Method::by_name).transpose().map_err(|e| anyhow::anyhow!("--method {e}"))?;
+        let mut method = match named {
+            Some(named) if named.name() != published.name() => {
+                named.with_decay(if published.decay() > 0.0 { published.decay() } else { decay })
+            }
+            _ => published,
         };
-        let decay = self.etrace_decay.unwrap_or(standard);
-        let name = self.method.as_deref().unwrap_or(published.method.name());
-        let method = Method::by_name(name, decay)
-            .with_context(|| format!("--method must be one of {}; got `{name}`", Method::NAMES))?;
+        if let Some(decay) = self.etrace_decay {
+            method.set_decay(decay);
+        }
+        for parameter in &self.method_set {
+            method = change(&method, parameter).map_err(|e| anyhow::anyhow!("--method_set {e}"))?;
+        }
+        method.check()?;
+        Ok(method)
+    }
+
+    fn resolve(&self, published: &LearnerConfig, decay: f64) -> anyhow::Result<LearnerConfig> {
+        let method = self.rule(published.method, decay)?;
         let (window, attachment) = match published.vjp {
             Vjp::MultiStep { window } => (window, Attachment::default()),
             Vjp::SingleStep { attachment } => (1, attachment),
@@ -303,10 +320,16 @@ fn some_threads(text: &str) -> Result<NonZeroUsize, String> {
 }
 
 fn method_name(text: &str) -> Result<String, String> {
-    match Method::by_name(text, 0.9) {
+    match Method::find(text) {
         Some(_) => Ok(text.to_string()),
-        None => Err(format!("no learning rule has this name; use one of {}", Method::NAMES)),
+        None => Err(format!("no learning rule has this name; use one of {}", method_names())),
     }
+}
+
+/// Every name of every rule.
+fn method_names() -> String {
+    let row = |row: &Row<Method>| [&[row.name], row.aliases].concat().join(", ");
+    Method::ROWS.iter().map(row).collect::<Vec<_>>().join("; ")
 }
 
 /// The largest rank of a factorised trace: its decay is 0.999998.
@@ -341,7 +364,7 @@ mod tests {
         let words = flags::words::canonical(&Line::command(), words);
         let line = Line::try_parse_from(words).map_err(|e| e.to_string())?;
         let published =
-            LearnerConfig { vjp: Vjp::MultiStep { window: 1 }, method: Method::Bptt, ..LearnerConfig::default() };
+            LearnerConfig { vjp: Vjp::MultiStep { window: 1 }, method: Method::BPTT, ..LearnerConfig::default() };
         line.flags.config(&published, 0.99).map_err(|e| e.to_string())
     }
 
@@ -354,7 +377,7 @@ mod tests {
             "--method ES_D_RTRL --etrace_d 0.8 --vjp-time t",
         ] {
             let got = config(line).unwrap();
-            assert_eq!(got.method, Method::EsDRtrl { decay: 0.8 }, "{line}");
+            assert_eq!(got.method, Method::es_d_rtrl(0.8), "{line}");
             assert_eq!(got.vjp, Vjp::SingleStep { attachment: Attachment::Exit }, "{line}");
         }
     }
@@ -362,8 +385,8 @@ mod tests {
     #[test]
     fn defaults_are_the_published_ones() {
         let got = config("").unwrap();
-        assert_eq!((got.method, got.vjp), (Method::Bptt, Vjp::MultiStep { window: 1 }));
-        assert_eq!(config("--method esd-rtrl").unwrap().method, Method::EsDRtrl { decay: 0.99 });
+        assert_eq!((got.method, got.vjp), (Method::BPTT, Vjp::MultiStep { window: 1 }));
+        assert_eq!(config("--method esd-rtrl").unwrap().method, Method::es_d_rtrl(0.99));
         assert_eq!(config("--method bptt --etrace_decay 0.5 --chunk 8").unwrap().chunk, Some(8));
         assert_eq!(config("--window 4").unwrap().vjp, Vjp::MultiStep { window: 4 });
         let in_step = config("--vjp_time t --attachment in-step").unwrap().vjp;

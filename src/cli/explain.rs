@@ -14,9 +14,9 @@ use crate::{
     cell::{Mode, Model},
     learn::{
         Learner, Method, Objective, Prepared, Structure, cost,
-        rules::{Slot, TraceKind, TracePlan},
         sequence::LearnerConfig,
         structure::{Exclusion, Kind, Op},
+        trace::{Slot, TraceKind, TracePlan},
     },
     net::Sizes,
     report::{Align, Table, bytes, count, flops, sizes},
@@ -87,10 +87,6 @@ pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
     print(&report.text(&args.model)?)
 }
 
-/// The rules that are compared; their costs do not depend on the decay.
-const METHODS: [Method; 4] =
-    [Method::Bptt, Method::DRtrl, Method::EsDRtrl { decay: 0.9 }, Method::Hybrid { decay: 0.9 }];
-
 struct Report {
     model: Model,
     steps: usize,
@@ -100,7 +96,7 @@ struct Report {
 
 impl Report {
     fn text(&self, name: &str) -> anyhow::Result<String> {
-        let exact = self.learner(Method::Bptt)?;
+        let exact = self.learner(Method::BPTT)?;
         let (prepared, structure) = (&exact.prepared, &exact.structure);
         let mut out = self.head(name);
         for (title, body) in [
@@ -199,7 +195,7 @@ impl Report {
 
     /// What the online rules follow from each trained parameter to the loss, and what they leave out.
     fn paths(&self) -> String {
-        let Ok(learner) = self.learner(Method::DRtrl) else { return String::new() };
+        let Ok(learner) = self.learner(Method::D_RTRL) else { return String::new() };
         let columns = ["parameter", "online rules follow", "and leave out"];
         let mut table = Table::new(columns.map(|c| (c, Align::Left))).indented(2);
         for paths in &learner.paths {
@@ -250,8 +246,15 @@ impl Report {
 
     /// Trace of every op under each online rule.
     fn traces(&self, structure: &Structure) -> String {
-        let plans: Vec<(Method, Option<TracePlan>)> =
-            METHODS[1..].iter().map(|&m| (m, self.learner(m).ok().map(|l| l.plan))).collect();
+        // Rules that differ in their signals alone have the same traces.
+        let mut plans: Vec<(Method, Option<TracePlan>)> = Vec::new();
+        for method in Method::all().filter(|m| m.is_online()) {
+            let plan = self.learner(method).ok().map(|l| l.plan);
+            let same = |old: &Option<TracePlan>| old.as_ref().map(|p| &p.kinds) == plan.as_ref().map(|p| &p.kinds);
+            if !plans.iter().any(|(_, old)| same(old)) {
+                plans.push((method, plan));
+            }
+        }
         if plans.iter().all(|(_, plan)| plan.is_none()) || structure.traced().next().is_none() {
             return String::new();
         }
@@ -295,7 +298,7 @@ impl Report {
         let per_step = |c: cost::Cost| flops(c.flops / self.steps as u64);
         table.row(["forward", "-", "-", "-", "-", &per_step(forward), "1.0"]);
         let mut refused = String::new();
-        for method in METHODS {
+        for method in Method::all() {
             let learner = match self.learner(method) {
                 Ok(learner) => learner,
                 Err(error) => {

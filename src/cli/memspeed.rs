@@ -214,7 +214,7 @@ impl Args {
             (None, false) => self.methods.clone(),
         };
         let one = |name: String| {
-            LearnerFlags { method: Some(name), ..self.learner.clone() }.config(&self.published(Method::Bptt, 0), DECAY)
+            LearnerFlags { method: Some(name), ..self.learner.clone() }.config(&self.published(Method::BPTT, 0), DECAY)
         };
         names.into_iter().map(one).collect()
     }
@@ -293,7 +293,7 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
                     learner,
                     optimizer: optimizer.clone(),
                     steps,
-                    mean_over_time: config.method == Method::Bptt,
+                    mean_over_time: config.method == Method::BPTT,
                 };
                 let length = match crate::learn::Learner::new(&spec.model, &spec.objective, &spec.learner) {
                     Ok(learner) => learner.chunk_length(steps),
@@ -476,7 +476,7 @@ fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
         },
         optimizer: args.training.optimizer()?,
         objective: args.training.objective(args.dt)?,
-        learner: args.learner.config(&args.published(Method::Bptt, args.warmup(steps)), DECAY)?,
+        learner: args.learner.config(&args.published(Method::BPTT, args.warmup(steps)), DECAY)?,
         net: args.net(&sizes, opened.n_in(), opened.n_out())?.into(),
     };
     all.check().or_usage()?;

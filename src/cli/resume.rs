@@ -17,6 +17,7 @@ use super::{Cli, Global, OrUsage, Usage, common, train::RunFlags, usage};
 use crate::{
     experiment::Experiment,
     learn::Method,
+    settings::Listed,
     train::{
         checkpoint::{self, Name, Progress},
         record::{self, Change, Entry, Setting},
@@ -119,7 +120,7 @@ impl Line {
 fn same(a: &[String], b: &[String]) -> bool {
     let one = |(a, b): (&String, &String)| {
         let number = |text: &str| text.parse::<f64>().ok();
-        let rule = |text: &str| Method::by_name(text, 0.5);
+        let rule = |text: &str| Method::find(text).map(|row| row.name);
         a == b || number(a).is_some_and(|n| Some(n) == number(b)) || rule(a).is_some_and(|m| Some(m) == rule(b))
     };
     a.len() == b.len() && a.iter().zip(b).all(one)

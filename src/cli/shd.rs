@@ -433,7 +433,7 @@ fn resolve(args: &Args) -> Result<Experiment> {
     let standard = published();
     let mut published = standard.learner.clone();
     if args.variant == Variant::Online {
-        published.method = Method::EsDRtrl { decay: DECAY };
+        published.method = Method::es_d_rtrl(DECAY);
     }
     let learner = args.learner.config(&published, DECAY)?;
     let online = learner.method.is_online();

@@ -22,6 +22,7 @@ use crate::{
         spiking::{NeuronConfig, SynapseConfig},
     },
     experiment::{Experiment, NetConfig, TaskConfig},
+    learn::Method,
     presets::{PRESETS, Preset},
     report::{Align, Table},
     settings::{Change, change, table},
@@ -178,5 +179,6 @@ fn listing() -> String {
     section("Synapses (--set net.synapse=NAME)", table::lines::<SynapseConfig>());
     let cells = CELLS.iter().map(|row| [row.name.into(), row.aliases.join(", "), row.doc.into()]);
     section("Rate cells (--set net=NAME)", cells.collect());
+    section("Learning rules (--method NAME, or --set learner.method=NAME)", table::lines::<Method>());
     text
 }

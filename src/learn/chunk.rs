@@ -7,16 +7,17 @@
 //! 2. the step mapped over all K at once ([`Steps`]): transitions, drives, and learning signals
 //!    ([`signal`](super::signal)) as large operations, with no loop.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, rc::Rc};
 
 use hlo::{
-    Func, Graph, Mapped, Shape, Tensor, Value, scan,
-    transform::{Dependence, Dual, Rules, jvp_with, vmap},
+    Dot, Func, Graph, Mapped, Shape, Tensor, Value, scan,
+    transform::{Dependence, Dual, Rules, TangentOf, jvp_with, vmap},
 };
 
 use super::{
-    Prepared, Structure,
-    structure::{Kind, drive},
+    Prepared, Rule, Structure,
+    rule::Passage,
+    structure::{Kind, Op, drive},
 };
 
 /// What the recurrence of a chunk leaves behind.
@@ -111,6 +112,8 @@ pub struct Steps<'a> {
     pub(super) args: Vec<Dual>,
     /// Values that the loop computed already.
     known: HashMap<Value, Tensor>,
+    /// How derivatives pass some dense ops ([`Rule::feedback`]), by the op's place in the mapped step.
+    feedback: HashMap<Value, TangentOf>,
     /// Number of steps.
     pub length: usize,
 }
@@ -157,11 +160,33 @@ impl<'a> Steps<'a> {
         });
         let known = forward.known.iter().map(|(v, t)| (place[v], t.clone())).collect();
         let args = args.into_iter().map(|primal| Dual { primal, tangent: None }).collect();
-        Steps { graph: graph.clone(), prepared, structure, func, place, args, known, length }
+        Steps { graph: graph.clone(), prepared, structure, func, place, args, known, feedback: HashMap::new(), length }
+    }
+
+    /// Learning signals pass back through dense ops as `rule` says.
+    pub fn with_feedback(mut self, rule: &dyn Rule) -> Self {
+        let dense = self.structure.ops.iter().filter(|op| op.kind == Kind::Dense);
+        self.feedback = dense.filter_map(|op| Some((self.place[&op.y], self.feedback(rule, op)?))).collect();
+        self
+    }
+
+    /// The tangent of `y = x W` with another matrix in place of `W` where `x` changes.
+    fn feedback(&self, rule: &dyn Rule, op: &Op) -> Option<TangentOf> {
+        let site = self.structure.ops.iter().filter(|o| o.kind == Kind::Dense && o.site == op.site);
+        let place = site.take_while(|o| o.y != op.y).count();
+        let weight = &self.args[op.phi].primal;
+        let matrix = rule.feedback(&Passage { name: format!("{} {place}", op.site), weight })?;
+        Some(Rc::new(move |operands: &[Tensor], tangents: &[Option<Tensor>]| {
+            let (input, weight) = (tangents[1].as_ref(), tangents[2].as_ref());
+            let product = |x: &Tensor, w: &Tensor| {
+                x.dot_general(w, Dot { lhs_contract: vec![x.rank() - 1], rhs_contract: vec![0], ..Dot::default() })
+            };
+            Tensor::sum_of([input.map(|dx| product(dx, &matrix)), weight.map(|dw| product(&operands[1], dw))])
+        }))
     }
 
     pub(super) fn rules(&self) -> Rules<'static> {
-        Rules { known: self.known.clone(), ..Rules::default() }
+        Rules { known: self.known.clone(), tangents: self.feedback.clone(), ..Rules::default() }
     }
 
     pub(super) fn at(&self, v: &Tensor) -> Tensor {

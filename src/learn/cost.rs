@@ -152,11 +152,11 @@ mod tests {
         let forward = forward(&learner, &model, 24).flops;
         assert!(forward >= products && forward < products + products / 2, "{forward} against {products}");
         // BPTT keeps something of every step, an online rule of every step of a chunk.
-        let bptt = |steps| of(Method::Bptt, 1, steps).stacked;
+        let bptt = |steps| of(Method::BPTT, 1, steps).stacked;
         assert!(bptt(48) >= 2 * bptt(24) - bptt(24) / 4, "{} {}", bptt(24), bptt(48));
-        assert_eq!(of(Method::DRtrl, 4, 24).stacked, of(Method::DRtrl, 4, 48).stacked);
+        assert_eq!(of(Method::D_RTRL, 4, 24).stacked, of(Method::D_RTRL, 4, 48).stacked);
         // Longer chunks spare passes over the trace.
-        assert!(of(Method::DRtrl, 12, 24).flops < of(Method::DRtrl, 1, 24).flops);
-        assert!(of(Method::EsDRtrl { decay: 0.9 }, 4, 24).flops < of(Method::DRtrl, 4, 24).flops);
+        assert!(of(Method::D_RTRL, 12, 24).flops < of(Method::D_RTRL, 1, 24).flops);
+        assert!(of(Method::es_d_rtrl(0.9), 4, 24).flops < of(Method::D_RTRL, 4, 24).flops);
     }
 }

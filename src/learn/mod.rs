@@ -14,7 +14,7 @@
 //!
 //! Reading order: [`objective`], [`prepare`] (step and loss, split into what is computed once and what is computed per
 //! step), [`structure`] (what the graph says), [`chunk`] (K steps at once), [`signal`] (what the loss asks of a trace),
-//! [`rules`] (D-RTRL, ES-D-RTRL), [`sequence`] (a whole sequence, any method).
+//! [`rule`] (the rules as a table), [`trace`] (their traces), [`sequence`] (a whole sequence, any method).
 
 pub mod chunk;
 pub mod cost;
@@ -23,71 +23,20 @@ mod exact;
 pub mod objective;
 pub mod paths;
 pub mod prepare;
-pub mod rules;
+pub mod rule;
 pub mod sequence;
 pub mod signal;
 pub mod structure;
+pub mod trace;
 
 use serde::{Deserialize, Serialize};
 
 pub use evaluation::Evaluated;
 pub use objective::{LossKind, Objective};
 pub use prepare::Prepared;
+pub use rule::{Method, Rule};
 pub use sequence::{Learner, SequenceOut};
 pub use structure::{Exclusion, Structure};
-
-/// Which learning rule.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "name")]
-pub enum Method {
-    /// Exact: back-propagation through time.
-    Bptt,
-    /// One trace per weight and state of its group.
-    DRtrl,
-    /// Traces factorised into an input and an output part, smoothed with `decay`.
-    EsDRtrl {
-        /// Smoothing factor of both parts, in [0, 1).
-        decay: f64,
-    },
-    /// Per op, whichever of the two takes less memory.
-    Hybrid {
-        /// Smoothing factor of the factorised ops.
-        decay: f64,
-    },
-}
-
-impl Method {
-    /// Short name for tables and files: `bptt`, `d-rtrl`, `es-d-rtrl`, `hybrid`.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Method::Bptt => "bptt",
-            Method::DRtrl => "d-rtrl",
-            Method::EsDRtrl { .. } => "es-d-rtrl",
-            Method::Hybrid { .. } => "hybrid",
-        }
-    }
-
-    /// A method by any name that the published scripts and libraries use. `decay` serves the factorised rules.
-    pub fn by_name(name: &str, decay: f64) -> Option<Method> {
-        Some(match name {
-            "bptt" => Method::Bptt,
-            "diag" | "d-rtrl" | "drtrl" | "D_RTRL" | "ParamDimVjpAlgorithm" | "DiagParamDimAlgorithm" => Method::DRtrl,
-            "expsm_diag" | "esd-rtrl" | "es-d-rtrl" | "esdrtrl" | "es-diag" | "diag_expsm" | "pp_prop"
-            | "ES_D_RTRL" | "IODimVjpAlgorithm" | "DiagIODimAlgorithm" => Method::EsDRtrl { decay },
-            "hybrid" | "HybridDimVjpAlgorithm" | "DiagHybridDimAlgorithm" => Method::Hybrid { decay },
-            _ => return None,
-        })
-    }
-
-    /// Names for error messages.
-    pub const NAMES: &'static str =
-        "bptt; diag, d-rtrl, D_RTRL; expsm_diag, esd-rtrl, es-d-rtrl, diag_expsm, pp_prop, ES_D_RTRL; hybrid";
-
-    /// Whether the method carries traces forward in time.
-    pub fn is_online(&self) -> bool {
-        !matches!(self, Method::Bptt)
-    }
-}
 
 /// Where the learning signal of a step attaches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

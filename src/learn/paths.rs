@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, fmt};
 use hlo::{DType, Graph, Tensor, Value, transform::Dependence};
 
 use super::{
-    Attachment, LearnError, Prepared, Structure, Vjp,
+    Attachment, LearnError, Prepared, Rule, Structure, Vjp,
     chunk::{Forward, Steps},
     signal::Signals,
     structure::reach,
@@ -84,13 +84,19 @@ pub struct Paths {
 ///
 /// # Errors
 /// When the loss depends on a parameter, and none of its ways is followed.
-pub fn paths(model: &Model, prepared: &Prepared, structure: &Structure, vjp: Vjp) -> Result<Vec<Paths>, LearnError> {
-    let survey = Survey { model, prepared, structure, vjp, signals: signals(prepared, structure, vjp) };
+pub fn paths(
+    model: &Model,
+    prepared: &Prepared,
+    structure: &Structure,
+    vjp: Vjp,
+    rule: &dyn Rule,
+) -> Result<Vec<Paths>, LearnError> {
+    let survey = Survey { model, prepared, structure, vjp, signals: signals(prepared, structure, vjp, rule) };
     (0..model.params.len()).filter(|&p| model.params[p].trainable).map(|p| survey.of(p)).collect()
 }
 
 /// Which signals there are at all: those of a single step, in a graph that is thrown away.
-fn signals(prepared: &Prepared, structure: &Structure, vjp: Vjp) -> Signals {
+fn signals(prepared: &Prepared, structure: &Structure, vjp: Vjp, rule: &dyn Rule) -> Signals {
     let g = Graph::new();
     let mut args = prepared.body.params().iter().enumerate().map(|(k, p)| g.parameter(k, p.shape().clone()));
     let phis: Vec<Tensor> = args.by_ref().take(prepared.phis).collect();
@@ -99,7 +105,7 @@ fn signals(prepared: &Prepared, structure: &Structure, vjp: Vjp) -> Signals {
     let input = input.convert(DType::F32).reshape(&[&[1], &prepared.input.dims[..]].concat());
     let target = g.zeros(&prepared.target);
     let forward = Forward::run(&g, prepared, structure, &phis, &states, &input);
-    let steps = Steps::new(&g, prepared, structure, &phis, &forward, &input, &target);
+    let steps = Steps::new(&g, prepared, structure, &phis, &forward, &input, &target).with_feedback(rule);
     match vjp {
         Vjp::SingleStep { attachment } => steps.signals(attachment),
         Vjp::MultiStep { .. } => Signals { before: steps.entry_signals().0, ..steps.no_signals() },

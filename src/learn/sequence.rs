@@ -1,16 +1,19 @@
 //! A whole sequence under any method: what a training program is made of.
 
+use std::ops::Deref;
+
 use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attachment, LearnError, Method, Objective, Prepared, Structure, Vjp,
+    Attachment, LearnError, Method, Objective, Prepared, Rule, Structure, Vjp,
     chunk::{Forward, Steps, Values},
     objective::OfSum,
     paths::Paths,
-    rules::{ChunkView, Slot, Slots, TraceKind, TracePlan, Traces},
+    rule::Passage,
     signal::Signal,
     structure::Kind,
+    trace::{ChunkView, Slot, Slots, TraceKind, TracePlan, Traces},
 };
 use crate::cell::Model;
 
@@ -31,7 +34,7 @@ pub struct LearnerConfig {
 
 impl Default for LearnerConfig {
     fn default() -> Self {
-        LearnerConfig { method: Method::DRtrl, vjp: Vjp::default(), chunk: None, warmup: 0, old_correction: false }
+        LearnerConfig { method: Method::D_RTRL, vjp: Vjp::default(), chunk: None, warmup: 0, old_correction: false }
     }
 }
 
@@ -46,6 +49,7 @@ pub struct Learner {
     /// How traced ops learn.
     pub plan: TracePlan,
     pub(super) objective: Objective,
+    rule: Box<dyn Deref<Target = dyn Rule>>,
     config: LearnerConfig,
     batch: usize,
     /// Positions of spikes among the observed values.
@@ -116,7 +120,22 @@ impl Learner {
     /// # Errors
     /// When the rule cannot treat the model, or a setting makes no sense.
     pub fn new(model: &Model, objective: &Objective, config: &LearnerConfig) -> Result<Learner, LearnError> {
+        Learner::with_rule(model, objective, config, Box::new(config.method))
+    }
+
+    /// As [`Learner::new`], with a rule that is not in the table: `Box::new(rule)` of a `Box<dyn Rule>`. The rule takes the place
+    /// of `config.method`.
+    ///
+    /// # Errors
+    /// When the rule cannot treat the model, or a setting makes no sense.
+    pub fn with_rule(
+        model: &Model,
+        objective: &Objective,
+        config: &LearnerConfig,
+        rule: Box<dyn Deref<Target = dyn Rule>>,
+    ) -> Result<Learner, LearnError> {
         check(config)?;
+        rule.check()?;
         if objective.of_sum == OfSum::Always && objective.regularized() {
             let text =
                 "regularisers act on single steps, but the loss is one of the summed output; leave one of them out";
@@ -124,13 +143,14 @@ impl Learner {
         }
         let prepared = Prepared::new(model, objective);
         let structure = Structure::new(&prepared)?;
+        check_window(config.vjp, &**rule, &prepared, &structure)?;
         let mut paths = Vec::new();
-        if config.method.is_online() {
+        if rule.is_online() {
             let names: Vec<String> = model.states.iter().map(|s| s.name.clone()).collect();
             structure.check_online(&prepared, &names)?;
-            paths = super::paths::paths(model, &prepared, &structure, config.vjp)?;
+            paths = super::paths::paths(model, &prepared, &structure, config.vjp, &**rule)?;
         }
-        let plan = TracePlan::new(config.method, config.old_correction, &structure, model.batch());
+        let plan = TracePlan::new(&**rule, config.old_correction, &structure, model.batch());
         let is_spike = |k: &usize| model.observed[*k].rsplit('.').next() == Some("spike");
         Ok(Learner {
             prepared,
@@ -138,10 +158,16 @@ impl Learner {
             paths,
             plan,
             objective: *objective,
+            rule,
             config: config.clone(),
             batch: model.batch(),
             spikes: (0..model.observed.len()).filter(is_spike).collect(),
         })
+    }
+
+    /// The rule.
+    pub fn rule(&self) -> &dyn Rule {
+        &**self.rule
     }
 
     /// The settings.
@@ -213,7 +239,7 @@ impl Learner {
         let phis = self.prepared.prefix.call(g, params);
         let steps = inputs.dims()[0];
         let warmup = self.config.warmup.min(steps);
-        let (sums, states) = if self.config.method.is_online() {
+        let (sums, states) = if self.rule.is_online() {
             let mut carry = self.start(g, states);
             if warmup > 0 {
                 let before = inputs.slice_axis(0, 0, warmup);
@@ -373,6 +399,7 @@ impl Learner {
             (Forward::run(g, &self.prepared, &self.structure, phis, &carry.states, &inputs), None)
         };
         let steps = Steps::new(g, &self.prepared, &self.structure, phis, &forward, &inputs, target);
+        let steps = steps.with_feedback(self.rule());
         let Values { loss, out, inputs: op_inputs, tracked } = steps.values();
         let mut sums = self.no_sums(g);
         let mut slots = None;
@@ -469,13 +496,6 @@ fn later(t: &Tensor, length: usize) -> Option<Tensor> {
 
 fn check(config: &LearnerConfig) -> Result<(), LearnError> {
     let wrong = |text: String| Err(LearnError::Setting(text));
-    if let Method::EsDRtrl { decay } | Method::Hybrid { decay } = config.method
-        && !(0.0..1.0).contains(&decay)
-    {
-        return wrong(format!(
-            "the decay of an eligibility trace must lie in [0, 1), got {decay}; 0.9 to 0.99 is usual"
-        ));
-    }
     if config.chunk == Some(0) {
         return wrong("a chunk needs at least one step, got --chunk 0; leave the flag out for the default".into());
     }
@@ -483,6 +503,23 @@ fn check(config: &LearnerConfig) -> Result<(), LearnError> {
         return wrong("a window needs at least one step, got 0; 1 is the usual choice".into());
     }
     Ok(())
+}
+
+/// Inside a window gradients are exact, so there a rule cannot have signals of its own.
+fn check_window(vjp: Vjp, rule: &dyn Rule, prepared: &Prepared, structure: &Structure) -> Result<(), LearnError> {
+    let Vjp::MultiStep { window } = vjp else { return Ok(()) };
+    let g = Graph::new();
+    let mut dense = structure.ops.iter().filter(|op| op.kind == Kind::Dense);
+    let own = dense.any(|op| {
+        let weight = g.parameter(op.phi, prepared.body.params()[op.phi].shape().clone());
+        rule.feedback(&Passage { name: op.site.clone(), weight: &weight }).is_some()
+    });
+    if window == 1 || !own || !rule.is_online() {
+        return Ok(());
+    }
+    Err(LearnError::Setting(format!(
+        "windows have exact gradients inside, which a rule with its own feedback has not, got --window {window}; use          --vjp_method single-step or --window 1"
+    )))
 }
 
 impl From<Attachment> for Vjp {

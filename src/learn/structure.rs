@@ -291,7 +291,7 @@ pub(crate) fn drive(
         known,
         cut: structure.ops.iter().map(|op| place(op.y)).collect(),
         perturb: [(y, ones)].into(),
-        sees: None,
+        ..Rules::default()
     };
     let env = jvp_with(graph, func, args, &rules);
     func.results().iter().map(|r| env.get(r.value()).tangent.clone()).collect()

@@ -36,7 +36,7 @@ impl Observation {
         seed: u64,
     ) -> Result<Observation, ProgramError> {
         let model = &spec.evaluation;
-        let config = LearnerConfig { method: Method::Bptt, ..spec.learner.clone() };
+        let config = LearnerConfig { method: Method::BPTT, ..spec.learner.clone() };
         let learner = Learner::new(model, &spec.objective, &config)?;
         let drawn = drawn_states(model, seed, 0);
         let mut shapes: Vec<Shape> = model.params.iter().map(|p| p.shape.clone()).collect();

@@ -321,7 +321,7 @@ impl EvalProgram {
         let learner = Learner::new(
             &spec.evaluation,
             &spec.objective,
-            &LearnerConfig { method: crate::learn::Method::Bptt, ..spec.learner.clone() },
+            &LearnerConfig { method: crate::learn::Method::BPTT, ..spec.learner.clone() },
         )?;
         let model = &spec.evaluation;
         let mut arguments: Vec<(String, Shape)> =

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::learn::{
     Learner,
-    rules::{Slot, Traces},
     sequence::Carry,
+    trace::{Slot, Traces},
 };
 
 /// The two programs.

@@ -1,6 +1,6 @@
 //! The definition of the online rules, carried out slowly.
 //!
-//! Nothing here is shared with `learn::chunk`, `learn::signal` or `learn::rules`: Jacobians of the step come from basis tangents,
+//! Nothing here is shared with `learn::chunk`, `learn::signal` or `learn::trace`: Jacobians of the step come from basis tangents,
 //! groups and drives are read off those numbers, traces are dense arrays that advance step by step, and exact gradients come from
 //! carrying the whole Jacobian forward. Everything is computed on the host in double precision.
 

@@ -58,7 +58,7 @@ pub fn params(model: &Model, given: &[(&str, &[f32])]) -> Vec<Array> {
 
 /// States and output after each step, by name.
 pub fn forward(model: &Model, inputs: &[&[f32]], given: &[(&str, &[f32])]) -> BTreeMap<String, Vec<Vec<f64>>> {
-    let config = LearnerConfig { method: Method::Bptt, ..LearnerConfig::default() };
+    let config = LearnerConfig { method: Method::BPTT, ..LearnerConfig::default() };
     let learner = Learner::new(model, &Objective::default(), &config).expect("BPTT takes any model");
     let mut args = params(model, given);
     args.push(Array::f32(inputs.concat(), [&[inputs.len()], &model.input.dims[..]].concat()).expect("equal rows"));

@@ -1,5 +1,7 @@
 //! Values without operands: parameters, constants, counters, and the placeholders that transforms use.
 
+use std::{fmt, rc::Rc};
+
 use crate::{
     evaluate::{HostValue, strides, walk},
     graph::{Graph, Tensor},
@@ -24,6 +26,35 @@ pub struct Constant {
     pub dtype: DType,
     /// Bits of the value as `f64`.
     pub bits: u64,
+}
+
+/// An array of given values.
+#[derive(Clone)]
+pub struct Literal {
+    /// Its shape, of type `f32`.
+    pub shape: Shape,
+    /// Its values in row-major order.
+    pub values: Rc<[f32]>,
+}
+
+impl fmt::Debug for Literal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // By place: the values may be many, and two literals that share them are one.
+        write!(f, "Literal {{ shape: {}, values: {:p} }}", self.shape, self.values)
+    }
+}
+
+impl Literal {
+    fn check(&self) -> Result<(), ShapeError> {
+        if self.shape.dtype != DType::F32 || self.shape.elements() != self.values.len() {
+            return Err(ShapeError(format!(
+                "literal: one f32 value for each element, got {} values for {}; give the shape of the values",
+                self.values.len(),
+                self.shape
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// Counts 0, 1, 2, ... along one axis.
@@ -104,6 +135,8 @@ leaf! {
         |p, _| unreachable!("parameter {}: its value is given", p.index);
     Constant "constant" |c| Shape::new(c.dtype, []), c.check(), |e, c, r| e.constant(r[0].dtype, f64::from_bits(c.bits)),
         |c, shape| HostValue::full(shape.clone(), f64::from_bits(c.bits));
+    Literal "literal" |l| l.shape.clone(), l.check(), |e, l, r| e.literal(&r[0], &l.values),
+        |l, shape| HostValue::new(shape.clone(), l.values.iter().map(|&v| f64::from(v)).collect());
     Iota "iota" |i| i.shape.clone(), i.check(), |e, i, r| e.push("iota", &r[0], &[], |x| x.dimensions = vec![i.axis as i64]),
         |i, shape| i.count(shape);
 }
@@ -139,6 +172,16 @@ impl Primitive for Placeholder {
 }
 
 impl Graph {
+    /// An array of the given values in row-major order, rounded to `f32`.
+    ///
+    /// # Panics
+    /// When there are not as many values as elements, or the type is another.
+    #[track_caller]
+    pub fn literal(&self, shape: &Shape, values: Vec<f64>) -> Tensor {
+        let values = values.into_iter().map(|v| v as f32).collect();
+        self.apply(Literal { shape: shape.clone(), values }, &[])
+    }
+
     /// Counts 0, 1, 2, ... along `axis`.
     #[track_caller]
     pub fn iota(&self, shape: Shape, axis: usize) -> Tensor {

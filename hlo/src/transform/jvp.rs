@@ -1,6 +1,9 @@
 //! Forward mode: values and tangents side by side.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    rc::Rc,
+};
 
 use crate::{
     func::{Env, Func},
@@ -16,6 +19,9 @@ pub struct Dual {
     pub tangent: Option<Tensor>,
 }
 
+/// A tangent from the operands of a node and their tangents.
+pub type TangentOf = Rc<dyn Fn(&[Tensor], &[Option<Tensor>]) -> Option<Tensor>>;
+
 /// How inner values of the function are to be treated while it is differentiated.
 #[derive(Default)]
 pub struct Rules<'a> {
@@ -26,6 +32,8 @@ pub struct Rules<'a> {
     pub cut: HashSet<Value>,
     /// Tangents added to a value.
     pub perturb: HashMap<Value, Tensor>,
+    /// The tangents of some values, from the operands of their nodes and the tangents of these, in place of the rules of their ops.
+    pub tangents: HashMap<Value, TangentOf>,
     /// Which consumers (by node) of a perturbed value see the perturbation; all, if not given. Results always do.
     pub sees: Option<&'a dyn Fn(usize, Value) -> bool>,
 }
@@ -58,6 +66,9 @@ pub fn jvp_with(graph: &Graph, func: &Func, args: &[Dual], rules: &Rules<'_>) ->
             let out = node.op.jvp(&primals, &results, &tangents);
             (results, out)
         };
+        if let (Some(tangent), [_]) = (rules.tangents.get(&Value { node: index, result: 0 }), &results[..]) {
+            out[0] = tangent(&primals, &tangents);
+        }
         results
             .into_iter()
             .enumerate()

@@ -14,7 +14,7 @@ pub(crate) mod scan_derivative;
 mod vmap;
 
 pub use dependence::Dependence;
-pub use jvp::{Dual, Rules, jvp, jvp_with};
+pub use jvp::{Dual, Rules, TangentOf, jvp, jvp_with};
 pub use pullback::{Vjp, grad, pullback, vjp};
 pub use recurrence::{scan, scan_whole};
 pub use vmap::vmap;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use hlo::{Shape, Tensor};
 
 use crate::learn::{
-    Method, Structure,
+    Structure,
+    rule::{Rule, TracedOp},
     structure::{Kind, Op},
 };
 
@@ -44,21 +45,12 @@ pub struct TracePlan {
 }
 
 impl TracePlan {
-    /// The plan of a method.
-    pub fn new(method: Method, old_correction: bool, structure: &Structure, batch: usize) -> TracePlan {
-        let decay = match method {
-            Method::EsDRtrl { decay } | Method::Hybrid { decay } => decay,
-            Method::Bptt | Method::DRtrl => 0.0,
-        };
-        let kind = |k: usize| match method {
-            Method::Bptt => None,
-            Method::DRtrl => Some(TraceKind::Full),
-            Method::EsDRtrl { .. } => Some(TraceKind::Factorised),
-            Method::Hybrid { .. } => Some(hybrid_kind(structure, k, batch)),
-        };
-        let kinds = structure.ops.iter().enumerate();
-        let kinds = kinds.map(|(k, op)| if op.exclusion.is_none() { kind(k) } else { None }).collect();
-        TracePlan { kinds, decay, old_correction }
+    /// The plan of a rule.
+    pub fn new(rule: &dyn Rule, old_correction: bool, structure: &Structure, batch: usize) -> TracePlan {
+        let ops = structure.ops.iter().enumerate();
+        let kind = |op: usize| rule.trace(TracedOp { structure, op, batch });
+        let kinds = ops.map(|(k, op)| if op.exclusion.is_none() { kind(k) } else { None }).collect();
+        TracePlan { kinds, decay: rule.decay(), old_correction }
     }
 
     /// Every array of the plan with its shape, for batch `b`.
@@ -103,17 +95,4 @@ impl TracePlan {
     pub fn bytes(&self, structure: &Structure, batch: usize) -> usize {
         self.slots(structure, batch).values().map(Shape::bytes).sum()
     }
-}
-
-/// `docs/spec/algorithms.md, "Hybrid"`: full where input and output together are larger than the weights of
-/// all sequences. All ops of one layer decide together; a lone element-wise parameter is always full.
-fn hybrid_kind(structure: &Structure, k: usize, batch: usize) -> TraceKind {
-    let site = &structure.ops[k].site;
-    let members: Vec<_> = structure.ops.iter().filter(|op| op.site == *site && op.kind == Kind::Dense).collect();
-    if members.is_empty() {
-        return TraceKind::Full;
-    }
-    let inputs: usize = members.iter().map(|op| op.weight[0]).sum();
-    let outputs = members[0].weight[1];
-    if batch * (inputs + outputs) > batch * inputs * outputs { TraceKind::Full } else { TraceKind::Factorised }
 }
