@@ -11,6 +11,7 @@ pub mod pjrt;
 pub mod program;
 pub mod proto;
 pub mod random;
+pub mod range;
 pub mod shape;
 pub mod text;
 pub mod transform;
@@ -24,6 +25,7 @@ pub use lower::{LowerError, lower};
 pub use op::{Mapped, Primitive, ShapeError};
 pub use ops::dot::Dot;
 pub use program::{Argument, Program, ResultSpec};
+pub use range::Range;
 pub use shape::{DType, Shape};
 pub use transform::{scan, scan_whole};
 

@@ -9,7 +9,7 @@
 
 use std::{any::Any, fmt};
 
-use crate::{evaluate::HostValue, graph::Tensor, lower::Emitter, shape::Shape};
+use crate::{evaluate::HostValue, graph::Tensor, lower::Emitter, range::Range, shape::Shape};
 
 /// A broken shape rule: the rule, what was got, what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +77,12 @@ pub trait Primitive: Any + fmt::Debug {
     fn emit_used(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape], used: &[bool]) -> Vec<i64> {
         let _ = used;
         self.emit(e, args, results)
+    }
+
+    /// Between which numbers all elements of the results, of shapes `results`, lie, given the ranges of the operands.
+    fn range(&self, args: &[Range], results: &[Shape]) -> Range {
+        let _ = (args, results);
+        Range::ANY
     }
 
     /// Identity for common-subexpression reuse; `None` keeps every instance apart.

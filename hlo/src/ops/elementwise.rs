@@ -13,6 +13,7 @@ use crate::{
     graph::Tensor,
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
+    range::Range,
     shape::{DType, Shape},
 };
 
@@ -46,7 +47,7 @@ fn needs_float(name: &str, shape: &Shape) -> Result<(), ShapeError> {
 }
 
 macro_rules! unary {
-    ($(#[doc = $doc:literal] $name:ident $method:ident $opcode:literal $host:expr, |$x:ident, $y:ident| $factor:expr;)*) => {
+    ($(#[doc = $doc:literal] $name:ident $method:ident $opcode:literal $host:expr, $range:expr, |$x:ident, $y:ident| $factor:expr;)*) => {
         $(
             #[doc = $doc]
             #[derive(Clone, Debug)]
@@ -67,6 +68,10 @@ macro_rules! unary {
                     let host: fn(f64) -> f64 = $host;
                     vec![args[0].map(results[0].clone(), host)]
                 }
+                fn range(&self, args: &[Range], _: &[Shape]) -> Range {
+                    let range: fn(Range) -> Range = $range;
+                    range(args[0])
+                }
                 fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> { apply_mapped(self.clone(), args, size) }
                 fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
                     vec![e.push($opcode, &results[0], args, |_| {})]
@@ -85,27 +90,31 @@ macro_rules! unary {
     };
 }
 
+fn logistic(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
 unary! {
     /// e^x.
-    Exp exp "exponential" f64::exp, |x, y| y.clone();
+    Exp exp "exponential" f64::exp, |r| r.rising(f64::exp), |x, y| y.clone();
     /// e^x - 1, exact for small x.
-    ExpM1 expm1 "exponential-minus-one" f64::exp_m1, |x, y| x.exp();
+    ExpM1 expm1 "exponential-minus-one" f64::exp_m1, |r| r.rising(f64::exp_m1), |x, y| x.exp();
     /// Natural logarithm.
-    Log log "log" f64::ln, |x, y| x.recip();
+    Log log "log" f64::ln, |r| r.rising(f64::ln), |x, y| x.recip();
     /// log(1 + x), exact for small x.
-    Log1p log1p "log-plus-one" f64::ln_1p, |x, y| (x + 1.0).recip();
+    Log1p log1p "log-plus-one" f64::ln_1p, |r| r.rising(f64::ln_1p), |x, y| (x + 1.0).recip();
     /// Hyperbolic tangent.
-    Tanh tanh "tanh" f64::tanh, |x, y| 1.0 - y * y;
+    Tanh tanh "tanh" f64::tanh, |r| r.rising(f64::tanh), |x, y| 1.0 - y * y;
     /// Logistic function 1 / (1 + e^-x).
-    Sigmoid sigmoid "logistic" |x| 1.0 / (1.0 + (-x).exp()), |x, y| y * (1.0 - y);
+    Sigmoid sigmoid "logistic" logistic, |r| r.rising(logistic), |x, y| y * (1.0 - y);
     /// Absolute value; slope +1 at 0.
-    Abs abs "abs" f64::abs, |x, y| x.ge(&x.zeros_like()).select(&x.full_like(1.0), &x.full_like(-1.0));
+    Abs abs "abs" f64::abs, Range::abs, |x, y| x.ge(&x.zeros_like()).select(&x.full_like(1.0), &x.full_like(-1.0));
     /// Square root.
-    Sqrt sqrt "sqrt" f64::sqrt, |x, y| 0.5 / y;
+    Sqrt sqrt "sqrt" f64::sqrt, |r| r.rising(f64::sqrt), |x, y| 0.5 / y;
     /// Cosine.
-    Cos cos "cosine" f64::cos, |x, y| -x.sin();
+    Cos cos "cosine" f64::cos, |_| Range::new(-1.0, 1.0), |x, y| -x.sin();
     /// Sine.
-    Sin sin "sine" f64::sin, |x, y| x.cos();
+    Sin sin "sine" f64::sin, |_| Range::new(-1.0, 1.0), |x, y| x.cos();
 }
 
 /// -x.
@@ -142,6 +151,9 @@ impl Primitive for Negate {
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("negate", &results[0], args, |_| {})]
     }
+    fn range(&self, args: &[Range], _: &[Shape]) -> Range {
+        -args[0]
+    }
     fn elementwise(&self) -> bool {
         true
     }
@@ -150,6 +162,7 @@ impl Primitive for Negate {
 macro_rules! binary {
     ($(#[doc = $doc:literal] $name:ident $opcode:literal
         host $float:expr, $int:expr;
+        range $range:expr;
         jvp |$a:ident, $b:ident, $y:ident, $da:ident, $db:ident| $ta:expr, $tb:expr;
         transpose $transpose:expr;)*) => {
         $(
@@ -179,6 +192,11 @@ macro_rules! binary {
                 }
                 fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
                     vec![arithmetic(args, &results[0], $float, $int)]
+                }
+                fn range(&self, args: &[Range], results: &[Shape]) -> Range {
+                    let range: fn(Range, Range) -> Range = $range;
+                    // Integers wrap around.
+                    if results[0].dtype.is_float() { range(args[0], args[1]) } else { Range::ANY }
                 }
                 fn batch(&self, args: &[Mapped], size: usize) -> Vec<Mapped> { apply_mapped(self.clone(), args, size) }
                 fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
@@ -226,21 +244,25 @@ binary! {
     /// a + b.
     AddOp "add"
         host |a, b| a + b, |a, b| a + b;
+        range |a, b| a + b;
         jvp |a, b, y, da, db| da.clone(), db.clone();
         transpose |_, lin, ct| [lin[0].then(|| ct.clone()), lin[1].then(|| ct.clone())];
     /// a - b.
     SubOp "subtract"
         host |a, b| a - b, |a, b| a - b;
+        range |a, b| a - b;
         jvp |a, b, y, da, db| da.clone(), -db;
         transpose |_, lin, ct| [lin[0].then(|| ct.clone()), lin[1].then(|| -ct)];
     /// a b.
     MulOp "multiply"
         host |a, b| a * b, |a, b| a * b;
+        range |a, b| a * b;
         jvp |a, b, y, da, db| da * b, a * db;
         transpose |args, lin, ct| [lin[0].then(|| ct * &args[1]), lin[1].then(|| &args[0] * ct)];
     /// a / b.
     DivOp "divide"
         host |a, b| a / b, |a, b| if b == 0 { -1 } else { a / b };
+        range Range::over;
         jvp |a, b, y, da, db| da / b, -(db * &(y / b));
         transpose |args, lin, ct| {
             assert!(!lin[1], "divide: not linear in the divisor, so it has no transpose; a jvp must not emit it on tangents");
@@ -249,11 +271,13 @@ binary! {
     /// The larger one; the derivative of a tie is shared equally.
     MaxOp "maximum"
         host larger, Ord::max;
+        range Range::max;
         jvp |a, b, y, da, db| da * &winner(a, b), db * &winner(b, a);
         transpose not_linear;
     /// The smaller one; the derivative of a tie is shared equally.
     MinOp "minimum"
         host |a, b| -larger(-a, -b), Ord::min;
+        range Range::min;
         jvp |a, b, y, da, db| da * &winner(b, a), db * &winner(a, b);
         transpose not_linear;
 }
@@ -351,6 +375,9 @@ impl Primitive for Compare {
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.compare(self.direction, &results[0], args)]
     }
+    fn range(&self, _: &[Range], _: &[Shape]) -> Range {
+        Range::new(0.0, 1.0)
+    }
     fn elementwise(&self) -> bool {
         true
     }
@@ -395,6 +422,9 @@ impl Primitive for Select {
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("select", &results[0], args, |_| {})]
+    }
+    fn range(&self, args: &[Range], _: &[Shape]) -> Range {
+        args[1].union(args[2])
     }
     fn elementwise(&self) -> bool {
         true
@@ -441,6 +471,9 @@ impl Primitive for Convert {
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("convert", &results[0], args, |_| {})]
+    }
+    fn range(&self, args: &[Range], _: &[Shape]) -> Range {
+        if self.dtype.is_float() { args[0] } else { Range::ANY }
     }
     fn elementwise(&self) -> bool {
         true
@@ -539,7 +572,7 @@ impl Tensor {
     pub fn clamp(&self, lo: f64, hi: f64) -> Tensor {
         let (lo, hi) = (self.full_like(lo), self.full_like(hi));
         let below = self.lt(&lo).select(&lo, self);
-        self.gt(&hi).select(&hi, &below)
+        below.gt(&hi).select(&hi, &below)
     }
 
     /// 1 / x.

@@ -7,6 +7,7 @@ use crate::{
     graph::{Graph, Tensor},
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
+    range::Range,
     shape::{DType, Shape},
 };
 
@@ -109,7 +110,7 @@ impl Iota {
 }
 
 macro_rules! leaf {
-    ($($name:ident $label:literal |$me:ident| $shape:expr, $check:expr, |$em:ident, $s:ident, $r:ident| $emit:expr, $host:expr;)*) => {$(
+    ($($name:ident $label:literal |$me:ident| $shape:expr, $check:expr, |$em:ident, $s:ident, $r:ident| $emit:expr, $host:expr, $range:expr;)*) => {$(
         impl Primitive for $name {
             fn name(&self) -> &'static str { $label }
             fn infer(&self, _: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
@@ -125,6 +126,10 @@ macro_rules! leaf {
                 let host: fn(&Self, &Shape) -> HostValue = $host;
                 vec![host(self, &results[0])]
             }
+            fn range(&self, _: &[Range], _: &[Shape]) -> Range {
+                let range: fn(&Self) -> Range = $range;
+                range(self)
+            }
             fn emit(&self, $em: &mut Emitter<'_>, _: &[i64], $r: &[Shape]) -> Vec<i64> { let $s = self; vec![$emit] }
         }
     )*};
@@ -132,13 +137,14 @@ macro_rules! leaf {
 
 leaf! {
     Parameter "parameter" |p| p.shape.clone(), Ok(()), |e, p, r| e.parameter(p.index, &r[0]),
-        |p, _| unreachable!("parameter {}: its value is given", p.index);
+        |p, _| unreachable!("parameter {}: its value is given", p.index), |_| Range::ANY;
     Constant "constant" |c| Shape::new(c.dtype, []), c.check(), |e, c, r| e.constant(r[0].dtype, f64::from_bits(c.bits)),
-        |c, shape| HostValue::full(shape.clone(), f64::from_bits(c.bits));
+        |c, shape| HostValue::full(shape.clone(), f64::from_bits(c.bits)), |c| Range::point(f64::from_bits(c.bits));
     Literal "literal" |l| l.shape.clone(), l.check(), |e, l, r| e.literal(&r[0], &l.values),
-        |l, shape| HostValue::new(shape.clone(), l.values.iter().map(|&v| f64::from(v)).collect());
+        |l, shape| HostValue::new(shape.clone(), l.values.iter().map(|&v| f64::from(v)).collect()),
+        |l| l.values.iter().map(|&v| Range::point(v.into())).reduce(Range::union).unwrap_or(Range::ANY);
     Iota "iota" |i| i.shape.clone(), i.check(), |e, i, r| e.push("iota", &r[0], &[], |x| x.dimensions = vec![i.axis as i64]),
-        |i, shape| i.count(shape);
+        |i, shape| i.count(shape), |i| Range::new(0.0, i.shape.dims[i.axis] as f64);
 }
 
 /// Stands for a tangent while a derivative is taken; never lowered.

@@ -11,6 +11,7 @@ use crate::{
     graph::Tensor,
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
+    range::Range,
     shape::Shape,
 };
 
@@ -36,6 +37,9 @@ impl Primitive for StopGradient {
     }
     fn emit(&self, _: &mut Emitter<'_>, args: &[i64], _: &[Shape]) -> Vec<i64> {
         vec![args[0]]
+    }
+    fn range(&self, args: &[Range], _: &[Shape]) -> Range {
+        args[0]
     }
     fn elementwise(&self) -> bool {
         true
@@ -85,6 +89,9 @@ impl Primitive for CustomDerivative {
     fn live_operands(&self, _: usize) -> usize {
         1
     }
+    fn range(&self, args: &[Range], _: &[Shape]) -> Range {
+        args[0]
+    }
     fn elementwise(&self) -> bool {
         true
     }
@@ -121,6 +128,9 @@ impl Primitive for Tag {
     }
     fn live_operands(&self, _: usize) -> usize {
         1
+    }
+    fn range(&self, args: &[Range], _: &[Shape]) -> Range {
+        args[0]
     }
     fn elementwise(&self) -> bool {
         true

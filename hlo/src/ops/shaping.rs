@@ -7,6 +7,7 @@ use crate::{
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
     proto,
+    range::Range,
     shape::Shape,
 };
 
@@ -81,6 +82,9 @@ impl Primitive for Broadcast {
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("broadcast", &results[0], args, |i| i.dimensions = signed(&self.axes))]
     }
+    fn range(&self, args: &[Range], _: &[Shape]) -> Range {
+        args[0]
+    }
 }
 
 /// The same elements in row-major order with other sizes.
@@ -119,6 +123,9 @@ impl Primitive for Reshape {
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("reshape", &results[0], args, |_| {})]
+    }
+    fn range(&self, args: &[Range], _: &[Shape]) -> Range {
+        args[0]
     }
 }
 
@@ -164,6 +171,9 @@ impl Primitive for Transpose {
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("transpose", &results[0], args, |i| i.dimensions = signed(&self.order))]
+    }
+    fn range(&self, args: &[Range], _: &[Shape]) -> Range {
+        args[0]
     }
 }
 
@@ -228,6 +238,9 @@ impl Primitive for Slice {
             };
             i.slice_dimensions = (0..self.start.len()).map(range).collect();
         })]
+    }
+    fn range(&self, args: &[Range], _: &[Shape]) -> Range {
+        args[0]
     }
 }
 
@@ -294,6 +307,9 @@ impl Primitive for Pad {
             };
             i.padding_config = Some(proto::PaddingConfig { dimensions: (0..self.low.len()).map(axis).collect() });
         })]
+    }
+    fn range(&self, args: &[Range], _: &[Shape]) -> Range {
+        args[0].union(Range::point(0.0))
     }
 }
 
@@ -376,6 +392,9 @@ impl Primitive for Concatenate {
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("concatenate", &results[0], args, |i| i.dimensions = vec![self.axis as i64])]
     }
+    fn range(&self, args: &[Range], _: &[Shape]) -> Range {
+        args.iter().copied().reduce(Range::union).unwrap_or(Range::ANY)
+    }
 }
 
 /// The given axes run backwards.
@@ -416,6 +435,9 @@ impl Primitive for Reverse {
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         vec![e.push("reverse", &results[0], args, |i| i.dimensions = signed(&self.axes))]
+    }
+    fn range(&self, args: &[Range], _: &[Shape]) -> Range {
+        args[0]
     }
 }
 
