@@ -112,7 +112,10 @@ impl Mul for Range {
             product(self.high, other.low),
             product(self.high, other.high),
         ];
-        Range::new(all.iter().copied().fold(f64::INFINITY, f64::min), all.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+        Range::new(
+            all.iter().copied().fold(f64::INFINITY, f64::min),
+            all.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        )
     }
 }
 
@@ -176,7 +179,15 @@ mod tests {
             let slope = ((1.0 - v[0].abs()) * 0.3).relu();
             let mean = v[0].sum(&[0]).broadcast(&[3, 5], &[1]);
             let clamped = v[0].clamp(0.25, 0.75);
-            vec![clamped, v[0].square(), (1.0 - &slope) * 0.5, slope.stop_gradient() - 1.0, v[0].sigmoid() * 2.0, mean, &v[0] / &v[0]]
+            vec![
+                clamped,
+                v[0].square(),
+                (1.0 - &slope) * 0.5,
+                slope.stop_gradient() - 1.0,
+                v[0].sigmoid() * 2.0,
+                mean,
+                &v[0] / &v[0],
+            ]
         });
         let of = |low: f64, high: f64| Range { low, high };
         let found = func.ranges();
