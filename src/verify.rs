@@ -346,7 +346,7 @@ impl Case {
                 };
                 for &chunk in chunks {
                     let label = chunk.map_or_else(|| stored.clone(), |k| format!("{stored} K={k}"));
-                    let config = LearnerConfig { method, vjp, chunk, warmup: 0, old_correction };
+                    let config = LearnerConfig { method, vjp, chunk, old_correction, ..LearnerConfig::default() };
                     all.push(Gradient { stored: stored.clone(), label, config });
                 }
             }

@@ -11,7 +11,9 @@ use std::{
 };
 
 use etrace::{
-    learn::{Attachment, LearnError, Learner, Method, Vjp, sequence::LearnerConfig, trace::TraceKind},
+    learn::{
+        Attachment, LearnError, Learner, Method, Vjp, form::TraceSetting, sequence::LearnerConfig, trace::TraceKind,
+    },
     train::session::Session,
 };
 use hlo::{
@@ -44,7 +46,20 @@ struct Trial {
     chunk: Option<usize>,
     warmup: usize,
     stream: bool,
+    trace: TraceSetting,
+    lag: Option<usize>,
 }
+
+/// In the dense form.
+const DENSE: Trial = Trial {
+    method: Method::D_RTRL,
+    vjp: EXIT,
+    chunk: None,
+    warmup: 0,
+    stream: false,
+    trace: TraceSetting::Dense,
+    lag: None,
+};
 
 fn trials(seed: u64) -> Vec<Trial> {
     let mut random = etrace::rng::Stream::new(seed, "trials");
@@ -55,21 +70,27 @@ fn trials(seed: u64) -> Vec<Trial> {
     // The plain rule, in two ways of cutting the sequence.
     for _ in 0..2 {
         let chunk = [Some(1), Some(2), Some(3), Some(STEPS), None][below(5)];
-        all.push(Trial { method: Method::D_RTRL, vjp: EXIT, chunk, warmup: 0, stream: below(3) == 0 });
+        all.push(Trial { chunk, stream: below(3) == 0, ..DENSE });
     }
     let chunk = [Some(1), Some(2), Some(3), None][below(4)];
     let stream = below(3) == 0;
     let warmup = if stream { 0 } else { below(3) };
-    all.push(Trial { method: methods[1 + below(2)], vjp: EXIT, chunk, warmup, stream });
-    all.push(Trial { method: Method::D_RTRL, vjp: EXIT, chunk, warmup: 1 + below(2), stream: false });
+    all.push(Trial { method: methods[1 + below(2)], chunk, warmup, stream, ..DENSE });
+    all.push(Trial { chunk, warmup: 1 + below(2), ..DENSE });
     let window = 1 + below(3);
     all.push(Trial {
         method: methods[below(3)],
         vjp: Vjp::MultiStep { window },
         chunk: (window == 1).then_some(1 + below(3)),
-        warmup: 0,
-        stream: false,
+        ..DENSE
     });
+    // The other forms of the plain rule, which must not be told apart.
+    for trace in [TraceSetting::Auto, TraceSetting::FixedLag, TraceSetting::Whole, TraceSetting::Recompute] {
+        let chunk = [Some(1), Some(2), Some(3), None][below(4)];
+        // The longest is as long as the sequence: nothing is cut off.
+        let lag = Some(STEPS);
+        all.push(Trial { chunk, trace, lag, warmup: below(3), ..DENSE });
+    }
     all
 }
 
@@ -92,7 +113,9 @@ fn check_draw(seed: u64, draw: u64) -> Result<Outcome, String> {
         vjp: t.vjp,
         chunk: t.chunk,
         warmup: t.warmup,
-        old_correction: false,
+        trace: t.trace,
+        lag: t.lag,
+        ..LearnerConfig::default()
     };
     let online = build(&LearnerConfig::default());
     let judge = match (Judge::new(&case), online) {
@@ -109,7 +132,7 @@ fn check_draw(seed: u64, draw: u64) -> Result<Outcome, String> {
         (Err(why), Err(error)) => return Err(context(format!("refused as {error}, should be {why:?}"))),
     };
     let exact = judge.exact(0, STEPS, 0).params;
-    let bptt = Trial { method: Method::BPTT, vjp: EXIT, chunk: None, warmup: 0, stream: false };
+    let bptt = Trial { method: Method::BPTT, ..DENSE };
     let mut largest =
         compare(&case, &build(&config(&bptt)).map_err(|e| context(e.to_string()))?, &bptt, &exact).map_err(context)?;
     let trials = trials(seed);
@@ -161,7 +184,7 @@ fn rule_of(learner: &Learner, site: &str, traced: bool, decay: f64) -> Rule {
 fn compare(case: &Case, learner: &Learner, trial: &Trial, want: &[Vec<f64>]) -> Result<f64, String> {
     let got = case.gradients(learner, trial.stream);
     let error = case.worst(&got, want);
-    let Trial { method, vjp, chunk, warmup, stream } = trial;
+    let Trial { method, vjp, chunk, warmup, stream, trace, .. } = trial;
     if error < 1e-4 {
         return Ok(error);
     }
@@ -170,7 +193,7 @@ fn compare(case: &Case, learner: &Learner, trial: &Trial, want: &[Vec<f64>]) -> 
         .map(|k| format!("{} {:?} should be {:?}", case.model.params[k].name, got[k], want[k]))
         .collect();
     Err(format!(
-        "{method:?} {vjp:?} chunk {chunk:?} warm-up {warmup} stream {stream}: {error:e}\n  {}",
+        "{method:?} {vjp:?} {trace:?} chunk {chunk:?} warm-up {warmup} stream {stream}: {error:e}\n  {}",
         names.join("\n  ")
     ))
 }

@@ -114,6 +114,8 @@ pub struct Steps<'a> {
     known: HashMap<Value, Tensor>,
     /// How derivatives pass some dense ops ([`Rule::feedback`]), by the op's place in the mapped step.
     feedback: HashMap<Value, TangentOf>,
+    /// 1 for each step whose loss counts, 0 for others, `[K]`.
+    counts: Option<Tensor>,
     /// Number of steps.
     pub length: usize,
 }
@@ -160,7 +162,18 @@ impl<'a> Steps<'a> {
         });
         let known = forward.known.iter().map(|(v, t)| (place[v], t.clone())).collect();
         let args = args.into_iter().map(|primal| Dual { primal, tangent: None }).collect();
-        Steps { graph: graph.clone(), prepared, structure, func, place, args, known, feedback: HashMap::new(), length }
+        Steps {
+            graph: graph.clone(),
+            prepared,
+            structure,
+            func,
+            place,
+            args,
+            known,
+            feedback: HashMap::new(),
+            counts: None,
+            length,
+        }
     }
 
     /// Learning signals pass back through dense ops as `rule` says.
@@ -168,6 +181,20 @@ impl<'a> Steps<'a> {
         let dense = self.structure.ops.iter().filter(|op| op.kind == Kind::Dense);
         self.feedback = dense.filter_map(|op| Some((self.place[&op.y], self.feedback(rule, op)?))).collect();
         self
+    }
+
+    /// Only the losses of some steps count: `counts: [K]` is 1 for these and 0 for others.
+    pub fn with_counts(mut self, counts: Option<&Tensor>) -> Self {
+        self.counts = counts.cloned();
+        self
+    }
+
+    /// A value of every step, `[K, ..]`, zero where the loss does not count.
+    pub fn counted(&self, t: &Tensor) -> Tensor {
+        match &self.counts {
+            Some(counts) => t * counts.broadcast(t.dims(), &[0]),
+            None => t.clone(),
+        }
     }
 
     /// The tangent of `y = x W` with another matrix in place of `W` where `x` changes.

@@ -28,7 +28,7 @@ impl Learner {
         let phis = p.prefix.call(g, params);
         let (n, steps) = (states.len(), inputs.dims()[0]);
         let warmup = self.config().warmup.min(steps);
-        let length = self.chunk_length(steps);
+        let length = self.dense_chunk(steps);
         let mut carry: Vec<Tensor> = states.to_vec();
         let per_sequence = g.zeros(&p.target.with_dtype(DType::F32));
         carry.extend([per_sequence.clone(), g.zeros(p.out().shape())]);

@@ -1,19 +1,18 @@
 //! A whole sequence under any method: what a training program is made of.
 
-use std::ops::Deref;
+use std::{cell::OnceCell, ops::Deref};
 
-use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
+use hlo::{DType, Graph, Shape, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Attachment, LearnError, Method, Objective, Prepared, Rule, Structure, Vjp,
-    chunk::{Forward, Steps, Values},
+    form::{Form, Lagged, TraceSetting},
     objective::OfSum,
     paths::Paths,
     rule::Passage,
-    signal::Signal,
     structure::Kind,
-    trace::{ChunkView, Slot, Slots, TraceKind, TracePlan, Traces},
+    trace::{Slot, TraceKind, TracePlan, Traces},
 };
 use crate::cell::Model;
 
@@ -30,11 +29,34 @@ pub struct LearnerConfig {
     pub warmup: usize,
     /// Correction of ES-D-RTRL as in releases before 0.2 of the reference library.
     pub old_correction: bool,
+    /// In which form traces are kept.
+    #[serde(default)]
+    pub trace: TraceSetting,
+    /// Steps of the fixed-lag form, if not those that the tolerance needs.
+    #[serde(default)]
+    pub lag: Option<usize>,
+    /// The largest share of a signal that a lag may cut off.
+    #[serde(default = "tolerance")]
+    pub lag_tolerance: f64,
+}
+
+/// The standard tolerance of a lag: what `f32` cannot tell from zero in a sum.
+fn tolerance() -> f64 {
+    1e-6
 }
 
 impl Default for LearnerConfig {
     fn default() -> Self {
-        LearnerConfig { method: Method::D_RTRL, vjp: Vjp::default(), chunk: None, warmup: 0, old_correction: false }
+        LearnerConfig {
+            method: Method::D_RTRL,
+            vjp: Vjp::default(),
+            chunk: None,
+            warmup: 0,
+            old_correction: false,
+            trace: TraceSetting::Auto,
+            lag: None,
+            lag_tolerance: tolerance(),
+        }
     }
 }
 
@@ -50,8 +72,9 @@ pub struct Learner {
     pub plan: TracePlan,
     pub(super) objective: Objective,
     rule: Box<dyn Deref<Target = dyn Rule>>,
-    config: LearnerConfig,
+    pub(super) config: LearnerConfig,
     batch: usize,
+    pub(super) lagged: OnceCell<Lagged>,
     /// Positions of spikes among the observed values.
     pub(super) spikes: Vec<usize>,
 }
@@ -68,6 +91,18 @@ pub struct SequenceOut {
     pub tracked: Vec<Tensor>,
     /// States after the sequence.
     pub states: Vec<Tensor>,
+    /// The largest share of a signal that a lag has cut off, a scalar; nothing where every signal arrived, or where the graph gives a
+    /// bound ([`Learner::cut_after`]).
+    pub cut: Option<Tensor>,
+}
+
+/// A sequence with its labels.
+#[derive(Clone, Copy)]
+pub(super) struct Data<'a> {
+    /// `[T, B, n_in]`, of any type.
+    pub inputs: &'a Tensor,
+    /// `s32[B]`.
+    pub target: &'a Tensor,
 }
 
 /// What passes from chunk to chunk.
@@ -79,6 +114,8 @@ pub struct Carry {
     pub traces: Option<Traces>,
     /// Steps since the start of the sequence, `s32[]`.
     pub time: Tensor,
+    /// Steps W of the fixed-lag form, in which traces are rings; 0 is the dense form.
+    pub lag: usize,
 }
 
 /// What a piece of a sequence adds up.
@@ -91,16 +128,26 @@ pub struct Sums {
     pub out: Tensor,
     /// Tracked values.
     pub tracked: Vec<Tensor>,
+    /// The largest share of a signal that was cut off, a scalar, if it was measured.
+    pub cut: Option<Tensor>,
 }
 
 impl Sums {
-    fn add(self, other: Sums) -> Sums {
+    pub(super) fn add(self, other: Sums) -> Sums {
         Sums {
             grads: self.grads.into_iter().zip(other.grads).map(|(a, b)| Tensor::sum_of([a, b])).collect(),
             loss: self.loss + other.loss,
             out: self.out + other.out,
             tracked: self.tracked.iter().zip(&other.tracked).map(|(a, b)| a + b).collect(),
+            cut: larger(self.cut, other.cut),
         }
+    }
+}
+
+pub(super) fn larger(a: Option<Tensor>, b: Option<Tensor>) -> Option<Tensor> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.maximum(&b)),
+        (a, b) => a.or(b),
     }
 }
 
@@ -161,6 +208,7 @@ impl Learner {
             rule,
             config: config.clone(),
             batch: model.batch(),
+            lagged: OnceCell::new(),
             spikes: (0..model.observed.len()).filter(is_spike).collect(),
         })
     }
@@ -175,8 +223,21 @@ impl Learner {
         &self.config
     }
 
-    /// Steps per chunk for a sequence of `steps`.
+    /// Sequences in a batch.
+    pub(super) fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Steps that are computed together, in a sequence of `steps`.
     pub fn chunk_length(&self, steps: usize) -> usize {
+        match self.form(steps) {
+            Form::Dense { chunk } | Form::FixedLag { chunk, .. } | Form::Recompute { chunk } => chunk,
+            Form::Whole => steps,
+        }
+    }
+
+    /// Steps per chunk of the dense form.
+    pub fn dense_chunk(&self, steps: usize) -> usize {
         if let Vjp::MultiStep { window } = self.config.vjp
             && window > 1
         {
@@ -188,8 +249,8 @@ impl Learner {
 
     /// Steps per chunk where nothing is learned yet. Without weight-sized traces a single step is fastest: states and traces
     /// advance together in one loop, and nothing is stacked for later.
-    fn warmup_chunk(&self, steps: usize) -> usize {
-        if self.has_wide_traces() { self.chunk_length(steps) } else { self.config.chunk.unwrap_or(1).min(steps) }
+    pub(super) fn warmup_chunk(&self, steps: usize) -> usize {
+        if self.has_wide_traces() { self.dense_chunk(steps) } else { self.config.chunk.unwrap_or(1).min(steps) }
     }
 
     /// Whether a trace has a value for each weight and sequence.
@@ -198,6 +259,19 @@ impl Learner {
             let full = self.plan.kinds[k] == Some(TraceKind::Full) && op.kind == Kind::Dense;
             full && op.reached.iter().any(|reach| !reach.wide.is_empty())
         })
+    }
+
+    /// Bytes of these traces.
+    pub(super) fn wide_bytes(&self) -> usize {
+        let slots = self.plan.slots(&self.structure, self.batch);
+        let wide = slots.iter().filter(|(slot, _)| match slot {
+            Slot::Full(k, g, a) => {
+                let op = &self.structure.ops[*k];
+                op.kind == Kind::Dense && op.reach(*g).wide.contains(a)
+            }
+            _ => false,
+        });
+        wide.map(|(_, shape)| shape.bytes()).sum()
     }
 
     /// The longest chunk whose stacks fit a budget, and that divides the sequence if one near it does. Stacks that stay in the
@@ -214,7 +288,7 @@ impl Learner {
 
     /// Bytes that a chunk stacks per step: op inputs; states before and after, transitions (few of a group's are neither zero nor
     /// constant), drives, signals.
-    fn bytes_per_step(&self) -> usize {
+    pub(super) fn bytes_per_step(&self) -> usize {
         let per_group = self.structure.groups.iter().map(|g| {
             let k = g.states.len();
             4 * g.dims.iter().product::<usize>() * 5 * k
@@ -239,259 +313,35 @@ impl Learner {
         let phis = self.prepared.prefix.call(g, params);
         let steps = inputs.dims()[0];
         let warmup = self.config.warmup.min(steps);
-        let (sums, states) = if self.rule.is_online() {
-            let mut carry = self.start(g, states);
-            if warmup > 0 {
-                let before = inputs.slice_axis(0, 0, warmup);
-                carry = self.segment(g, &phis, carry, &before, target, false, true).0;
+        let data = Data { inputs, target };
+        let (sums, states) = match (self.rule.is_online(), self.form(steps)) {
+            (false, _) => self.bptt(g, &phis, states, inputs, target, warmup),
+            (true, Form::Dense { .. }) => self.forwards(g, &phis, self.start(g, states), data, warmup),
+            (true, Form::FixedLag { lag, .. }) => {
+                self.forwards(g, &phis, Carry { lag, ..self.start(g, states) }, data, warmup)
             }
-            let rest = inputs.slice_axis(0, warmup, steps);
-            let (carry, sums) = self.segment(g, &phis, carry, &rest, target, true, false);
-            (sums, carry.states)
-        } else {
-            self.bptt(g, &phis, states, inputs, target, warmup)
+            (true, Form::Whole) => self.backwards(g, &phis, states, data, warmup, steps),
+            (true, Form::Recompute { chunk }) => self.backwards(g, &phis, states, data, warmup, chunk),
         };
         let grads = self.prepared.pull(g, params, &sums.grads);
         let tracked = sums.tracked.iter().map(|sum| sum * (1.0 / steps.max(1) as f64)).collect();
-        SequenceOut { grads, loss: sums.loss, out: sums.out, tracked, states }
+        SequenceOut { grads, loss: sums.loss, out: sums.out, tracked, states, cut: sums.cut }
     }
 
     /// The state before a sequence.
     pub fn start(&self, g: &Graph, states: &[Tensor]) -> Carry {
-        Carry { states: states.to_vec(), traces: None, time: g.scalar(DType::S32, 0.0) }
+        Carry { states: states.to_vec(), traces: None, time: g.scalar(DType::S32, 0.0), lag: 0 }
     }
 
-    /// Zero traces.
+    /// Zero traces of the dense form.
     pub fn zero_traces(&self, g: &Graph) -> Traces {
         self.trace_slots().into_iter().map(|(slot, shape)| (slot, g.zeros(&shape))).collect()
     }
 
-    /// Every trace array with its shape.
+    /// Every trace array of the dense form with its shape.
     pub fn trace_slots(&self) -> std::collections::BTreeMap<Slot, Shape> {
         self.plan.slots(&self.structure, self.batch)
     }
-
-    fn no_sums(&self, g: &Graph) -> Sums {
-        let out = self.prepared.out().shape();
-        let tracked = self.prepared.tracked().iter().map(|t| g.zeros(t.shape())).collect();
-        Sums { grads: vec![None; self.prepared.phis], loss: g.scalar(DType::F32, 0.0), out: g.zeros(out), tracked }
-    }
-
-    /// Runs many steps, chunk by chunk. With `learn` the steps carry loss; with `keep` the traces after the last step are
-    /// wanted (the last chunk saves that work otherwise).
-    #[allow(clippy::too_many_arguments, reason = "the state of a sequence and two switches")]
-    fn segment(
-        &self,
-        g: &Graph,
-        phis: &[Tensor],
-        mut carry: Carry,
-        inputs: &Tensor,
-        target: &Tensor,
-        learn: bool,
-        keep: bool,
-    ) -> (Carry, Sums) {
-        let steps = inputs.dims()[0];
-        let mut sums = self.no_sums(g);
-        let length = if learn { self.chunk_length(steps) } else { self.warmup_chunk(steps) };
-        let tail = steps % length;
-        let equal = steps / length - usize::from(tail == 0 && !keep);
-        let mut at = 0;
-        for (count, length, keep) in [(equal, length, true), (1, steps - equal * length, keep)] {
-            if count == 0 || length == 0 || at == steps {
-                continue;
-            }
-            let (next, more) = if count == 1 {
-                self.chunk(g, phis, carry, &inputs.slice_axis(0, at, at + length), target, learn, keep)
-            } else {
-                self.chunks(g, phis, carry, inputs, target, learn, (at, count, length))
-            };
-            at += count * length;
-            carry = next;
-            sums = sums.add(more);
-        }
-        (carry, sums)
-    }
-
-    /// A loop over equal chunks: `place` is the first step, their number and their length. The inputs are read where they
-    /// are, not copied.
-    #[allow(clippy::too_many_arguments, reason = "the state of a sequence and two switches")]
-    fn chunks(
-        &self,
-        g: &Graph,
-        phis: &[Tensor],
-        carry: Carry,
-        inputs: &Tensor,
-        target: &Tensor,
-        learn: bool,
-        (at, count, length): (usize, usize, usize),
-    ) -> (Carry, Sums) {
-        let slots: Vec<Slot> = self.trace_slots().into_keys().collect();
-        let traces = carry.traces.unwrap_or_else(|| self.zero_traces(g));
-        let learned: Vec<usize> = (0..self.prepared.phis).filter(|&k| learn && self.prepared.is_trained(k)).collect();
-        let none = self.no_sums(g);
-
-        let mut init = carry.states.clone();
-        init.extend(slots.iter().map(|s| traces[s].clone()));
-        init.push(carry.time);
-        init.extend([none.loss, none.out]);
-        init.extend(none.tracked);
-        init.extend(learned.iter().map(|&k| g.zeros(phis[k].shape())));
-        let starts =
-            g.iota(Shape::s32([count]), 0) * g.scalar(DType::S32, length as f64) + g.scalar(DType::S32, at as f64);
-        let mut consts = phis.to_vec();
-        consts.extend([target.clone(), inputs.clone()]);
-
-        let mut shapes: Vec<Shape> = init.iter().map(|t| t.shape().clone()).collect();
-        shapes.push(Shape::s32([]));
-        shapes.extend(consts.iter().map(|t| t.shape().clone()));
-        let (n, s, tracked) = (carry.states.len(), slots.len(), self.prepared.tracked);
-        let body = Func::trace(&shapes, |g, p| {
-            let (carried, rest) = p.split_at(init.len());
-            let traces = slots.iter().cloned().zip(carried[n..n + s].iter().cloned()).collect();
-            let carry = Carry { states: carried[..n].to_vec(), traces: Some(traces), time: carried[n + s].clone() };
-            let (phis, data) = rest[1..].split_at(self.prepared.phis);
-            let piece = data[1].dynamic_slice(&rest[0], length);
-            let (next, sums) = self.chunk(g, phis, carry, &piece, &data[0], learn, true);
-            let mut out = next.states;
-            let traces = next.traces.unwrap_or_default();
-            out.extend(slots.iter().map(|s| traces[s].clone()));
-            out.push(next.time);
-            let old = &carried[n + s + 1..];
-            out.extend([&old[0] + sums.loss, &old[1] + sums.out]);
-            out.extend(sums.tracked.iter().zip(&old[2..]).map(|(new, sum)| sum + new));
-            out.extend(learned.iter().zip(&old[2 + tracked..]).map(|(&k, sum)| match &sums.grads[k] {
-                Some(grad) => sum + grad,
-                None => sum.clone(),
-            }));
-            out
-        });
-        let (mut last, _) = scan_whole(g, &body, count, false, &init, &[starts], &consts);
-        let mut sums = self.no_sums(g);
-        for (&k, grad) in learned.iter().zip(last.split_off(n + s + 3 + tracked)) {
-            sums.grads[k] = Some(grad);
-        }
-        sums.tracked = last.split_off(n + s + 3);
-        sums.loss = last[n + s + 1].clone();
-        sums.out = last[n + s + 2].clone();
-        let traces = slots.into_iter().zip(last[n..n + s].iter().cloned()).collect();
-        (Carry { states: last[..n].to_vec(), traces: Some(traces), time: last[n + s].clone() }, sums)
-    }
-
-    /// One chunk of an online rule; `inputs: [K, B, n_in]`.
-    #[allow(clippy::too_many_arguments, reason = "the state of a sequence and two switches")]
-    pub fn chunk(
-        &self,
-        g: &Graph,
-        phis: &[Tensor],
-        carry: Carry,
-        inputs: &Tensor,
-        target: &Tensor,
-        learn: bool,
-        keep: bool,
-    ) -> (Carry, Sums) {
-        let length = inputs.dims()[0];
-        let inputs = inputs.convert(DType::F32);
-        let window = learn && matches!(self.config.vjp, Vjp::MultiStep { window } if window > 1);
-        let (forward, whole) = if window {
-            let (forward, entry, sums) = self.window(g, phis, &carry.states, &inputs, target);
-            (forward, Some((entry, sums)))
-        } else {
-            (Forward::run(g, &self.prepared, &self.structure, phis, &carry.states, &inputs), None)
-        };
-        let steps = Steps::new(g, &self.prepared, &self.structure, phis, &forward, &inputs, target);
-        let steps = steps.with_feedback(self.rule());
-        let Values { loss, out, inputs: op_inputs, tracked } = steps.values();
-        let mut sums = self.no_sums(g);
-        let mut slots = None;
-        if learn {
-            let none = steps.no_signals();
-            let step_sums = |grads| Sums { grads, loss: loss.sum_all(), out: out.sum(&[0]), tracked: vec![] };
-            // A signal before step s belongs to the trace after step s - 1: that of the first step to the old trace.
-            let (entry, signal, direct) = match (whole, self.config.vjp) {
-                (Some((entry, inside)), _) => {
-                    sums = inside;
-                    (entry, none.after, none.direct)
-                }
-                (None, Vjp::SingleStep { attachment }) => {
-                    let found = steps.signals(attachment);
-                    sums = step_sums(found.instant);
-                    let signal = add_signals(found.after, each(&found.before, &|t| later(t, length)));
-                    (each(&found.before, &|t| Some(t.at(0))), signal, found.direct)
-                }
-                (None, Vjp::MultiStep { .. }) => {
-                    let (before, grads) = steps.entry_signals();
-                    sums = step_sums(grads);
-                    (each(&before, &|t| Some(t.at(0))), each(&before, &|t| later(t, length)), none.direct)
-                }
-            };
-            slots = Some(Slots { entry, steps: signal, direct, correction: self.correction(&carry.time, length) });
-        }
-        sums.tracked = tracked.iter().map(|t| t.sum(&[0])).collect();
-        let transitions = steps.transitions();
-        let drives = self
-            .structure
-            .traced()
-            .flat_map(|(k, op)| op.groups.iter().map(move |&gr| (k, gr)))
-            .map(|(k, gr)| ((k, gr), steps.drive(k, gr)))
-            .collect();
-        let view = ChunkView {
-            graph: g,
-            structure: &self.structure,
-            plan: &self.plan,
-            transitions: &transitions,
-            drives: &drives,
-            inputs: &op_inputs,
-            length,
-        };
-        let result = view.run(carry.traces.as_ref(), slots.as_ref(), keep);
-        for (op, grad) in self.structure.ops.iter().zip(result.grads) {
-            sums.grads[op.phi] = Tensor::sum_of([sums.grads[op.phi].take(), grad]);
-        }
-        let time = carry.time + g.scalar(DType::S32, length as f64);
-        (Carry { states: forward.states, traces: result.traces, time }, sums)
-    }
-
-    /// Divisors of the factorised rule for slots 0 .. K of a chunk that starts after `time` steps, `[K + 1]`.
-    fn correction(&self, time: &Tensor, length: usize) -> Tensor {
-        let g = time.graph();
-        let shape = Shape::s32([length + 1]);
-        let slot = g.iota(shape.clone(), 0);
-        let calls = match self.config.vjp {
-            Vjp::SingleStep { .. } => &slot + time,
-            Vjp::MultiStep { window: 1 } => &slot + &(time + &g.scalar(DType::S32, 1.0)),
-            Vjp::MultiStep { window } => {
-                let windows = time / &g.scalar(DType::S32, window as f64);
-                (windows + g.scalar(DType::S32, 1.0)).broadcast_to(&shape.dims)
-            }
-        };
-        let base = if self.plan.old_correction { 1.0 - self.plan.decay } else { self.plan.decay };
-        let count = calls.convert(DType::F32);
-        if base <= 0.0 {
-            return count.full_like(1.0);
-        }
-        let c = (-(&count * base.ln()).expm1()).maximum(&count.full_like(1e-8));
-        count.gt(&count.full_like(1000.0)).select(&c.full_like(1.0), &c)
-    }
-}
-
-/// A signal passed through `f`, state by state.
-fn each(signal: &Signal, f: &dyn Fn(&Tensor) -> Option<Tensor>) -> Signal {
-    signal.iter().map(|states| states.iter().map(|t| t.as_ref().and_then(f)).collect()).collect()
-}
-
-fn add_signals(a: Signal, b: Signal) -> Signal {
-    let states = |(a, b): (Vec<Option<Tensor>>, Vec<Option<Tensor>>)| {
-        a.into_iter().zip(b).map(|(a, b)| Tensor::sum_of([a, b])).collect()
-    };
-    a.into_iter().zip(b).map(states).collect()
-}
-
-/// `[K, ..]` moved one step towards the start; nothing at the last step.
-fn later(t: &Tensor, length: usize) -> Option<Tensor> {
-    let zeros = vec![0; t.rank()];
-    let mut high = zeros.clone();
-    high[0] = 1;
-    (length > 1).then(|| t.slice_axis(0, 1, length).pad(&zeros, &high))
 }
 
 fn check(config: &LearnerConfig) -> Result<(), LearnError> {

@@ -153,7 +153,13 @@ impl Steps<'_> {
         let loss = self.func.with_results(vec![self.at(self.prepared.loss())]);
         let env = jvp_with(&self.graph, &loss, args, rules);
         match env.get(loss.results()[0].value()).tangent.clone() {
-            Some(tangent) => pullback(&self.graph, seeds, &[(tangent.clone(), tangent.full_like(1.0))]),
+            Some(tangent) => {
+                let one = tangent.full_like(1.0);
+                // Of a single step the loss has no axis.
+                let seed =
+                    if tangent.rank() == 0 { self.counted(&one.reshape(&[1])).at(0) } else { self.counted(&one) };
+                pullback(&self.graph, seeds, &[(tangent, seed)])
+            }
             None => vec![None; seeds.len()],
         }
     }

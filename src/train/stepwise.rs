@@ -76,9 +76,13 @@ impl Stepwise {
             let (old, data) = rest.split_at(carried.len());
             let values = learner.prepared.prefix.call(g, params);
             let held: Traces = trace_slots.iter().map(|(s, _)| s.clone()).zip(old[states..].iter().cloned()).collect();
-            let carry =
-                Carry { states: old[..states].to_vec(), traces: Some(held), time: old[states + traces].clone() };
-            let (next, sums) = learner.chunk(g, &values, carry, &data[0], &data[1], true, true);
+            let carry = Carry {
+                states: old[..states].to_vec(),
+                traces: Some(held),
+                time: old[states + traces].clone(),
+                lag: 0,
+            };
+            let (next, sums) = learner.chunk(g, &values, carry, &data[0], &data[1], true, true, None);
             let held = next.traces.unwrap_or_default();
             let mut results = next.states;
             results.extend(trace_slots.iter().map(|(s, _)| held[s].clone()));

@@ -64,12 +64,12 @@ impl Case {
             }
             let phis = learner.prepared.prefix.call(g, params);
             let traces = Some(learner.zero_traces(g));
-            let mut carry = Carry { states: states.to_vec(), traces, time: g.scalar(DType::S32, 0.0) };
+            let mut carry = Carry { states: states.to_vec(), traces, time: g.scalar(DType::S32, 0.0), lag: 0 };
             let mut grads: Vec<Option<Tensor>> = vec![None; phis.len()];
-            let length = learner.chunk_length(self.inputs.len());
+            let length = learner.dense_chunk(self.inputs.len());
             for at in (0..self.inputs.len()).step_by(length) {
                 let piece = v[n + s].slice_axis(0, at, (at + length).min(self.inputs.len()));
-                let (next, sums) = learner.chunk(g, &phis, carry, &piece, &v[n + s + 1], true, true);
+                let (next, sums) = learner.chunk(g, &phis, carry, &piece, &v[n + s + 1], true, true, None);
                 carry = next;
                 for (sum, grad) in grads.iter_mut().zip(sums.grads) {
                     *sum = Tensor::sum_of([sum.take(), grad]);

@@ -29,6 +29,7 @@
 
 mod factorised;
 mod full;
+mod lag;
 mod plan;
 mod rows;
 mod trace_pass;
@@ -38,6 +39,7 @@ use std::collections::HashMap;
 use hlo::{Dot, Graph, Tensor};
 
 use super::{Structure, chunk::Transition, signal::Signal};
+pub use lag::{Arriving, Kept, LagPlan, Ring, Stretch};
 pub use plan::{Slot, TraceKind, TracePlan, Traces};
 
 /// What the rules need to know of a chunk.
@@ -93,14 +95,20 @@ impl ChunkResult {
 
 impl ChunkView<'_> {
     /// Applies the plan. `traces` are those at the entry (`None`: all zero); `signals` say where to learn (`None`: nowhere);
-    /// `keep` asks for the traces after the chunk.
-    pub fn run(&self, traces: Option<&Traces>, signals: Option<&Slots>, keep: bool) -> ChunkResult {
+    /// `keep` asks for the traces after the chunk. Ops of which `lagging` is true are left to [`Stretch`].
+    pub fn run(
+        &self,
+        traces: Option<&Traces>,
+        signals: Option<&Slots>,
+        keep: bool,
+        lagging: &dyn Fn(usize) -> bool,
+    ) -> ChunkResult {
         let mut out = ChunkResult { grads: vec![None; self.structure.ops.len()], traces: keep.then(Traces::new) };
         for g in 0..self.structure.groups.len() {
             let ops = |kind: TraceKind| -> Vec<usize> {
                 self.structure
                     .traced()
-                    .filter(|(k, op)| op.groups.contains(&g) && self.plan.kinds[*k] == Some(kind))
+                    .filter(|(k, op)| op.groups.contains(&g) && self.plan.kinds[*k] == Some(kind) && !lagging(*k))
                     .map(|(k, _)| k)
                     .collect()
             };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use hlo::{Shape, Tensor};
 
+use super::lag::Ring;
 use crate::learn::{
     Structure,
     rule::{Rule, TracedOp},
@@ -28,6 +29,10 @@ pub enum Slot {
     Input(usize),
     /// `ef[b, j]` of a drive for a state of a group: (drive, group, state); a number where it is the same for all b and j.
     Output(usize, usize, usize),
+    /// The last steps of a value, `[W, ..]`, in the fixed-lag form.
+    Ring(Ring),
+    /// A value that is the same in every step, in the fixed-lag form.
+    Same(Ring),
 }
 
 /// Values of all traces between chunks.

@@ -1,0 +1,186 @@
+//! An online rule over a whole sequence, backwards: exact in any case, without traces.
+//!
+//! The states at the boundaries of chunks are kept on the way forward; then the chunks are taken from the last to the first, each is
+//! computed again, and the signals that arrive at its start are handed to the one before. One chunk is the whole-sequence form. Not for
+//! streams: the gradient needs the end of the sequence.
+
+use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
+
+use super::{
+    Learner,
+    chunk::Forward,
+    sequence::{Carry, Data, Sums},
+    trace::{Arriving, Stretch},
+};
+
+/// A chunk, backwards.
+struct Back {
+    sums: Sums,
+    arriving: Arriving,
+    states: Vec<Tensor>,
+}
+
+impl Learner {
+    /// Gradients of a sequence, in chunks of `length` steps; the first `warmup` steps carry no loss.
+    pub(super) fn backwards(
+        &self,
+        g: &Graph,
+        phis: &[Tensor],
+        states: &[Tensor],
+        data: Data<'_>,
+        warmup: usize,
+        length: usize,
+    ) -> (Sums, Vec<Tensor>) {
+        let steps = data.inputs.dims()[0];
+        let length = length.clamp(1, steps.max(1));
+        let equal = (steps - 1) / length;
+        // Forward over all chunks but the last, which is taken at once.
+        let (before_last, kept) = self.boundaries(g, phis, states, data.inputs, equal, length);
+        let from = equal * length;
+        let inputs = data.inputs.slice_axis(0, from, steps);
+        let at = g.scalar(DType::S32, from as f64);
+        let last = self.back(g, phis, &before_last, &inputs, data.target, (&at, warmup), None);
+        if equal == 0 {
+            return (last.sums, last.states);
+        }
+        let sums = last.sums.add(self.others(g, phis, data, warmup, (equal, length), &kept, &last.arriving));
+        (sums, last.states)
+    }
+
+    /// States after `count` chunks, and before each of them.
+    fn boundaries(
+        &self,
+        g: &Graph,
+        phis: &[Tensor],
+        states: &[Tensor],
+        inputs: &Tensor,
+        count: usize,
+        length: usize,
+    ) -> (Vec<Tensor>, Vec<Tensor>) {
+        if count == 0 {
+            return (states.to_vec(), vec![]);
+        }
+        let n = states.len();
+        let mut consts = phis.to_vec();
+        consts.push(inputs.clone());
+        let mut shapes: Vec<Shape> = states.iter().map(|t| t.shape().clone()).collect();
+        shapes.push(Shape::s32([]));
+        shapes.extend(consts.iter().map(|t| t.shape().clone()));
+        let body = Func::trace(&shapes, |g, v| {
+            let (phis, inputs) = v[n + 1..].split_at(self.prepared.phis);
+            let piece = inputs[0].dynamic_slice(&v[n], length).convert(DType::F32);
+            let mut out = Forward::run(g, &self.prepared, &self.structure, phis, &v[..n], &piece).states;
+            out.extend_from_slice(&v[..n]);
+            out
+        });
+        scan_whole(g, &body, count, false, states, &[starts(g, count, length)], &consts)
+    }
+
+    /// The chunks before the last one, from the last to the first.
+    #[allow(clippy::too_many_arguments, reason = "a sequence, its boundaries and what arrives at them")]
+    fn others(
+        &self,
+        g: &Graph,
+        phis: &[Tensor],
+        data: Data<'_>,
+        warmup: usize,
+        (count, length): (usize, usize),
+        kept: &[Tensor],
+        arriving: &Arriving,
+    ) -> Sums {
+        let n = kept.len();
+        let learned: Vec<usize> = (0..self.prepared.phis).filter(|&k| self.prepared.is_trained(k)).collect();
+        let none = self.no_sums(g);
+        let tracked = none.tracked.len();
+        let places: Vec<(usize, usize)> = (0..arriving.len())
+            .flat_map(|gr| (0..arriving[gr].len()).filter(move |&a| arriving[gr][a].is_some()).map(move |a| (gr, a)))
+            .collect();
+        let mut init = vec![none.loss, none.out];
+        init.extend(none.tracked);
+        init.extend(places.iter().filter_map(|&(gr, a)| arriving[gr][a].clone()));
+        init.extend(learned.iter().map(|&k| g.zeros(phis[k].shape())));
+        let mut consts = phis.to_vec();
+        consts.extend([data.target.clone(), data.inputs.clone()]);
+        let mut rows = vec![starts(g, count, length)];
+        rows.extend_from_slice(kept);
+        let mut shapes: Vec<Shape> = init.iter().map(|t| t.shape().clone()).collect();
+        shapes.extend(rows.iter().map(|t| t.shape().with_dims(&t.dims()[1..])));
+        shapes.extend(consts.iter().map(|t| t.shape().clone()));
+        let empty: Arriving = arriving.iter().map(|states| vec![None; states.len()]).collect();
+        let body = Func::trace(&shapes, |g, v| {
+            let (carried, rest) = v.split_at(init.len());
+            let (at, rest) = (&rest[0], &rest[1..]);
+            let (states, rest) = rest.split_at(n);
+            let (phis, data) = rest.split_at(self.prepared.phis);
+            let (sums, rest) = carried.split_at(2 + tracked);
+            let (arrives, grads) = rest.split_at(places.len());
+            let mut arriving = empty.clone();
+            places.iter().zip(arrives).for_each(|(&(gr, a), t)| arriving[gr][a] = Some(t.clone()));
+            let piece = data[1].dynamic_slice(at, length);
+            let back = self.back(g, phis, states, &piece, &data[0], (at, warmup), Some(&arriving));
+            let mut out = vec![&sums[0] + back.sums.loss, &sums[1] + back.sums.out];
+            out.extend(back.sums.tracked.iter().zip(&sums[2..]).map(|(new, sum)| sum + new));
+            out.extend(
+                places
+                    .iter()
+                    .zip(arrives)
+                    .map(|(&(gr, a), old)| back.arriving[gr][a].clone().unwrap_or_else(|| old.zeros_like())),
+            );
+            out.extend(learned.iter().zip(grads).map(|(&k, sum)| match &back.sums.grads[k] {
+                Some(grad) => sum + grad,
+                None => sum.clone(),
+            }));
+            out
+        });
+        let mut last = scan_whole(g, &body, count, true, &init, &rows, &consts).0;
+        let mut sums = self.no_sums(g);
+        for (&k, grad) in learned.iter().zip(last.split_off(2 + tracked + places.len())) {
+            sums.grads[k] = Some(grad);
+        }
+        sums.tracked = last[2..2 + tracked].to_vec();
+        sums.loss = last[0].clone();
+        sums.out = last[1].clone();
+        sums
+    }
+
+    /// One chunk: what it adds up, and the signals that arrive at the step before it. `arriving` are those at its last step.
+    #[allow(clippy::too_many_arguments, reason = "a chunk, where it is, and what arrives at its end")]
+    fn back(
+        &self,
+        g: &Graph,
+        phis: &[Tensor],
+        states: &[Tensor],
+        inputs: &Tensor,
+        target: &Tensor,
+        (at, warmup): (&Tensor, usize),
+        arriving: Option<&Arriving>,
+    ) -> Back {
+        let length = inputs.dims()[0];
+        let carry = Carry { states: states.to_vec(), traces: None, time: at.clone(), lag: 0 };
+        let counts = (warmup > 0).then(|| {
+            let step = g.iota(Shape::s32([length]), 0) + at;
+            step.ge(&step.full_like(warmup as f64)).convert(DType::F32)
+        });
+        let seen = self.look(g, phis, &carry, inputs, target, counts.as_ref(), true);
+        let plan = &self.lagged().all;
+        let view = seen.view(self, g);
+        let stretch = Stretch::new(&view, plan, 0, None, seen.slots.as_ref(), length);
+        let pulled = stretch.pull(Some(&inputs.convert(DType::F32)), arriving, false);
+        let mut arrives = pulled.arriving;
+        if let Some(slots) = &seen.slots {
+            for (to, entry) in arrives.iter_mut().zip(&slots.entry) {
+                for (to, entry) in to.iter_mut().zip(entry) {
+                    *to = Tensor::sum_of([to.take(), entry.clone()]);
+                }
+            }
+        }
+        let (states, mut sums) = (seen.states, seen.sums);
+        self.add_pulled(&mut sums, pulled.grads);
+        Back { sums, arriving: arrives, states }
+    }
+}
+
+/// The first step of each chunk, `s32[count]`.
+fn starts(g: &Graph, count: usize, length: usize) -> Tensor {
+    g.iota(Shape::s32([count]), 0) * g.scalar(DType::S32, length as f64)
+}

@@ -1,0 +1,377 @@
+//! An online rule over many steps, forwards: chunk by chunk, with traces or rings in between.
+
+use std::collections::{BTreeMap, HashMap};
+
+use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
+
+use super::{
+    Learner, Vjp,
+    chunk::{Forward, Steps, Transition, Values},
+    sequence::{Carry, Data, Sums, larger},
+    signal::Signal,
+    trace::{ChunkView, Slot, Slots, Stretch},
+};
+
+/// A piece of a sequence.
+#[derive(Clone, Copy)]
+struct Piece<'a> {
+    /// The whole sequence.
+    data: Data<'a>,
+    /// Its first step and the one after its last.
+    from: usize,
+    to: usize,
+    /// Whether its steps carry loss.
+    learn: bool,
+    /// Whether the traces after its last step are wanted. (The last chunk saves that work otherwise.)
+    keep: bool,
+}
+
+/// What a chunk computes before any rule looks at it.
+pub(super) struct Seen {
+    pub states: Vec<Tensor>,
+    pub sums: Sums,
+    /// Learning signals; `None` where nothing is learned.
+    pub slots: Option<Slots>,
+    transitions: Vec<Transition>,
+    drives: HashMap<(usize, usize), Vec<Option<Tensor>>>,
+    inputs: HashMap<usize, Tensor>,
+    length: usize,
+}
+
+impl Seen {
+    /// What the rules need to know.
+    pub fn view<'a>(&'a self, learner: &'a Learner, graph: &'a Graph) -> ChunkView<'a> {
+        ChunkView {
+            graph,
+            structure: &learner.structure,
+            plan: &learner.plan,
+            transitions: &self.transitions,
+            drives: &self.drives,
+            inputs: &self.inputs,
+            length: self.length,
+        }
+    }
+}
+
+impl Learner {
+    pub(super) fn no_sums(&self, g: &Graph) -> Sums {
+        let out = self.prepared.out().shape();
+        let tracked = self.prepared.tracked().iter().map(|t| g.zeros(t.shape())).collect();
+        let grads = vec![None; self.prepared.phis];
+        Sums { grads, loss: g.scalar(DType::F32, 0.0), out: g.zeros(out), tracked, cut: None }
+    }
+
+    /// A sequence from its first step to its last; the first `warmup` steps carry no loss.
+    pub(super) fn forwards(
+        &self,
+        g: &Graph,
+        phis: &[Tensor],
+        mut carry: Carry,
+        data: Data<'_>,
+        warmup: usize,
+    ) -> (Sums, Vec<Tensor>) {
+        let steps = data.inputs.dims()[0];
+        let mut sums = self.no_sums(g);
+        if warmup > 0 {
+            let piece = Piece { data, from: 0, to: warmup, learn: false, keep: true };
+            let (next, more) = self.segment(g, phis, carry, piece);
+            carry = next;
+            sums.tracked = more.tracked;
+        }
+        let lag = carry.lag;
+        let piece = Piece { data, from: warmup, to: steps, learn: true, keep: lag > 0 };
+        let (carry, more) = self.segment(g, phis, carry, piece);
+        sums = sums.add(more);
+        if let (true, Some(traces)) = (lag > 0, &carry.traces) {
+            let rest = Stretch::rest(g, &self.structure, &self.lagged().wide, lag, traces);
+            let past = past(data.inputs, &g.scalar(DType::S32, steps as f64 - lag as f64), lag);
+            self.add_pulled(&mut sums, rest.pull(Some(&past.convert(DType::F32)), None, false).grads);
+        }
+        (sums, carry.states)
+    }
+
+    pub(super) fn add_pulled(&self, sums: &mut Sums, grads: Vec<(usize, Tensor)>) {
+        for (k, grad) in grads {
+            let phi = self.structure.ops[k].phi;
+            sums.grads[phi] = Tensor::sum_of([sums.grads[phi].take(), Some(grad)]);
+        }
+    }
+
+    /// Every array that passes from chunk to chunk, with its shape.
+    fn slots_of(&self, lag: usize) -> BTreeMap<Slot, Shape> {
+        let mut slots = self.trace_slots();
+        if lag > 0 {
+            let wide = &self.lagged().wide;
+            slots.retain(|slot, _| !matches!(slot, Slot::Full(k, ..) if wide.ops.contains(k)));
+            slots.extend(wide.slots(lag));
+        }
+        slots
+    }
+
+    /// Runs many steps, chunk by chunk.
+    fn segment(&self, g: &Graph, phis: &[Tensor], mut carry: Carry, piece: Piece<'_>) -> (Carry, Sums) {
+        let Piece { from, to, learn, keep, .. } = piece;
+        let steps = to - from;
+        let mut sums = self.no_sums(g);
+        let length = match (learn, carry.lag) {
+            (false, 0) => self.warmup_chunk(steps),
+            (_, 0) => self.dense_chunk(steps),
+            _ => self.chunk_length(piece.data.inputs.dims()[0]).min(steps.max(1)),
+        };
+        let tail = steps % length;
+        let equal = steps / length - usize::from(tail == 0 && !keep);
+        let mut at = from;
+        for (count, length, keep) in [(equal, length, true), (1, steps - equal * length, keep)] {
+            if count == 0 || length == 0 || at == to {
+                continue;
+            }
+            let inner = Piece { from: at, to: at + count * length, keep, ..piece };
+            let (next, more) = if count == 1 {
+                let inputs = piece.data.inputs.slice_axis(0, at, at + length);
+                let past = (carry.lag > 0 && learn)
+                    .then(|| past(piece.data.inputs, &g.scalar(DType::S32, at as f64 - carry.lag as f64), length));
+                self.chunk(g, phis, carry, &inputs, piece.data.target, learn, keep, past.as_ref())
+            } else {
+                self.chunks(g, phis, carry, inner, count)
+            };
+            at += count * length;
+            carry = next;
+            sums = sums.add(more);
+        }
+        (carry, sums)
+    }
+
+    /// A loop over `count` equal chunks. The inputs are read where they are, not copied.
+    fn chunks(&self, g: &Graph, phis: &[Tensor], carry: Carry, piece: Piece<'_>, count: usize) -> (Carry, Sums) {
+        let Piece { data, from, to, learn, .. } = piece;
+        let (lag, length) = (carry.lag, (to - from) / count);
+        let shapes_of = self.slots_of(lag);
+        let zeros = || shapes_of.iter().map(|(slot, shape)| (slot.clone(), g.zeros(shape))).collect();
+        let traces = carry.traces.unwrap_or_else(zeros);
+        let slots: Vec<Slot> = shapes_of.keys().cloned().collect();
+        let learned: Vec<usize> = (0..self.prepared.phis).filter(|&k| learn && self.prepared.is_trained(k)).collect();
+        let none = self.no_sums(g);
+        let measured = learn && self.measures(lag);
+
+        let mut init = carry.states.clone();
+        init.extend(slots.iter().map(|s| traces[s].clone()));
+        init.push(carry.time);
+        init.extend([none.loss, none.out, g.scalar(DType::F32, 0.0)]);
+        init.extend(none.tracked);
+        init.extend(learned.iter().map(|&k| g.zeros(phis[k].shape())));
+        let starts =
+            g.iota(Shape::s32([count]), 0) * g.scalar(DType::S32, length as f64) + g.scalar(DType::S32, from as f64);
+        let mut consts = phis.to_vec();
+        consts.extend([data.target.clone(), data.inputs.clone()]);
+
+        let mut shapes: Vec<Shape> = init.iter().map(|t| t.shape().clone()).collect();
+        shapes.push(Shape::s32([]));
+        shapes.extend(consts.iter().map(|t| t.shape().clone()));
+        let (n, s, tracked) = (carry.states.len(), slots.len(), self.prepared.tracked);
+        let body = Func::trace(&shapes, |g, p| {
+            let (carried, rest) = p.split_at(init.len());
+            let traces = slots.iter().cloned().zip(carried[n..n + s].iter().cloned()).collect();
+            let carry =
+                Carry { states: carried[..n].to_vec(), traces: Some(traces), time: carried[n + s].clone(), lag };
+            let (phis, data) = rest[1..].split_at(self.prepared.phis);
+            let inputs = data[1].dynamic_slice(&rest[0], length);
+            let past =
+                (lag > 0 && learn).then(|| past(&data[1], &(&rest[0] - g.scalar(DType::S32, lag as f64)), length));
+            let (next, sums) = self.chunk(g, phis, carry, &inputs, &data[0], learn, true, past.as_ref());
+            let mut out = next.states;
+            let traces = next.traces.unwrap_or_default();
+            out.extend(slots.iter().map(|s| traces[s].clone()));
+            out.push(next.time);
+            let old = &carried[n + s + 1..];
+            out.extend([&old[0] + sums.loss, &old[1] + sums.out]);
+            out.push(sums.cut.map_or_else(|| old[2].clone(), |cut| old[2].maximum(&cut)));
+            out.extend(sums.tracked.iter().zip(&old[3..]).map(|(new, sum)| sum + new));
+            out.extend(learned.iter().zip(&old[3 + tracked..]).map(|(&k, sum)| match &sums.grads[k] {
+                Some(grad) => sum + grad,
+                None => sum.clone(),
+            }));
+            out
+        });
+        let (mut last, _) = scan_whole(g, &body, count, false, &init, &[starts], &consts);
+        let mut sums = self.no_sums(g);
+        for (&k, grad) in learned.iter().zip(last.split_off(n + s + 4 + tracked)) {
+            sums.grads[k] = Some(grad);
+        }
+        sums.tracked = last.split_off(n + s + 4);
+        sums.cut = measured.then(|| last[n + s + 3].clone());
+        sums.loss = last[n + s + 1].clone();
+        sums.out = last[n + s + 2].clone();
+        let traces = slots.into_iter().zip(last[n..n + s].iter().cloned()).collect();
+        (Carry { states: last[..n].to_vec(), traces: Some(traces), time: last[n + s].clone(), lag }, sums)
+    }
+
+    /// Whether what a lag cuts off must be measured, as the graph gives no bound.
+    fn measures(&self, lag: usize) -> bool {
+        lag > 0 && !self.cut_after(lag).is_finite()
+    }
+
+    /// One chunk of an online rule; `inputs: [K, B, n_in]`. In the fixed-lag form `past` are the inputs of as many steps, W steps
+    /// earlier.
+    #[allow(clippy::too_many_arguments, reason = "the state of a sequence, a piece of it and two switches")]
+    pub fn chunk(
+        &self,
+        g: &Graph,
+        phis: &[Tensor],
+        carry: Carry,
+        inputs: &Tensor,
+        target: &Tensor,
+        learn: bool,
+        keep: bool,
+        past: Option<&Tensor>,
+    ) -> (Carry, Sums) {
+        let length = inputs.dims()[0];
+        let mut seen = self.look(g, phis, &carry, inputs, target, None, learn);
+        let mut sums = std::mem::replace(&mut seen.sums, self.no_sums(g));
+        let view = seen.view(self, g);
+        let wide = (carry.lag > 0).then(|| &self.lagged().wide);
+        let lagging = |k: usize| wide.is_some_and(|plan| plan.ops.contains(&k));
+        let mut result = view.run(carry.traces.as_ref(), seen.slots.as_ref(), keep, &lagging);
+        if let Some(plan) = wide {
+            let (slots, lag) = (seen.slots.as_ref(), carry.lag);
+            let stretch = Stretch::new(&view, plan, lag, carry.traces.as_ref(), slots, length);
+            if learn {
+                let past = past.map(|t| t.convert(DType::F32));
+                let pulled = stretch.pull(past.as_ref(), None, self.measures(lag));
+                sums.cut = larger(sums.cut.take(), pulled.cut);
+                self.add_pulled(&mut sums, pulled.grads);
+            }
+            if let Some(traces) = &mut result.traces {
+                traces.extend(stretch.kept(lag));
+            }
+        }
+        for (op, grad) in self.structure.ops.iter().zip(result.grads) {
+            sums.grads[op.phi] = Tensor::sum_of([sums.grads[op.phi].take(), grad]);
+        }
+        let time = carry.time + g.scalar(DType::S32, length as f64);
+        (Carry { states: seen.states, traces: result.traces, time, lag: carry.lag }, sums)
+    }
+
+    /// Everything about the steps of a chunk that does not depend on the form of the traces. `counts: [K]` are 1 for steps whose loss
+    /// counts and 0 for others; all count, if not given.
+    #[allow(clippy::too_many_arguments, reason = "the state of a sequence, a piece of it and two switches")]
+    pub(super) fn look(
+        &self,
+        g: &Graph,
+        phis: &[Tensor],
+        carry: &Carry,
+        inputs: &Tensor,
+        target: &Tensor,
+        counts: Option<&Tensor>,
+        learn: bool,
+    ) -> Seen {
+        let length = inputs.dims()[0];
+        let inputs = inputs.convert(DType::F32);
+        let window = learn && matches!(self.config.vjp, Vjp::MultiStep { window } if window > 1);
+        let (forward, whole) = if window {
+            let (forward, entry, sums) = self.window(g, phis, &carry.states, &inputs, target);
+            (forward, Some((entry, sums)))
+        } else {
+            (Forward::run(g, &self.prepared, &self.structure, phis, &carry.states, &inputs), None)
+        };
+        let steps = Steps::new(g, &self.prepared, &self.structure, phis, &forward, &inputs, target);
+        let steps = steps.with_feedback(self.rule()).with_counts(counts);
+        let Values { loss, out, inputs: op_inputs, tracked } = steps.values();
+        let mut sums = self.no_sums(g);
+        let mut slots = None;
+        if learn {
+            let none = steps.no_signals();
+            let (loss, out) = (steps.counted(&loss).sum_all(), steps.counted(&out).sum(&[0]));
+            let step_sums = |grads| Sums { grads, loss, out, tracked: vec![], cut: None };
+            // A signal before step s belongs to the trace after step s - 1: that of the first step to the old trace.
+            let (entry, signal, direct) = match (whole, self.config.vjp) {
+                (Some((entry, inside)), _) => {
+                    sums = inside;
+                    (entry, none.after, none.direct)
+                }
+                (None, Vjp::SingleStep { attachment }) => {
+                    let found = steps.signals(attachment);
+                    sums = step_sums(found.instant);
+                    let signal = add_signals(found.after, each(&found.before, &|t| later(t, length)));
+                    (each(&found.before, &|t| Some(t.at(0))), signal, found.direct)
+                }
+                (None, Vjp::MultiStep { .. }) => {
+                    let (before, grads) = steps.entry_signals();
+                    sums = step_sums(grads);
+                    (each(&before, &|t| Some(t.at(0))), each(&before, &|t| later(t, length)), none.direct)
+                }
+            };
+            slots = Some(Slots { entry, steps: signal, direct, correction: self.correction(&carry.time, length) });
+        }
+        sums.tracked = tracked.iter().map(|t| t.sum(&[0])).collect();
+        let drives = self
+            .structure
+            .traced()
+            .flat_map(|(k, op)| op.groups.iter().map(move |&gr| (k, gr)))
+            .map(|(k, gr)| ((k, gr), steps.drive(k, gr)))
+            .collect();
+        Seen {
+            states: forward.states,
+            sums,
+            slots,
+            transitions: steps.transitions(),
+            drives,
+            inputs: op_inputs,
+            length,
+        }
+    }
+
+    /// Divisors of the factorised rule for slots 0 .. K of a chunk that starts after `time` steps, `[K + 1]`.
+    fn correction(&self, time: &Tensor, length: usize) -> Tensor {
+        let g = time.graph();
+        let shape = Shape::s32([length + 1]);
+        let slot = g.iota(shape.clone(), 0);
+        let calls = match self.config.vjp {
+            Vjp::SingleStep { .. } => &slot + time,
+            Vjp::MultiStep { window: 1 } => &slot + &(time + &g.scalar(DType::S32, 1.0)),
+            Vjp::MultiStep { window } => {
+                let windows = time / &g.scalar(DType::S32, window as f64);
+                (windows + g.scalar(DType::S32, 1.0)).broadcast_to(&shape.dims)
+            }
+        };
+        let base = if self.plan.old_correction { 1.0 - self.plan.decay } else { self.plan.decay };
+        let count = calls.convert(DType::F32);
+        if base <= 0.0 {
+            return count.full_like(1.0);
+        }
+        let c = (-(&count * base.ln()).expm1()).maximum(&count.full_like(1e-8));
+        count.gt(&count.full_like(1000.0)).select(&c.full_like(1.0), &c)
+    }
+}
+
+/// A signal passed through `f`, state by state.
+fn each(signal: &Signal, f: &dyn Fn(&Tensor) -> Option<Tensor>) -> Signal {
+    signal.iter().map(|states| states.iter().map(|t| t.as_ref().and_then(f)).collect()).collect()
+}
+
+fn add_signals(a: Signal, b: Signal) -> Signal {
+    let states = |(a, b): (Vec<Option<Tensor>>, Vec<Option<Tensor>>)| {
+        a.into_iter().zip(b).map(|(a, b)| Tensor::sum_of([a, b])).collect()
+    };
+    a.into_iter().zip(b).map(states).collect()
+}
+
+/// `[K, ..]` moved one step towards the start; nothing at the last step.
+fn later(t: &Tensor, length: usize) -> Option<Tensor> {
+    let zeros = vec![0; t.rank()];
+    let mut high = zeros.clone();
+    high[0] = 1;
+    (length > 1).then(|| t.slice_axis(0, 1, length).pad(&zeros, &high))
+}
+
+/// `count` steps of a sequence from a computed one on, `[count, B, n_in]`; zeros before its first step.
+fn past(inputs: &Tensor, from: &Tensor, count: usize) -> Tensor {
+    let g = inputs.graph();
+    let zero = g.scalar(DType::S32, 0.0);
+    let count = count.min(inputs.dims()[0]);
+    let rows = inputs.dynamic_slice(&from.maximum(&zero), count);
+    let before = g.zeros(rows.shape());
+    let all = Tensor::concat(&[&before, &rows], 0);
+    // From the middle where nothing is missing, and earlier by what is.
+    let offset = (from.minimum(&zero) + g.scalar(DType::S32, count as f64)).maximum(&zero);
+    all.dynamic_slice(&offset, count)
+}
