@@ -8,6 +8,9 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// No normal number is farther from 0: the smallest uniform one is 2^-53.
+    pub const FARTHEST_NORMAL: f64 = 8.6;
+
     /// The stream called `name` of the run with `seed`.
     pub fn new(seed: u64, name: &str) -> Stream {
         // FNV-1a of the name, mixed with the seed.

@@ -115,6 +115,8 @@ fn check_draw(seed: u64, draw: u64) -> Result<Outcome, String> {
         warmup: t.warmup,
         trace: t.trace,
         lag: t.lag,
+        // No bound is asked for: the lag is as long as the sequence.
+        lag_tolerance: f64::INFINITY,
         ..LearnerConfig::default()
     };
     let online = build(&LearnerConfig::default());

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     func::{Func, downcast},
-    graph::{Node, Value},
+    graph::{Node, Tensor, Value},
     ops::elementwise::{Compare, MulOp, Select},
 };
 
@@ -125,9 +125,17 @@ impl Func {
     /// Two ways in which operands depend on each other are seen: a value times itself is not negative, and a value chosen by a
     /// comparison of itself keeps to it (`relu`, `clamp`).
     pub fn ranges(&self) -> Vec<Range> {
-        let args = vec![Range::ANY; self.params().len()];
-        let mut known: HashMap<Value, Range> = HashMap::new();
-        let env = self.replay(&args, |index, node, operands| {
+        self.ranges_of(&vec![Range::ANY; self.params().len()])
+    }
+
+    /// Ranges of the results, given those of the arguments; see [`Func::ranges`].
+    ///
+    /// # Panics
+    /// When there is not one range for each parameter.
+    pub fn ranges_of(&self, args: &[Range]) -> Vec<Range> {
+        let mut known: HashMap<Value, Range> =
+            self.params().iter().map(Tensor::value).zip(args.iter().copied()).collect();
+        let env = self.replay(args, |index, node, operands| {
             let mut range = node.op.range(&operands, &node.shapes);
             if downcast::<MulOp>(node).is_some() && node.operands[0] == node.operands[1] {
                 range = range.max(Range::point(0.0));

@@ -3,7 +3,7 @@
 //! Values are a pure function of (seed, name): neither the order of declaration nor other parameters change them.
 //! Scales are *variances* in units of 1/fan-in, as in `docs/spec/networks-dms-ei.md, "Initial values"`.
 
-use hlo::Shape;
+use hlo::{Range, Shape};
 use serde::{Deserialize, Serialize};
 
 use crate::rng::Stream;
@@ -44,6 +44,38 @@ impl Init {
     pub fn values(&self, shape: &Shape, seed: u64, name: &str) -> Vec<f32> {
         let mut stream = Stream::new(seed, name);
         self.draw(&shape.dims, &mut stream)
+    }
+
+    /// Between which numbers all values for `shape` lie, whatever the seed.
+    pub fn range(&self, shape: &Shape) -> Range {
+        let (fan_in, fan_out) = fans(&shape.dims);
+        let normal = |mean: f64, std: f64| {
+            let far = Stream::FARTHEST_NORMAL * std.abs();
+            Range::new(mean - far, mean + far)
+        };
+        match self {
+            Init::Zeros => Range::point(0.0),
+            Init::Constant(c) => Range::point(*c),
+            Init::Normal(mean, std) => normal(*mean, *std),
+            Init::KaimingNormal(scale) => normal(0.0, (scale / fan_in).sqrt()),
+            Init::XavierNormal(scale) => normal(0.0, (2.0 * scale / (fan_in + fan_out)).sqrt()),
+            Init::Uniform(lo, hi) => Range::new(lo.min(*hi), lo.max(*hi)),
+            Init::KaimingUniform(scale) => {
+                let limit = (3.0 * scale / fan_in).sqrt();
+                Range::new(-limit, limit)
+            }
+            Init::Orthogonal(factor) => Range::new(-factor.abs(), factor.abs()),
+            Init::Beta(..) | Init::Bernoulli(_) => Range::new(0.0, 1.0),
+            Init::Rows(blocks) => {
+                let block =
+                    |(rows, init): &(usize, Init)| init.range(&shape.with_dims([&[*rows], &shape.dims[1..]].concat()));
+                blocks.iter().map(block).reduce(Range::union).unwrap_or(Range::ANY)
+            }
+            Init::Scaled(factor, init) => init.range(shape) * Range::point(*factor),
+            Init::Values(values) => {
+                values.iter().map(|&v| Range::point(v.into())).reduce(Range::union).unwrap_or(Range::ANY)
+            }
+        }
     }
 
     fn draw(&self, dims: &[usize], stream: &mut Stream) -> Vec<f32> {

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{OrUsage, Usage, flags};
 use crate::{
-    learn::{Attachment, Method, Vjp, sequence::LearnerConfig},
+    learn::{Attachment, Method, Vjp, form::TraceSetting, sequence::LearnerConfig},
     settings::{Change, Listed, Row, change},
     train::session::Session,
 };
@@ -217,6 +217,46 @@ pub struct LearnerFlags {
     /// Steps computed together; results do not change [default: from a memory budget]
     #[arg(long, value_name = "K", value_parser = some_steps)]
     pub chunk: Option<NonZeroUsize>,
+    /// In which form D-RTRL keeps its traces; results do not change [default: auto]
+    #[arg(long, value_name = "FORM", value_enum)]
+    pub trace: Option<TraceName>,
+    /// Steps of the fixed-lag form [default: as many as the tolerance needs, if the network's graph tells]
+    #[arg(long, value_name = "W", value_parser = some_steps)]
+    pub lag: Option<NonZeroUsize>,
+    /// Bytes that a form may keep [default: as many as dense traces]
+    #[arg(long = "memory_budget", value_name = "BYTES", value_parser = flags::budget)]
+    pub memory_budget: Option<u64>,
+    /// The largest share of a learning signal that a lag may cut off [default: 1e-6]
+    #[arg(long = "lag_tolerance", value_name = "X", value_parser = flags::below_one)]
+    pub lag_tolerance: Option<f64>,
+}
+
+/// Values of `--trace`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TraceName {
+    /// Whichever is best: `etrace explain` shows the choice.
+    Auto,
+    /// A value for each weight, state and sequence.
+    Dense,
+    /// The values of the last steps, where states forget.
+    #[value(name = "fixed-lag", alias = "fixed_lag")]
+    FixedLag,
+    /// The values of all steps.
+    Whole,
+    /// Chunks backwards, each computed twice.
+    Recompute,
+}
+
+impl From<TraceName> for TraceSetting {
+    fn from(name: TraceName) -> TraceSetting {
+        match name {
+            TraceName::Auto => TraceSetting::Auto,
+            TraceName::Dense => TraceSetting::Dense,
+            TraceName::FixedLag => TraceSetting::FixedLag,
+            TraceName::Whole => TraceSetting::Whole,
+            TraceName::Recompute => TraceSetting::Recompute,
+        }
+    }
 }
 
 /// Values of `--vjp_method`.
@@ -307,7 +347,11 @@ impl LearnerFlags {
         }
         let vjp = if single { Vjp::SingleStep { attachment } } else { Vjp::MultiStep { window } };
         let chunk = self.chunk.map(usize::from).or(published.chunk);
-        Ok(LearnerConfig { method, vjp, chunk, ..published.clone() })
+        let trace = self.trace.map_or(published.trace, TraceSetting::from);
+        let lag = self.lag.map(usize::from).or(published.lag);
+        let lag_tolerance = self.lag_tolerance.unwrap_or(published.lag_tolerance);
+        let memory_budget = self.memory_budget.or(published.memory_budget);
+        Ok(LearnerConfig { method, vjp, chunk, trace, lag, memory_budget, lag_tolerance, ..published.clone() })
     }
 }
 

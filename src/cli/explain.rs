@@ -106,6 +106,7 @@ impl Report {
             ("Paths to the loss", self.paths()),
             ("Traces", self.traces(structure)),
             ("Learners", self.learners(&exact)?),
+            ("Forms of d-rtrl", self.forms()),
         ] {
             if !body.is_empty() {
                 write!(out, "\n\n{title}\n{body}")?;
@@ -280,6 +281,31 @@ impl Report {
             total.extend([String::new(), all.unwrap_or_default()]);
         }
         table.row(total);
+        table.to_string()
+    }
+
+    /// The form that the planner chooses for a sequence, and those that it turns down.
+    fn forms(&self) -> String {
+        let Ok(learner) = self.learner(Method::D_RTRL) else { return String::new() };
+        let choice = learner.choice(self.steps);
+        let columns =
+            [("", Align::Left), ("keeps", Align::Right), ("adds per step", Align::Right), ("cuts off", Align::Right)];
+        let mut table = Table::new(columns.into_iter().chain([("", Align::Left)]).collect::<Vec<_>>()).indented(2);
+        let used = [(&choice.used, "used")].into_iter();
+        for (form, why) in used.chain(choice.turned_down.iter().map(|(form, why)| (form, why.as_str()))) {
+            let cut = match form.cut {
+                None => "nothing".into(),
+                Some(cut) if cut.is_finite() => format!("{cut:.1e}"),
+                Some(_) => "not known".into(),
+            };
+            table.row([
+                form.form.to_string(),
+                bytes(form.bytes as u64),
+                format!("{:.3} ms", 1e3 * form.seconds),
+                cut,
+                why.into(),
+            ]);
+        }
         table.to_string()
     }
 

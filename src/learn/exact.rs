@@ -32,7 +32,7 @@ impl Learner {
         grads.truncate(phis.len());
         let n = states.len();
         let tracked = vjp.results[2 + 2 * n..].to_vec();
-        let sums = Sums { grads, loss: vjp.results[0].clone(), out: vjp.results[1].clone(), tracked, cut: None };
+        let sums = Sums { grads, loss: vjp.results[0].clone(), out: vjp.results[1].clone(), tracked };
         (sums, vjp.results[2..2 + n].to_vec())
     }
 
@@ -70,7 +70,6 @@ impl Learner {
             loss: vjp.results[0].clone(),
             out: vjp.results[1].clone(),
             tracked: vec![],
-            cut: None,
         };
         (forward, entry, sums)
     }

@@ -15,12 +15,12 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use hlo::{DType, Func, Graph, Shape, Tensor};
+use hlo::{DType, Func, Graph, Range, Shape, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Learner, Vjp,
-    sequence::Carry,
+    LearnError, Learner, Vjp,
+    sequence::{Carry, LearnerConfig},
     structure::Kind,
     trace::{Kept, LagPlan, Ring, TraceKind},
 };
@@ -111,7 +111,7 @@ pub(super) struct Lagged {
 
 /// Bytes per second and operations per second of the machine that costs are told for.
 const BANDWIDTH: f64 = 8e9;
-const RATE: f64 = 60e9;
+const RATE: f64 = 100e9;
 
 /// Bytes of a chunk's values, where it has rings as well.
 const CHUNK_BYTES: usize = 256 << 20;
@@ -149,45 +149,57 @@ impl Learner {
             all.push(self.candidate(Form::Whole, steps));
             all.push(self.candidate(Form::Recompute { chunk }, steps));
         }
-        self.choose(setting, steps, all)
+        self.choose(setting, all)
     }
 
-    fn choose(&self, setting: TraceSetting, steps: usize, mut all: Vec<Candidate>) -> Choice {
-        let of = |setting: TraceSetting| {
-            move |c: &Candidate| {
-                matches!(
-                    (setting, c.form),
-                    (TraceSetting::Dense, Form::Dense { .. })
-                        | (TraceSetting::FixedLag, Form::FixedLag { .. })
-                        | (TraceSetting::Whole, Form::Whole)
-                        | (TraceSetting::Recompute, Form::Recompute { .. })
-                )
-            }
+    fn choose(&self, setting: TraceSetting, all: Vec<Candidate>) -> Choice {
+        let named = |c: &Candidate| {
+            matches!(
+                (setting, c.form),
+                (TraceSetting::FixedLag, Form::FixedLag { .. })
+                    | (TraceSetting::Whole, Form::Whole)
+                    | (TraceSetting::Recompute, Form::Recompute { .. })
+            )
         };
-        let short = |c: &Candidate| matches!(c.form, Form::FixedLag { chunk, lag } if chunk + lag < steps);
         let forgets = |c: &Candidate| c.cut.is_none_or(|cut| cut <= self.config().lag_tolerance);
-        let limit = all.iter().find(|c| of(TraceSetting::Dense)(c)).map_or(usize::MAX, |c| c.bytes);
-        let used = match setting {
-            TraceSetting::Auto => all.iter().position(|c| short(c) && forgets(c)).or_else(|| {
-                // Nothing may be larger than the traces that it replaces.
-                let fits = all.iter().enumerate().filter(|(_, c)| c.bytes <= limit && !of(TraceSetting::FixedLag)(c));
-                fits.min_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds)).map(|(k, _)| k)
-            }),
-            named => all.iter().position(of(named)),
-        };
-        let used = all.remove(used.unwrap_or(0));
+        let limit = self.config().memory_budget.map_or(all[0].bytes, |b| usize::try_from(b).unwrap_or(usize::MAX));
+        let fast = |a: &&Candidate, b: &&Candidate| a.seconds.total_cmp(&b.seconds);
+        let fitting = all.iter().filter(|c| c.bytes <= limit && forgets(c)).min_by(fast);
+        let smallest = || all.iter().filter(|c| forgets(c)).min_by_key(|c| c.bytes);
+        let used =
+            if setting == TraceSetting::Auto { fitting.or_else(smallest) } else { all.iter().find(|c| named(c)) };
+        let used = used.unwrap_or(&all[0]).clone();
         let why = |c: &Candidate| match c.form {
-            _ if setting != TraceSetting::Auto => "another was asked for".to_string(),
-            Form::FixedLag { .. } if !forgets(c) => "the states forget too slowly".into(),
-            Form::FixedLag { .. } if !short(c) => "longer than the sequence".into(),
-            _ if matches!(used.form, Form::FixedLag { .. }) => {
-                "its memory grows with the sequence, or is larger".into()
-            }
-            _ if c.bytes > limit => "larger than dense traces".into(),
-            _ => "slower".into(),
+            _ if setting != TraceSetting::Auto => "another was asked for",
+            Form::FixedLag { .. } if !forgets(c) => "the states forget too slowly",
+            _ if c.bytes > limit && self.config().memory_budget.is_some() => "larger than --memory_budget",
+            _ if c.bytes > limit => "larger than dense traces",
+            _ => "slower",
         };
-        let turned_down = all.into_iter().map(|c| (c.clone(), why(&c))).collect();
-        Choice { used, turned_down }
+        let turned_down = all.into_iter().filter(|c| c.form != used.form).map(|c| (c.clone(), why(&c).to_string()));
+        Choice { turned_down: turned_down.collect(), used }
+    }
+
+    /// A lag that was asked for must not cut off more than it may.
+    pub(super) fn check_lag(&self) -> Result<(), LearnError> {
+        let LearnerConfig { trace, lag, lag_tolerance, .. } = *self.config();
+        if trace != TraceSetting::FixedLag || !self.rule().is_online() || self.lagged().wide.ops.is_empty() {
+            return Ok(());
+        }
+        let cut = self.cut_after(lag.unwrap_or(LONGEST_LAG));
+        if cut <= lag_tolerance || (lag.is_none() && self.sufficient_lag().is_some()) {
+            return Ok(());
+        }
+        let what = match cut.is_finite() {
+            true => format!("may cut off {cut:.1e} of a learning signal"),
+            false => "may cut off any part of a learning signal: the network's graph gives no bound for what its states remember".into(),
+        };
+        let remedy = self.sufficient_lag().map_or(String::new(), |lag| format!("use --lag {lag}, or "));
+        Err(LearnError::Setting(format!(
+            "a fixed lag must cut off no more than --lag_tolerance {lag_tolerance:e}, got --lag {} which {what}; {remedy}leave the form \
+             to --trace auto",
+            lag.map_or_else(|| "none".to_string(), |lag| lag.to_string())
+        )))
     }
 
     /// What a form costs.
@@ -201,8 +213,9 @@ impl Learner {
         let (bytes, seconds) = match form {
             Form::Dense { chunk } => (traces + chunk * stack, 1.5 * pass(traces) / chunk as f64),
             Form::FixedLag { chunk, lag } => {
+                // The rings as they pass from chunk to chunk, and with the chunk behind them.
                 let all = (lag + chunk) * ring;
-                (narrow + all + chunk * stack, pass(all) / chunk as f64)
+                (narrow + lag * ring + all + chunk * stack, pass(all) / chunk as f64)
             }
             Form::Whole => (steps * stack, pass(ring)),
             Form::Recompute { chunk } => {
@@ -212,7 +225,7 @@ impl Learner {
             }
         };
         let cut = match form {
-            Form::FixedLag { lag, .. } => Some(self.cut_after(lag)),
+            Form::FixedLag { lag, .. } if lag < steps => Some(self.cut_after(lag)),
             _ => None,
         };
         Candidate { form, bytes, seconds, cut }
@@ -277,15 +290,18 @@ impl Learner {
         let view = seen.view(self, &g);
         let of = |ops: BTreeSet<usize>| LagPlan::new(&view, slots, ops, outside.clone());
         let (wide, all) = (of(wide), of(all));
+        let params = [&args[..], std::slice::from_ref(&inputs)].concat();
+        let mut ranges = self.ranges.clone();
+        ranges.resize(params.len(), Range::ANY);
         let bounds = (0..self.structure.groups.len())
-            .map(|group| bounds(&wide, group, &view.transitions[group], &args, &inputs));
+            .map(|group| bounds(&wide, group, &view.transitions[group], &params, &ranges));
         let bounds = bounds.collect();
         Lagged { wide, all, bounds }
     }
 }
 
 /// The largest absolute transitions of a group that wide ops drive.
-fn bounds(plan: &LagPlan, g: usize, d: &[Vec<Option<Tensor>>], args: &[Tensor], inputs: &Tensor) -> Vec<Vec<f64>> {
+fn bounds(plan: &LagPlan, g: usize, d: &[Vec<Option<Tensor>>], params: &[Tensor], ranges: &[Range]) -> Vec<Vec<f64>> {
     let states: BTreeSet<usize> = plan
         .kept
         .keys()
@@ -296,11 +312,9 @@ fn bounds(plan: &LagPlan, g: usize, d: &[Vec<Option<Tensor>>], args: &[Tensor], 
         })
         .flatten()
         .collect();
-    let mut params = args.to_vec();
-    params.push(inputs.clone());
     let size = |a: usize, c: usize| match (plan.kept.get(&Ring::Transition(g, a, c)), &d[a][c]) {
         (Some(Kept::Number(v)), _) => v.abs(),
-        (Some(_), Some(t)) => Func::from_values(params.clone(), vec![t.clone()]).ranges()[0].size(),
+        (Some(_), Some(t)) => Func::from_values(params.to_vec(), vec![t.clone()]).ranges_of(ranges)[0].size(),
         _ => 0.0,
     };
     states.iter().map(|&a| states.iter().map(|&c| size(a, c)).collect()).collect()

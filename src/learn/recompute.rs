@@ -165,7 +165,7 @@ impl Learner {
         let plan = &self.lagged().all;
         let view = seen.view(self, g);
         let stretch = Stretch::new(&view, plan, 0, None, seen.slots.as_ref(), length);
-        let pulled = stretch.pull(Some(&inputs.convert(DType::F32)), arriving, false);
+        let pulled = stretch.pull(Some(&inputs.convert(DType::F32)), arriving);
         let mut arrives = pulled.arriving;
         if let Some(slots) = &seen.slots {
             for (to, entry) in arrives.iter_mut().zip(&slots.entry) {

@@ -7,7 +7,7 @@ use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
 use super::{
     Learner, Vjp,
     chunk::{Forward, Steps, Transition, Values},
-    sequence::{Carry, Data, Sums, larger},
+    sequence::{Carry, Data, Sums},
     signal::Signal,
     trace::{ChunkView, Slot, Slots, Stretch},
 };
@@ -58,7 +58,7 @@ impl Learner {
         let out = self.prepared.out().shape();
         let tracked = self.prepared.tracked().iter().map(|t| g.zeros(t.shape())).collect();
         let grads = vec![None; self.prepared.phis];
-        Sums { grads, loss: g.scalar(DType::F32, 0.0), out: g.zeros(out), tracked, cut: None }
+        Sums { grads, loss: g.scalar(DType::F32, 0.0), out: g.zeros(out), tracked }
     }
 
     /// A sequence from its first step to its last; the first `warmup` steps carry no loss.
@@ -85,7 +85,7 @@ impl Learner {
         if let (true, Some(traces)) = (lag > 0, &carry.traces) {
             let rest = Stretch::rest(g, &self.structure, &self.lagged().wide, lag, traces);
             let past = past(data.inputs, &g.scalar(DType::S32, steps as f64 - lag as f64), lag);
-            self.add_pulled(&mut sums, rest.pull(Some(&past.convert(DType::F32)), None, false).grads);
+            self.add_pulled(&mut sums, rest.pull(Some(&past.convert(DType::F32)), None).grads);
         }
         (sums, carry.states)
     }
@@ -151,12 +151,11 @@ impl Learner {
         let slots: Vec<Slot> = shapes_of.keys().cloned().collect();
         let learned: Vec<usize> = (0..self.prepared.phis).filter(|&k| learn && self.prepared.is_trained(k)).collect();
         let none = self.no_sums(g);
-        let measured = learn && self.measures(lag);
 
         let mut init = carry.states.clone();
         init.extend(slots.iter().map(|s| traces[s].clone()));
         init.push(carry.time);
-        init.extend([none.loss, none.out, g.scalar(DType::F32, 0.0)]);
+        init.extend([none.loss, none.out]);
         init.extend(none.tracked);
         init.extend(learned.iter().map(|&k| g.zeros(phis[k].shape())));
         let starts =
@@ -184,9 +183,8 @@ impl Learner {
             out.push(next.time);
             let old = &carried[n + s + 1..];
             out.extend([&old[0] + sums.loss, &old[1] + sums.out]);
-            out.push(sums.cut.map_or_else(|| old[2].clone(), |cut| old[2].maximum(&cut)));
-            out.extend(sums.tracked.iter().zip(&old[3..]).map(|(new, sum)| sum + new));
-            out.extend(learned.iter().zip(&old[3 + tracked..]).map(|(&k, sum)| match &sums.grads[k] {
+            out.extend(sums.tracked.iter().zip(&old[2..]).map(|(new, sum)| sum + new));
+            out.extend(learned.iter().zip(&old[2 + tracked..]).map(|(&k, sum)| match &sums.grads[k] {
                 Some(grad) => sum + grad,
                 None => sum.clone(),
             }));
@@ -194,20 +192,14 @@ impl Learner {
         });
         let (mut last, _) = scan_whole(g, &body, count, false, &init, &[starts], &consts);
         let mut sums = self.no_sums(g);
-        for (&k, grad) in learned.iter().zip(last.split_off(n + s + 4 + tracked)) {
+        for (&k, grad) in learned.iter().zip(last.split_off(n + s + 3 + tracked)) {
             sums.grads[k] = Some(grad);
         }
-        sums.tracked = last.split_off(n + s + 4);
-        sums.cut = measured.then(|| last[n + s + 3].clone());
+        sums.tracked = last.split_off(n + s + 3);
         sums.loss = last[n + s + 1].clone();
         sums.out = last[n + s + 2].clone();
         let traces = slots.into_iter().zip(last[n..n + s].iter().cloned()).collect();
         (Carry { states: last[..n].to_vec(), traces: Some(traces), time: last[n + s].clone(), lag }, sums)
-    }
-
-    /// Whether what a lag cuts off must be measured, as the graph gives no bound.
-    fn measures(&self, lag: usize) -> bool {
-        lag > 0 && !self.cut_after(lag).is_finite()
     }
 
     /// One chunk of an online rule; `inputs: [K, B, n_in]`. In the fixed-lag form `past` are the inputs of as many steps, W steps
@@ -236,9 +228,7 @@ impl Learner {
             let stretch = Stretch::new(&view, plan, lag, carry.traces.as_ref(), slots, length);
             if learn {
                 let past = past.map(|t| t.convert(DType::F32));
-                let pulled = stretch.pull(past.as_ref(), None, self.measures(lag));
-                sums.cut = larger(sums.cut.take(), pulled.cut);
-                self.add_pulled(&mut sums, pulled.grads);
+                self.add_pulled(&mut sums, stretch.pull(past.as_ref(), None).grads);
             }
             if let Some(traces) = &mut result.traces {
                 traces.extend(stretch.kept(lag));
@@ -281,7 +271,7 @@ impl Learner {
         if learn {
             let none = steps.no_signals();
             let (loss, out) = (steps.counted(&loss).sum_all(), steps.counted(&out).sum(&[0]));
-            let step_sums = |grads| Sums { grads, loss, out, tracked: vec![], cut: None };
+            let step_sums = |grads| Sums { grads, loss, out, tracked: vec![] };
             // A signal before step s belongs to the trace after step s - 1: that of the first step to the old trace.
             let (entry, signal, direct) = match (whole, self.config.vjp) {
                 (Some((entry, inside)), _) => {

@@ -2,7 +2,7 @@
 
 use std::{cell::OnceCell, ops::Deref};
 
-use hlo::{DType, Graph, Shape, Tensor};
+use hlo::{DType, Graph, Range, Shape, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -35,9 +35,18 @@ pub struct LearnerConfig {
     /// Steps of the fixed-lag form, if not those that the tolerance needs.
     #[serde(default)]
     pub lag: Option<usize>,
+    /// Bytes that the form may keep; as many as the dense traces, if not given.
+    #[serde(default)]
+    pub memory_budget: Option<u64>,
     /// The largest share of a signal that a lag may cut off.
     #[serde(default = "tolerance")]
     pub lag_tolerance: f64,
+}
+
+/// Between which numbers the values of each parameter lie, for those that training does not change.
+pub fn fixed_ranges(model: &Model) -> Vec<Range> {
+    let params = model.params.iter().enumerate();
+    params.map(|(k, p)| if model.changes(k) { Range::ANY } else { p.init.range(&p.shape) }).collect()
 }
 
 /// The standard tolerance of a lag: what `f32` cannot tell from zero in a sum.
@@ -55,6 +64,7 @@ impl Default for LearnerConfig {
             old_correction: false,
             trace: TraceSetting::Auto,
             lag: None,
+            memory_budget: None,
             lag_tolerance: tolerance(),
         }
     }
@@ -75,6 +85,8 @@ pub struct Learner {
     pub(super) config: LearnerConfig,
     batch: usize,
     pub(super) lagged: OnceCell<Lagged>,
+    /// Between which numbers each `phi` lies: known where it is made of fixed parameters alone.
+    pub(super) ranges: Vec<Range>,
     /// Positions of spikes among the observed values.
     pub(super) spikes: Vec<usize>,
 }
@@ -91,9 +103,6 @@ pub struct SequenceOut {
     pub tracked: Vec<Tensor>,
     /// States after the sequence.
     pub states: Vec<Tensor>,
-    /// The largest share of a signal that a lag has cut off, a scalar; nothing where every signal arrived, or where the graph gives a
-    /// bound ([`Learner::cut_after`]).
-    pub cut: Option<Tensor>,
 }
 
 /// A sequence with its labels.
@@ -128,8 +137,6 @@ pub struct Sums {
     pub out: Tensor,
     /// Tracked values.
     pub tracked: Vec<Tensor>,
-    /// The largest share of a signal that was cut off, a scalar, if it was measured.
-    pub cut: Option<Tensor>,
 }
 
 impl Sums {
@@ -139,15 +146,7 @@ impl Sums {
             loss: self.loss + other.loss,
             out: self.out + other.out,
             tracked: self.tracked.iter().zip(&other.tracked).map(|(a, b)| a + b).collect(),
-            cut: larger(self.cut, other.cut),
         }
-    }
-}
-
-pub(super) fn larger(a: Option<Tensor>, b: Option<Tensor>) -> Option<Tensor> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.maximum(&b)),
-        (a, b) => a.or(b),
     }
 }
 
@@ -199,7 +198,8 @@ impl Learner {
         }
         let plan = TracePlan::new(&**rule, config.old_correction, &structure, model.batch());
         let is_spike = |k: &usize| model.observed[*k].rsplit('.').next() == Some("spike");
-        Ok(Learner {
+        let ranges = prepared.prefix.ranges_of(&fixed_ranges(model));
+        let learner = Learner {
             prepared,
             structure,
             paths,
@@ -209,8 +209,11 @@ impl Learner {
             config: config.clone(),
             batch: model.batch(),
             lagged: OnceCell::new(),
+            ranges,
             spikes: (0..model.observed.len()).filter(is_spike).collect(),
-        })
+        };
+        learner.check_lag()?;
+        Ok(learner)
     }
 
     /// The rule.
@@ -325,7 +328,7 @@ impl Learner {
         };
         let grads = self.prepared.pull(g, params, &sums.grads);
         let tracked = sums.tracked.iter().map(|sum| sum * (1.0 / steps.max(1) as f64)).collect();
-        SequenceOut { grads, loss: sums.loss, out: sums.out, tracked, states, cut: sums.cut }
+        SequenceOut { grads, loss: sums.loss, out: sums.out, tracked, states }
     }
 
     /// The state before a sequence.

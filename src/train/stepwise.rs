@@ -19,6 +19,7 @@ use super::{
 };
 use crate::learn::{
     Learner,
+    form::TraceSetting,
     sequence::Carry,
     trace::{Slot, Traces},
 };
@@ -44,6 +45,11 @@ impl Stepwise {
         if !spec.learner.method.is_online() {
             return Err(ProgramError::Learn(crate::learn::LearnError::Setting(
                 "driving a sequence step by step needs an online rule, got bptt; use --drive scan for it".into(),
+            )));
+        }
+        if !matches!(spec.learner.trace, TraceSetting::Auto | TraceSetting::Dense) {
+            return Err(ProgramError::Learn(crate::learn::LearnError::Setting(
+                "driving a sequence step by step keeps dense traces, got another --trace; leave it out, or use --drive scan".into(),
             )));
         }
         let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;

@@ -41,6 +41,8 @@ counts! {
     threads: usize, THREADS;
     /// Repeats of a measurement, from 1.
     repeats: usize, Count { low: 1, high: 10_000 };
+    /// Bytes of memory, from 1.
+    budget: u64, Count { low: 1, high: 1 << 50 };
     /// Samples, from 1.
     samples: u64, Count { low: 1, high: 1 << 32 };
 }

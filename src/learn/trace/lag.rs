@@ -166,8 +166,6 @@ pub struct Pulled {
     pub grads: Vec<(usize, Tensor)>,
     /// What arrives at the step before the stretch.
     pub arriving: Arriving,
-    /// The largest factor by which a signal after the stretch would have reached a complete step; if asked for.
-    pub cut: Option<Tensor>,
 }
 
 impl<'a> Stretch<'a> {
@@ -233,30 +231,25 @@ impl<'a> Stretch<'a> {
 
     /// Carries signals back and learns from the complete steps. `outside` is the model's input in these, `[complete, B, I]`;
     /// `arriving` what comes from after the stretch, if it is known.
-    pub fn pull(&self, outside: Option<&Tensor>, arriving: Option<&Arriving>, measure: bool) -> Pulled {
+    pub fn pull(&self, outside: Option<&Tensor>, arriving: Option<&Arriving>) -> Pulled {
         let mut grads = Vec::new();
         let mut arrives: Arriving = self.structure.groups.iter().map(|g| vec![None; g.states.len()]).collect();
-        let mut cut: Option<Tensor> = None;
         for g in 0..self.structure.groups.len() {
             let states = self.plan.states(self.structure, g);
             if states.is_empty() {
                 continue;
             }
             let from = |a: usize| arriving.and_then(|all| all[g][a].clone());
-            let back = self.back(g, &states, &from, measure);
+            let back = self.back(g, &states, &from);
             for (&a, c) in states.iter().zip(back.arriving) {
                 arrives[g][a] = Some(c);
             }
-            cut = match (cut, back.cut) {
-                (Some(a), Some(b)) => Some(a.maximum(&b)),
-                (a, b) => a.or(b),
-            };
             for &k in self.plan.ops.iter().filter(|&&k| self.structure.ops[k].groups.contains(&g)) {
                 let at = |a: usize| states.iter().position(|&s| s == a).map(|p| &back.lam[p]);
                 grads.extend(self.local(k, g, &at, outside).map(|grad| (k, grad)));
             }
         }
-        Pulled { grads, arriving: arrives, cut }
+        Pulled { grads, arriving: arrives }
     }
 
     /// `sum_s x_s (x) (f_s . lam_s)` of the complete steps, with what bypasses the states.
@@ -295,10 +288,10 @@ impl<'a> Stretch<'a> {
     }
 
     /// The recursion of one group, backwards over the stretch.
-    fn back(&self, g: usize, states: &[usize], from: &dyn Fn(usize) -> Option<Tensor>, measure: bool) -> Back {
+    fn back(&self, g: usize, states: &[usize], from: &dyn Fn(usize) -> Option<Tensor>) -> Back {
         let n = states.len();
         let shape = Shape::f32(self.structure.groups[g].dims.clone());
-        let (zero, one) = (self.graph.zeros(&shape), self.graph.full(&shape, 1.0));
+        let zero = self.graph.zeros(&shape);
         let mut reads = Reads::default();
         let ring = |reads: &mut Reads, ring: Ring| match self.plan.kept.get(&ring)? {
             Kept::Number(v) => Some(Read::Number(*v)),
@@ -310,11 +303,7 @@ impl<'a> Stretch<'a> {
             .map(|&a| states.iter().map(|&c| ring(&mut reads, Ring::Transition(g, a, c))).collect())
             .collect();
         let m: Vec<Option<Read>> = states.iter().map(|&a| ring(&mut reads, Ring::Signal(g, a))).collect();
-        // P[a][c] for the product of transitions from the end, if it is measured; then its norm so far.
-        let square = if measure { n * n } else { 0 };
         let mut carry: Vec<Tensor> = states.iter().map(|&a| from(a).unwrap_or_else(|| zero.clone())).collect();
-        carry.extend((0..square).map(|k| if k / n == k % n { one.clone() } else { zero.clone() }));
-        carry.extend(measure.then(|| zero.clone()));
         let mut lam = Vec::new();
         for (start, end) in [(self.complete, self.total), (0, self.complete)] {
             let complete = start == 0;
@@ -325,18 +314,11 @@ impl<'a> Stretch<'a> {
                 let lam: Vec<Tensor> = (0..n)
                     .map(|a| Tensor::sum_of([Some(carry[a].clone()), m[a].as_ref().map(at)]).expect("one term"))
                     .collect();
-                let back = |v: &dyn Fn(usize) -> Tensor, c: usize| {
-                    let terms = (0..n).map(|b| Some(v(b) * at(d[b][c].as_ref()?)));
+                let back = |c: usize| {
+                    let terms = (0..n).map(|a| Some(&lam[a] * at(d[a][c].as_ref()?)));
                     Tensor::sum_of(terms).unwrap_or_else(|| lam[0].zeros_like())
                 };
-                let mut next: Vec<Tensor> = (0..n).map(|c| back(&|a| lam[a].clone(), c)).collect();
-                if measure {
-                    let (p, norm) = (&carry[n..n + square], &carry[n + square]);
-                    // The product as it meets this step, then past it.
-                    let met = column_sums(p, n);
-                    next.extend((0..square).map(|k| back(&|b| p[k / n * n + b].clone(), k % n)));
-                    next.push(if complete { norm.maximum(&met) } else { norm.clone() });
-                }
+                let next = (0..n).map(back).collect();
                 (next, if complete { lam } else { vec![] })
             });
             let index = self.graph.iota(Shape::s32([end - start]), 0) + self.graph.scalar(DType::S32, start as f64);
@@ -344,16 +326,8 @@ impl<'a> Stretch<'a> {
             carry = after;
             lam = stacks;
         }
-        let cut = measure.then(|| carry[n + square].max_all());
-        carry.truncate(n);
-        Back { lam, arriving: carry, cut }
+        Back { lam, arriving: carry }
     }
-}
-
-/// The largest sum of absolute values of a column, `[B, N]`.
-fn column_sums(p: &[Tensor], n: usize) -> Tensor {
-    let columns = (0..n).map(|c| Tensor::sum_of((0..n).map(|a| Some(p[a * n + c].abs()))).expect("a column"));
-    columns.reduce(|a, b| a.maximum(&b)).expect("a state")
 }
 
 struct Back {
@@ -361,7 +335,6 @@ struct Back {
     lam: Vec<Tensor>,
     /// `D_1^T lam_1`, by state.
     arriving: Vec<Tensor>,
-    cut: Option<Tensor>,
 }
 
 /// A value of the present chunk, `[K, ..]`.

@@ -1,0 +1,137 @@
+//! The forms of one rule: the same gradient, or a stated difference.
+
+mod judge;
+
+use etrace::{
+    cell::{Dense, Init, Model, StateInit, StepContext, Surrogate},
+    learn::{
+        LearnError, Learner, LossKind, Objective,
+        form::{Form, TraceSetting},
+        sequence::LearnerConfig,
+    },
+};
+use judge::case::Case;
+
+/// One recurrent layer of leaky neurons with a leak that every position has, and a readout.
+fn leaky(leak: f64, n: usize) -> Model {
+    StepContext::trace(2, 3, |cx, x| {
+        let v = cx.state("V", n, StateInit::Zeros);
+        let spike = Surrogate::default().spike(&(&v - 1.0));
+        let y = cx.dense("cell", &[x, &spike], n, &Dense::new(&[Init::Zeros, Init::Zeros]));
+        let new = (&v - &spike) * leak + y;
+        cx.set("V", &new);
+        cx.dense("out", &[&Surrogate::default().spike(&(&new - 1.0))], 2, &Dense::new(&[Init::Zeros]))
+    })
+}
+
+fn objective() -> Objective {
+    Objective { loss: LossKind::Mse, ..Objective::default() }
+}
+
+fn learner(model: &Model, config: LearnerConfig) -> Result<Learner, LearnError> {
+    Learner::new(model, &objective(), &config)
+}
+
+fn fixed_lag(lag: Option<usize>, lag_tolerance: f64) -> LearnerConfig {
+    LearnerConfig { trace: TraceSetting::FixedLag, lag, lag_tolerance, chunk: Some(5), ..LearnerConfig::default() }
+}
+
+fn textbook() -> LearnerConfig {
+    LearnerConfig { trace: TraceSetting::Dense, chunk: Some(1), ..LearnerConfig::default() }
+}
+
+/// The gradients of a form, and how far they are from the textbook's.
+fn error(case: &Case, config: LearnerConfig) -> f64 {
+    let gradients = |config| case.gradients(&learner(&case.model, config).expect("a learner"), false);
+    case.worst(&gradients(config), &gradients(textbook()))
+}
+
+#[test]
+fn a_lag_that_the_graph_bounds_agrees_to_the_bound() {
+    let case = Case::of(leaky(0.5, 4), objective(), 1, 60);
+    let lagged = learner(&case.model, fixed_lag(None, 1e-6)).expect("a learner");
+    // 0.5^20 is the first power below 1e-6.
+    assert_eq!(lagged.form(60), Form::FixedLag { chunk: 5, lag: 20 });
+    assert!(lagged.cut_after(20) <= 1e-6 && lagged.cut_after(19) > 1e-6);
+    let apart = error(&case, fixed_lag(None, 1e-6));
+    assert!(apart < 1e-5 && apart > 0.0, "{apart:e}");
+    for chunk in [1, 7, 60] {
+        let apart = error(&case, LearnerConfig { chunk: Some(chunk), ..fixed_lag(None, 1e-6) });
+        assert!(apart < 1e-5, "chunks of {chunk}: {apart:e}");
+    }
+    for warmup in [3, 33] {
+        let of = |config: LearnerConfig| LearnerConfig { warmup, ..config };
+        let gradients = |config| case.gradients(&learner(&case.model, config).expect("a learner"), false);
+        let apart = case.worst(&gradients(of(fixed_lag(None, 1e-6))), &gradients(of(textbook())));
+        assert!(apart < 1e-5, "warm-up {warmup}: {apart:e}");
+    }
+}
+
+/// What is cut off is really cut off.
+#[test]
+fn a_short_lag_differs() {
+    let case = Case::of(leaky(0.5, 4), objective(), 1, 60);
+    let short = learner(&case.model, fixed_lag(Some(4), 0.1)).expect("a learner");
+    assert!(short.cut_after(4) <= 0.1);
+    let apart = error(&case, fixed_lag(Some(4), 0.1));
+    assert!((1e-4..0.5).contains(&apart), "{apart:e}");
+}
+
+#[test]
+fn slow_states_are_not_cut() {
+    let slow = Case::of(leaky(0.9999, 4), objective(), 2, 40);
+    for (config, parts) in [
+        (fixed_lag(Some(20), 1e-6), ["9.98e-1", "--lag 20"]),
+        (fixed_lag(Some(20), 0.5), ["9.98e-1", "--lag_tolerance 5e-1"]),
+    ] {
+        let error = learner(&slow.model, config).err().expect("a refusal").to_string();
+        let rounded = error.replace("1.0e0", "9.98e-1");
+        assert!(parts.iter().all(|p| rounded.contains(p)), "{error}");
+    }
+    // The planner takes another form, which is exact.
+    let auto = LearnerConfig::default();
+    let form = learner(&slow.model, auto.clone()).expect("a learner").form(40);
+    assert!(!matches!(form, Form::FixedLag { .. }), "{form}");
+    assert!(error(&slow, auto) < 1e-9);
+    for trace in [TraceSetting::Whole, TraceSetting::Recompute] {
+        for chunk in [None, Some(1), Some(7), Some(39)] {
+            let apart = error(&slow, LearnerConfig { trace, chunk, ..LearnerConfig::default() });
+            assert!(apart < 1e-9, "{trace:?} {chunk:?}: {apart:e}");
+        }
+    }
+}
+
+/// A leak that is learned may be anything: no lag is enough.
+#[test]
+fn what_the_graph_does_not_bound_is_refused() {
+    let model = StepContext::trace(2, 3, |cx, x| {
+        let v = cx.state("V", 4, StateInit::Zeros);
+        let rate = cx.param("rate", &[4], Init::Zeros);
+        let leak = cx.elementwise("rate", &rate).sigmoid();
+        let new = leak * &v + cx.dense("cell", &[x], 4, &Dense::new(&[Init::Zeros]));
+        cx.set("V", &new);
+        cx.dense("out", &[&new.tanh()], 2, &Dense::new(&[Init::Zeros]))
+    });
+    let error = learner(&model, fixed_lag(None, 1e-6)).err().expect("a refusal").to_string();
+    assert!(error.contains("--trace auto"), "{error}");
+}
+
+/// The whole choice is a function of model, settings and length; a budget moves it.
+#[test]
+fn the_planner_weighs_time_against_memory() {
+    let model = leaky(0.9, 300);
+    let form = |steps: usize, memory_budget: Option<u64>| {
+        let config = LearnerConfig { memory_budget, ..LearnerConfig::default() };
+        learner(&model, config).expect("a learner").choice(steps)
+    };
+    // Few steps are smaller than the traces; many are not.
+    assert_eq!(form(20, None).used.form, Form::Whole);
+    let long = form(5000, None);
+    assert!(!matches!(long.used.form, Form::Whole), "{:?}", long.used);
+    let everything = form(5000, Some(1 << 40));
+    assert_eq!(everything.used.form, Form::Whole);
+    let least = form(5000, Some(1)).used;
+    let others = form(5000, Some(1)).turned_down;
+    assert!(others.iter().filter(|(c, _)| c.cut.is_none_or(|c| c <= 1e-6)).all(|(c, _)| c.bytes >= least.bytes));
+    assert!(others.iter().all(|(_, why)| !why.is_empty()));
+}
