@@ -24,7 +24,7 @@ use hlo::{
 use judge::{
     Judge, Rule,
     case::Case,
-    models::{case, case_with},
+    models::{case, case_graded, case_with},
 };
 
 const STEPS: usize = 5;
@@ -172,6 +172,12 @@ fn refused_rightly(seed: u64, p: usize) -> Result<(), String> {
         if !nothing(&judge.exact(0, judge.steps(), 0).params[p]) {
             return Ok(());
         }
+        // Spikes after a hard reset never come: an input that is zero in any case. With graded ones the way is open.
+        let graded = case_graded(seed, values(seed, draw), 3 * STEPS);
+        let judge = Judge::new(&graded).map_err(|why| format!("{why:?}"))?;
+        if !nothing(&judge.exact(0, judge.steps(), 0).params[p]) {
+            return Ok(());
+        }
     }
     Err(format!("parameter {p} is refused, but the loss does not depend on it in any of {DRAWS} draws of values"))
 }
@@ -244,6 +250,11 @@ fn differences(case: &Case, exact: &[Vec<f64>]) -> Result<(), String> {
             loss(&params)
         };
         // Two step sizes, so that the error falls with the fourth power: losses here can bend sharply.
+        // The absolute value of a sign-constrained weight has a kink where the weight changes its sign.
+        let kink = |(w, d): (&f64, &f64)| w.abs() < 4e-4 * d.abs();
+        if case.params[k].data.iter().zip(&direction).any(kink) {
+            continue;
+        }
         let central = |by: f64| (moved(by) - moved(-by)) / (2.0 * by);
         let slope = (4.0 * central(1e-4) - central(2e-4)) / 3.0;
         let want: f64 = grad.iter().zip(&direction).map(|(g, d)| g * d).sum();
@@ -355,7 +366,7 @@ fn array(value: &HostValue) -> Array {
 /// Models whose first values hide what they are: a mask or a saturated neuron cuts the only way.
 #[test]
 fn models_that_need_other_values() {
-    for seed in [2471, 3141, 14_243, 30_754, 37_286, 48_249] {
+    for seed in [2471, 3141, 14_243, 30_754, 37_286, 48_249, 60_606, 62_040, 78_838, 89_810, 90_303, 98_005, 98_498] {
         if let Err(text) = check(seed) {
             panic!("{text}");
         }

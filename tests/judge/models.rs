@@ -19,6 +19,8 @@ const N_OUT: usize = 2;
 struct Draw {
     random: Stream,
     smooth: bool,
+    /// Spikes are graded in any case.
+    graded: bool,
     made_of: Vec<String>,
 }
 
@@ -48,7 +50,7 @@ impl Draw {
     /// A spike with a surrogate that is nowhere zero, or the function whose derivative that is.
     fn spike(&self, x: &Tensor) -> Tensor {
         let soft = (x * 3.0).sigmoid();
-        if self.smooth {
+        if self.smooth || self.graded {
             return soft;
         }
         x.heaviside().with_derivative(&[(x, &(&soft * (1.0 - &soft) * 3.0))])
@@ -87,7 +89,16 @@ pub fn case(seed: u64, steps: usize) -> Case {
 
 /// The model of a seed, with the values (and masks) of another.
 pub fn case_with(seed: u64, values: u64, steps: usize) -> Case {
-    let mut draw = Draw { random: Stream::new(seed, "models"), smooth: false, made_of: vec![] };
+    made(seed, values, steps, false)
+}
+
+/// The same model with graded spikes: the function whose derivative is the surrogate, in place of the step.
+pub fn case_graded(seed: u64, values: u64, steps: usize) -> Case {
+    made(seed, values, steps, true)
+}
+
+fn made(seed: u64, values: u64, steps: usize, graded: bool) -> Case {
+    let mut draw = Draw { random: Stream::new(seed, "models"), smooth: false, graded, made_of: vec![] };
     draw.smooth = draw.says("smooth", 0.3);
     let n_in = 2 + draw.below(2);
     let objective = Objective {
