@@ -42,7 +42,7 @@ counts! {
     /// Repeats of a measurement, from 1.
     repeats: usize, Count { low: 1, high: 10_000 };
     /// Samples, from 1.
-    samples: u64, Count { low: 1, high: 1 << 32 };
+    samples: u64, Count { low: 1, high: 1 << 24 };
 }
 
 /// The error of a flag's value in the words of its range: "--tau_neu must be above 0 and finite, got -5".
