@@ -4,48 +4,14 @@
 //! For each parser a few thousand mutations of sound files in every run of the tests, and 10^6 in `cargo test --release -p tasks --test
 //! damaged_files -- --ignored --nocapture`. HDF5 has its own bench beside this one.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::time::{Duration, Instant};
+#[path = "common/bench.rs"]
+mod bench;
 
+use std::path::Path;
+
+use bench::{Parser, bench};
 use tasks::events::{Disorder, Reading, aedat, aer, npy};
 use tasks::gesture::labels;
-use tasks::rng::Stream;
-
-/// The system's allocator with the bytes of each thread counted, as several parsers are tried at once.
-struct Counting;
-
-thread_local! {
-    static NOW: Cell<usize> = const { Cell::new(0) };
-    static MOST: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: every call goes to `System` as it came; only numbers are kept beside it, in cells that need no allocation.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.get().wrapping_add(layout.size());
-        NOW.set(now);
-        MOST.set(MOST.get().max(now));
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // What another thread took may be given back here.
-        NOW.set(NOW.get().saturating_sub(layout.size()));
-        // SAFETY: as above.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static MEMORY: Counting = Counting;
-
-/// A parser: whether it refused, and the words if so.
-type Parser = fn(&[u8]) -> Option<String>;
 
 fn refusal<T>(result: tasks::Result<T>) -> Option<String> {
     result.err().map(|e| e.to_string())
@@ -146,105 +112,21 @@ fn clips_csv() -> Vec<Vec<u8>> {
     vec![format!("file;class\r\n{rows}").into_bytes(), b"a,0\n".repeat(100)]
 }
 
-/// Changed bytes, words and lengths; pieces copied, put in, cut out; for text its own signs.
-fn mutate(good: &[u8], s: &mut Stream) -> Vec<u8> {
-    let mut bytes = good.to_vec();
-    for _ in 0..1 + s.below(3) {
-        // Half of the changes go to the first bytes, where headers are.
-        let end = if s.below(2) == 0 { bytes.len() } else { bytes.len().min(160) };
-        if end == 0 {
-            break;
-        }
-        let at = s.below(end as u64) as usize;
-        match s.below(9) {
-            0 => bytes[at] ^= 1 << s.below(8),
-            1 => bytes[at] = s.bits() as u8,
-            2 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff, 240][s.below(6) as usize],
-            3 => {
-                let n = (bytes.len() - at).min(8);
-                bytes[at..at + n].copy_from_slice(&s.bits().to_le_bytes()[..n]);
-            }
-            4 => bytes[at] = b"\"',;\t\n\r([{}]) 019-+.eE#"[s.below(23) as usize],
-            5 => {
-                let n = (1 + s.below(64) as usize).min(bytes.len() - at);
-                let piece = bytes[at..at + n].to_vec();
-                let to = s.below(bytes.len() as u64 + 1) as usize;
-                bytes.splice(to..to, piece);
-            }
-            6 => {
-                let n = (1 + s.below(64) as usize).min(bytes.len() - at);
-                bytes.drain(at..at + n);
-            }
-            7 => {
-                let sign = b"\n,(9"[s.below(4) as usize];
-                bytes.splice(at..at, std::iter::repeat_n(sign, 1 + s.below(300) as usize));
-            }
-            _ => bytes.truncate(at),
-        }
-    }
-    bytes.shrink_to_fit();
-    bytes
-}
-
-/// Tries `rounds` mutations of sound files.
-fn bench(name: &'static str, parser: Parser, seeds: Vec<Vec<u8>>, rounds: u64) {
-    assert!(seeds.iter().all(|s| parser(s).is_none()), "{name}: the sound files are read: {:?}", parser(&seeds[0]));
-    let current = Arc::new(AtomicU64::new(0));
-    let (send, receive) = sync_channel(1);
-    let round = current.clone();
-    std::thread::spawn(move || {
-        let (mut refused, mut slowest, mut greediest) = (0u64, Duration::ZERO, 0.0f64);
-        for i in 0..rounds {
-            round.store(i, Relaxed);
-            let s = &mut Stream::new(12, name, &[i]);
-            let bytes = mutate(&seeds[s.below(seeds.len() as u64) as usize], s);
-            let (before, started) = (NOW.get() - bytes.capacity(), Instant::now());
-            MOST.set(NOW.get());
-            let words = parser(&bytes);
-            let most = MOST.get() - before;
-            // Two pages for what any file takes: names, the message, for tables the first ten.
-            assert!(
-                most <= 16 * bytes.len() + 8192,
-                "round {i}: {most} bytes of memory for {}; {words:?}",
-                bytes.len()
-            );
-            if let Some(words) = &words {
-                let reason = words.strip_prefix("mutated: ").unwrap_or_default();
-                assert!(reason.contains(": ") && reason.contains("; "), "round {i}: {words}");
-            }
-            refused += u64::from(words.is_some());
-            slowest = slowest.max(started.elapsed());
-            greediest = greediest.max(if bytes.len() > 2048 { most as f64 / bytes.len() as f64 } else { 0.0 });
-            if i % 1000 == 999 && send.send(None).is_err() {
-                return;
-            }
-        }
-        let _ = send.send(Some((refused, slowest, greediest)));
-    });
-    // A thousand rounds take some milliseconds.
-    loop {
-        match receive.recv_timeout(Duration::from_secs(20)) {
-            Ok(None) => {}
-            Ok(Some((refused, slowest, greediest))) => {
-                println!(
-                    "{name}: {rounds} files, {refused} refused, slowest {slowest:?}, at most {greediest:.1} x the file"
-                );
-                assert!(refused > rounds / 10 && refused < rounds, "{name}: {refused} of {rounds} refused");
-                return;
-            }
-            Err(RecvTimeoutError::Timeout) => panic!("{name}: round {} hangs", current.load(Relaxed)),
-            Err(RecvTimeoutError::Disconnected) => panic!("{name}: round {} panics", current.load(Relaxed)),
-        }
-    }
-}
-
 fn all(rounds: u64) {
-    bench("npy", numpy, npy_files(), rounds);
-    bench("aedat", aedat_packets, vec![aedat_file()], rounds);
-    bench("bs2", bs2, vec![aer_file(128)], rounds);
-    bench("nmnist", nmnist, vec![aer_file(34)], rounds);
-    bench("csv of gestures", csv_of_gestures, gestures_csv(), rounds);
-    bench("csv of clips", csv_of_clips, clips_csv(), rounds);
+    type Parse = fn(&[u8]) -> Option<String>;
+    let parsers: [(&str, Parse, Vec<Vec<u8>>); 6] = [
+        ("npy", numpy, npy_files()),
+        ("aedat", aedat_packets, vec![aedat_file()]),
+        ("bs2", bs2, vec![aer_file(128)]),
+        ("nmnist", nmnist, vec![aer_file(34)]),
+        ("csv of gestures", csv_of_gestures, gestures_csv()),
+        ("csv of clips", csv_of_clips, clips_csv()),
+    ];
+    for (name, parse, sound) in parsers {
+        // Two pages: for tables, the messages of the first ten problems.
+        let (parse, borders) = (Box::new(parse), &["mutated: ", "; "][..]);
+        bench(Parser { name, parse, sound, spare: 8192, borders }, rounds);
+    }
 }
 
 #[test]
