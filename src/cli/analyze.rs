@@ -68,6 +68,8 @@ struct Flags {
     /// Where the recordings are
     #[arg(long)]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    read: super::data::ReadFlags,
     /// Steps of a sequence
     #[arg(long, visible_alias = "data_length", value_parser = steps)]
     steps: Option<usize>,
@@ -178,17 +180,21 @@ impl Flags {
                 self.dataset.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default()
             ))),
         };
+        let (disorder, time_unit) = (self.read.disorder(), self.read.time_unit);
         Ok(match self.dataset {
             Dataset::Random => Arc::new(RandomSpikes { steps, n_in: self.n_in, n_out: 2, rate: self.rate }),
             Dataset::Nmnist => {
-                Arc::new(NMnist::open(NMnistSettings { steps, ..NMnistSettings::new(data()?) }).or_usage()?)
+                let settings = NMnistSettings { steps, disorder, time_unit, ..NMnistSettings::new(data()?) };
+                Arc::new(NMnist::open(settings).or_usage()?)
             }
             Dataset::Gesture => {
                 let framing = tasks::gesture::Framing::Bins(steps);
-                Arc::new(Gesture::open(GestureSettings { framing, ..GestureSettings::new(data()?) }).or_usage()?)
+                let settings = GestureSettings { framing, disorder, time_unit, ..GestureSettings::new(data()?) };
+                Arc::new(Gesture::open(settings).or_usage()?)
             }
             Dataset::Shd => {
-                Arc::new(Shd::open(ShdSettings { steps, ..ShdSettings::new(data()?, ShdKind::Shd) }).or_usage()?)
+                let settings = ShdSettings { steps, time_unit, ..ShdSettings::new(data()?, ShdKind::Shd) };
+                Arc::new(Shd::open(settings).or_usage()?)
             }
         })
     }

@@ -1,13 +1,67 @@
-//! `etrace data`: what is in a data directory.
+//! `etrace data`: what is in a data directory. And what all commands share that read recordings: the flags that say what is accepted, the
+//! remarks of the readers, the fit of an experiment to its data.
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use tasks::{
+    Split, Task,
+    events::{Disorder, TimeUnit},
+};
 
 use super::{
-    Failed, Global, Usage,
+    Failed, Global, OrUsage, Usage,
     common::{existing_directory, print},
 };
+use crate::experiment::Experiment;
+
+/// What is accepted of recordings; the same flags for every command that reads them.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct ReadFlags {
+    /// Sort events that are not in order of time, in place of refusing the recording
+    #[arg(long, help_heading = "Data")]
+    sort_events: bool,
+    /// Unit of the times in the files, s, ms, us or ns, where it is not that of the format (docs/data.md)
+    #[arg(long, value_name = "UNIT", value_parser = time_unit, help_heading = "Data")]
+    pub time_unit: Option<TimeUnit>,
+}
+
+impl ReadFlags {
+    /// What becomes of events that are not in order of time.
+    pub fn disorder(self) -> Disorder {
+        if self.sort_events { Disorder::Sort } else { Disorder::Refuse }
+    }
+}
+
+fn time_unit(text: &str) -> Result<TimeUnit, String> {
+    let unit = TimeUnit::ALL.into_iter().find(|u| u.name() == text);
+    unit.ok_or_else(|| format!("a unit is {}", TimeUnit::ALL.map(TimeUnit::name).join(", ")))
+}
+
+/// [`Experiment::fit_to_data`], with a remark where the batch becomes smaller.
+///
+/// # Errors
+/// When the training set cannot be read: the user's mistake.
+pub fn fit(all: &mut Experiment, task: &dyn Task, epochs_per_fall: Option<u64>, global: &Global) -> anyhow::Result<()> {
+    let wanted = all.settings.batch;
+    all.fit_to_data(task, epochs_per_fall).or_usage()?;
+    let batch = all.settings.batch;
+    if batch < wanted {
+        global.remark(&format!("a batch of {wanted} is more than the {batch} training samples: batches have {batch}"));
+    }
+    Ok(())
+}
+
+/// Says on standard error what the readers remarked on the splits.
+///
+/// # Errors
+/// When a split cannot be read.
+pub fn remark(task: &dyn Task, splits: &[Split], global: &Global) -> anyhow::Result<()> {
+    for &split in splits {
+        task.remarks(split)?.iter().for_each(|text| global.remark(&format!("remark on the {split} split: {text}")));
+    }
+    Ok(())
+}
 
 /// Flags.
 #[derive(Debug, clap::Args)]
@@ -23,17 +77,19 @@ enum Action {
         /// Directory with data (NMNIST/, SHD/, DVSGesture/, .h5 files)
         #[arg(value_name = "DIR")]
         dir: PathBuf,
+        #[command(flatten)]
+        read: ReadFlags,
     },
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// When there is no data, or some is damaged.
+/// When there is no data, or some cannot be used.
 pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
-    let Action::Check { dir } = args.action;
+    let Action::Check { dir, read } = args.action;
     existing_directory(&dir, "`data check` reads a directory", "name the folder that holds the data set")?;
-    let report = tasks::check(&dir).map_err(|error| match error {
+    let report = tasks::check(&dir, read.disorder(), read.time_unit).map_err(|error| match error {
         tasks::Error::Missing { .. } => Usage(error.into()).into(),
         other => anyhow::Error::from(other),
     })?;

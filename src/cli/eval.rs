@@ -119,6 +119,15 @@ pub fn report(found: &Evaluation, task: &dyn Task, split: Split, dt: f64, dir: &
             }
         }
     }
+    // Without a training split at hand there is nothing to compare with.
+    let repeated = if split == Split::Train { 0 } else { task.repeated(split).unwrap_or(0) };
+    if repeated > 0 {
+        say!(
+            "{repeated} of the {} {split} samples are training samples too: this accuracy says how well they were learned, not how \
+             well new ones are told apart",
+            found.answers.len()
+        );
+    }
     if !found.rates.is_empty() {
         say!("{}", Rates(&found.rates, dt));
     }

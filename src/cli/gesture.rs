@@ -9,6 +9,7 @@ use tasks::{GestureSet, GestureSettings, NMnistSettings, gesture::Framing};
 use super::{
     Global, OrUsage,
     common::LearnerFlags,
+    data::{self, ReadFlags},
     flags::{below_one, inside, non_negative, passes, positive, samples, size, some_passes, steps},
     train::{self, EpochReport, RunFlags},
     usage,
@@ -91,6 +92,8 @@ pub struct Args {
     /// Folder for frames, which are read from there the next time [default: none are kept]
     #[arg(long, help_heading = "Data")]
     cache: Option<PathBuf>,
+    #[command(flatten)]
+    read: ReadFlags,
     /// Length of a frame, ms
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=1700), help_heading = "Data")]
     frame_time: u64,
@@ -206,7 +209,7 @@ pub fn run(mut args: Args, global: &Global) -> Result<()> {
         )
     };
     let args = &args;
-    train::run("gesture", &args.run, args.epochs, global, train::Lines::Epochs(line), || resolve(args))
+    train::run("gesture", &args.run, args.epochs, global, train::Lines::Epochs(line), || resolve(args, global))
 }
 
 impl Args {
@@ -214,21 +217,27 @@ impl Args {
         if ![128, 64, 32].contains(&self.frame_size) && self.dataset == Dataset::Gesture {
             bail!(usage(format!("--frame-size must be 128, 64 or 32, got {}", self.frame_size)));
         }
+        let frame_size = u16::try_from(self.frame_size)
+            .map_err(|_| usage(format!("--frame-size must be from 16 to 128, got {}", self.frame_size)))?;
         Ok(match self.dataset {
             Dataset::Gesture => TaskConfig::Gesture(GestureSettings {
                 framing: Framing::Slices { slice: SLICE, frame: self.frame_time * 1000 },
-                frame_size: self.frame_size as u16,
+                frame_size,
                 augment: self.augment_data,
                 cache: self.cache.clone(),
+                disorder: self.read.disorder(),
+                time_unit: self.read.time_unit,
                 ..GestureSettings::new(&self.data)
             }),
             Dataset::Nmnist => TaskConfig::Nmnist(NMnistSettings {
                 steps: self.frames,
                 cache: self.cache.clone(),
+                disorder: self.read.disorder(),
+                time_unit: self.read.time_unit,
                 ..NMnistSettings::new(&self.data)
             }),
             Dataset::Made => TaskConfig::Made(GestureSet {
-                size: self.frame_size as u16,
+                size: frame_size,
                 steps: self.frames,
                 train: self.made_samples[0],
                 test: self.made_samples[1],
@@ -238,7 +247,7 @@ impl Args {
     }
 }
 
-fn resolve(args: &Args) -> Result<Experiment> {
+fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
     let standard = published();
     let task = args.task()?;
     let opened = task.open().or_usage()?;
@@ -290,7 +299,7 @@ fn resolve(args: &Args) -> Result<Experiment> {
         net: net.into(),
         ..standard
     };
-    all.fit_to_data(opened.as_ref(), Some(args.lr_decay_epochs)).or_usage()?;
+    data::fit(&mut all, opened.as_ref(), Some(args.lr_decay_epochs), global)?;
     all.check().or_usage()?;
     Ok(all)
 }
@@ -315,12 +324,15 @@ mod tests {
     struct Line {
         #[command(flatten)]
         args: Args,
+        #[command(flatten)]
+        global: Global,
     }
 
     #[test]
     fn without_flags_the_command_is_the_preset_on_the_data_at_hand() {
         let line = ["gesture", "--dataset", "made"];
-        let found = resolve(&Line::try_parse_from(line).expect("known flags").args).expect("an experiment");
+        let line = Line::try_parse_from(line).expect("known flags");
+        let found = resolve(&line.args, &line.global).expect("an experiment");
         let made = GestureSet { size: 128, ..GestureSet::default() };
         let net = GestureNet { scale: 1.0, n_out: tasks::gesture_set::CLASSES.len(), ..gesture_net() };
         let mut want = Experiment { task: made.into(), net: net.into(), ..published() };

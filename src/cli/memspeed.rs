@@ -12,6 +12,7 @@ use tasks::{GestureSettings, NMnistSettings, Split, gesture::Framing};
 use super::{
     Global, OrUsage,
     common::{self, LearnerFlags},
+    data,
     flags::{fraction, layers, non_negative, positive, repeats, size, steps},
     train::{self, TrainFlags},
     usage,
@@ -65,6 +66,8 @@ pub struct Args {
     /// Where the recordings are.
     #[arg(long, visible_alias = "data_folder")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    read: data::ReadFlags,
     /// Time bins of a recording.
     #[arg(long, default_value_t = 200, value_parser = steps)]
     data_length: usize,
@@ -184,6 +187,7 @@ impl Args {
         } else {
             Tau::Scalar(self.tau_mem)
         };
+        tau.check().map_err(|why| usage(format!("--tau_mem and --tau_mem_sigma {why}")))?;
         Ok(ETraceNet {
             layer,
             n_in,
@@ -444,30 +448,26 @@ fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
     let Some(dataset) = args.dataset else {
         bail!(usage("training needs --dataset nmnist or gesture, got none".into()))
     };
-    let Some(data) = args.data.clone() else {
+    let Some(folder) = args.data.clone() else {
         bail!(usage("--dataset needs --data DIR, the folder that holds the recordings, got none".into()))
     };
     let steps = args.data_length;
+    let (disorder, time_unit) = (args.read.disorder(), args.read.time_unit);
     let task = match dataset {
-        Dataset::Nmnist => TaskConfig::Nmnist(NMnistSettings { steps, ..NMnistSettings::new(&data) }),
+        Dataset::Nmnist => {
+            TaskConfig::Nmnist(NMnistSettings { steps, disorder, time_unit, ..NMnistSettings::new(&folder) })
+        }
         Dataset::Gesture => {
-            TaskConfig::Gesture(GestureSettings { framing: Framing::Bins(steps), ..GestureSettings::new(&data) })
+            let (framing, standard) = (Framing::Bins(steps), GestureSettings::new(&folder));
+            TaskConfig::Gesture(GestureSettings { framing, disorder, time_unit, ..standard })
         }
     };
     let opened = task.open().or_usage()?;
     let sizes = args.sizes(global);
-    let samples = opened.samples(Split::Train)?.unwrap_or(u64::MAX);
-    if samples < sizes.batch as u64 {
-        bail!(usage(format!(
-            "--batch_size must not exceed the {samples} training recordings in {}, got {}",
-            data.display(),
-            sizes.batch
-        )));
-    }
     if !args.methods.is_empty() {
         bail!(usage(format!("training on recordings takes one --method, got --methods {}", args.methods.join(","))));
     }
-    let all = Experiment {
+    let mut all = Experiment {
         task,
         settings: Settings {
             epochs: Some(args.training.epochs.unwrap_or(20)),
@@ -479,6 +479,7 @@ fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
         learner: args.learner.config(&args.published(Method::BPTT, args.warmup(steps)), DECAY)?,
         net: args.net(&sizes, opened.n_in(), opened.n_out())?.into(),
     };
+    data::fit(&mut all, opened.as_ref(), None, global)?;
     all.check().or_usage()?;
     Ok(all)
 }

@@ -139,6 +139,13 @@ pub struct Failed;
 #[error("stopped by signal {0}")]
 pub struct Stopped(pub i32);
 
+/// The tree of commands and their flags: what help, and the tests that try every flag, are made from.
+pub fn command() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    command
+}
+
 /// A command line as clap reads it; `words` begin with the program's name.
 fn parse(words: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
     let command = Cli::command();
@@ -244,8 +251,7 @@ mod tests {
 
     #[test]
     fn every_number_has_a_range() {
-        let mut cli = Cli::command();
-        cli.build();
+        let cli = command();
         let (mut numbers, mut counts) = (0, 0);
         every_flag(&cli.clone(), &["etrace".to_string()], &mut |words, arg| {
             let flag = arg.get_long().unwrap_or_default().to_string();

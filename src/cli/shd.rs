@@ -13,6 +13,7 @@ use tasks::{
 use super::{
     Global, OrUsage,
     common::LearnerFlags,
+    data::{self, ReadFlags},
     eval::CheckpointName,
     flags::{below_one, fraction, non_negative, passes, positive, size, some_passes, steps},
     train::{self, EpochReport, RunFlags},
@@ -115,6 +116,8 @@ pub struct Args {
     /// Folder with the files [default: ../data/SHD/, for ssc ../data/SSC/, else ../data]
     #[arg(long, visible_alias = "data_folder", help_heading = "Data")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    read: ReadFlags,
     /// Time bins [default: 100 for shd and ssc, else 200]
     #[arg(long, help_heading = "Data", value_parser = steps)]
     data_length: Option<usize>,
@@ -298,7 +301,7 @@ pub fn run(mut args: Args, global: &Global) -> Result<()> {
         )
     };
     let args = &args;
-    train::run("shd", &args.run, args.epochs, global, train::Lines::Epochs(line), || resolve(args))
+    train::run("shd", &args.run, args.epochs, global, train::Lines::Epochs(line), || resolve(args, global))
 }
 
 /// `--mode test`: rasters of a network for the first samples of the test set.
@@ -307,7 +310,7 @@ fn show(args: &Args, global: &Global) -> Result<()> {
     if let Some(folder) = &args.load_exp_folder {
         return super::observe::run(&observe(folder.clone(), CheckpointName::Best), global);
     }
-    let experiment = resolve(args)?;
+    let experiment = resolve(args, global)?;
     let folder = args.run.out.clone().or(args.new_exp_folder.clone());
     let folder = folder.unwrap_or_else(|| PathBuf::from("checkpoints").join("shd-untrained"));
     super::observe::untrained(&experiment, &folder, 8, global)
@@ -373,10 +376,13 @@ impl Args {
             name @ ("nmnist" | "nmnistv2" | "gesture" | "gesturev2") => {
                 let data = self.data.clone().unwrap_or_else(|| "../data".into());
                 let steps = self.data_length.unwrap_or(200);
+                let (cache, disorder, time_unit) = (self.cache.clone(), self.read.disorder(), self.read.time_unit);
                 return Ok(if name.starts_with("nmnist") {
-                    TaskConfig::Nmnist(NMnistSettings { steps, ..NMnistSettings::new(data) })
+                    let standard = NMnistSettings::new(data);
+                    TaskConfig::Nmnist(NMnistSettings { steps, cache, disorder, time_unit, ..standard })
                 } else {
-                    TaskConfig::Gesture(GestureSettings { framing: Framing::Bins(steps), ..GestureSettings::new(data) })
+                    let (framing, standard) = (Framing::Bins(steps), GestureSettings::new(data));
+                    TaskConfig::Gesture(GestureSettings { framing, cache, disorder, time_unit, ..standard })
                 });
             }
             other => bail!(usage(format!(
@@ -404,6 +410,7 @@ impl Args {
             n_out: self.n_out.unwrap_or(standard.n_out),
             augment,
             cache: self.cache.clone(),
+            time_unit: self.read.time_unit,
             // No sample is left out: the last batch of an epoch is filled up with rows that do not count.
             passes: Passes { train_tail: Tail::Pad, ..Passes::default() },
             ..standard
@@ -420,7 +427,7 @@ impl Args {
     }
 }
 
-fn resolve(args: &Args) -> Result<Experiment> {
+fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
     let cell = SpeechCell::by_name(&args.model_type).ok_or_else(|| {
         usage(format!(
             "--model_type must be one of {}, got `{}` (MLP, RNN, LiGRU and GRU were never built into the published programs)",
@@ -477,7 +484,7 @@ fn resolve(args: &Args) -> Result<Experiment> {
         task,
         net: net.into(),
     };
-    all.fit_to_data(opened.as_ref(), Some(args.lr_step_size)).or_usage()?;
+    data::fit(&mut all, opened.as_ref(), Some(args.lr_step_size), global)?;
     all.check().or_usage()?;
     Ok(all)
 }
@@ -504,6 +511,8 @@ mod tests {
     struct Line {
         #[command(flatten)]
         args: Args,
+        #[command(flatten)]
+        global: Global,
     }
 
     #[test]
@@ -515,7 +524,8 @@ mod tests {
             std::fs::copy(&sample, folder.join(file)).expect("a copied sample");
         }
         let line = ["shd", "--data", folder.to_str().expect("a plain path")];
-        let found = resolve(&Line::try_parse_from(line).expect("known flags").args).expect("an experiment");
+        let line = Line::try_parse_from(line).expect("known flags");
+        let found = resolve(&line.args, &line.global).expect("an experiment");
         let mut want = published();
         let (TaskConfig::Speech(want_task), TaskConfig::Speech(task)) = (&mut want.task, &found.task) else { panic!() };
         want_task.dir.clone_from(&task.dir);

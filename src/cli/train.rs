@@ -9,7 +9,7 @@ use tasks::Split;
 
 pub use super::screen::{BatchReport, EpochReport, Lines, epoch_line};
 use super::{
-    Global, OrUsage, Stopped, common, eval,
+    Global, OrUsage, Stopped, common, data, eval,
     flags::{finite, non_negative, passes, positive, size, threads},
     output,
     resume::Resumed,
@@ -350,6 +350,9 @@ impl<'a> Work<'a> {
         let settings = experiment.settings.clone();
         let mut trainer = Trainer { session, spec: self.spec, task: self.task, settings, run: Some(run) };
         say!("{}", headline(&trainer, &experiment, &dir)?);
+        if trainer.task.samples(Split::Train)?.is_some() {
+            data::remark(trainer.task.as_ref(), &[Split::Train, Split::Test], self.global)?;
+        }
         if let Some(untrained) = untrained(programs.train.learner()) {
             say!("{untrained}");
         }

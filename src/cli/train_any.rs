@@ -12,6 +12,7 @@ use tasks::Split;
 use super::{
     Global, OrUsage,
     common::{LearnerFlags, print},
+    data,
     flags::passes,
     train::{self, RunFlags},
     usage,
@@ -79,7 +80,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             "--set belongs to new runs, and --resume goes on with an old one as it is; leave one of them out".into()
         ));
     }
-    train::run(&folder, &args.run, args.epochs, global, lines, || resolve(args, name))
+    train::run(&folder, &args.run, args.epochs, global, lines, || resolve(args, name, global))
 }
 
 /// The experiment of a preset, a configuration file or the folder of a run.
@@ -122,7 +123,7 @@ pub fn changed(name: &str, changes: &[Change]) -> Result<Experiment> {
     Ok(all)
 }
 
-fn resolve(args: &Args, name: &str) -> Result<Experiment> {
+fn resolve(args: &Args, name: &str, global: &Global) -> Result<Experiment> {
     let mut all = changed(name, &args.set)?;
     let touches = |key: &str| touches(&args.set, key);
     all.learner = args.learner.config(&all.learner, DECAY)?;
@@ -160,7 +161,7 @@ fn resolve(args: &Args, name: &str) -> Result<Experiment> {
         }
     }
     let falls = Preset::find(name).and_then(|preset| preset.epochs_per_fall).filter(|_| !touches("optimizer.schedule"));
-    all.fit_to_data(task.as_ref(), falls).or_usage()?;
+    data::fit(&mut all, task.as_ref(), falls, global)?;
     Ok(all)
 }
 

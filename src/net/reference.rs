@@ -17,11 +17,12 @@ use crate::cell::{
         SynapseConfig, Tau, conductance::split, exponential,
     },
 };
+use crate::settings::range;
 
-/// A field that a case needs and does not have.
+/// A field that a case needs and does not have as it must be.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the description of the case must give `hyper.{0}`, but it is missing or of the wrong type; check the JSON file"
+    "the description of the case must give `hyper.{0}`, but it is missing, of the wrong type or out of range; check the JSON file"
 )]
 pub struct MissingHyper(String);
 
@@ -34,7 +35,8 @@ impl Case<'_> {
     }
 
     fn number(&self, name: &str) -> Result<f64, MissingHyper> {
-        self.hyper(name)?.as_f64().ok_or_else(|| MissingHyper(name.into()))
+        let number = self.hyper(name)?.as_f64().filter(|x| range::FINITE.check(*x).is_ok());
+        number.ok_or_else(|| MissingHyper(name.into()))
     }
 
     /// The first of several names that is there.
@@ -43,18 +45,20 @@ impl Case<'_> {
     }
 
     fn size(&self, name: &str) -> Result<usize, MissingHyper> {
-        self.hyper(name)?.as_u64().map(|n| n as usize).ok_or_else(|| MissingHyper(name.into()))
+        let size = self.hyper(name)?.as_u64().filter(|n| range::SIZE.check(*n).is_ok());
+        size.map(|n| n as usize).ok_or_else(|| MissingHyper(name.into()))
     }
 
     /// A number, or a list of numbers (perhaps the only entry of a list).
     fn tau(&self, value: &Value) -> Option<Tau> {
-        match value {
+        let tau = match value {
             Value::Array(list) if list.len() == 1 => self.tau(&list[0]),
             Value::Array(list) => {
                 list.iter().map(|v| v.as_f64().map(|x| x as f32)).collect::<Option<_>>().map(Tau::PerNeuron)
             }
             number => number.as_f64().map(Tau::Scalar),
-        }
+        };
+        tau.filter(|tau| tau.check().is_ok())
     }
 
     fn any_tau(&self, names: &[&str]) -> Result<Tau, MissingHyper> {
@@ -116,6 +120,7 @@ fn spiking(
         Ok(if adaptive { Alif::of(lif, c.number("tau_a")?, c.number("beta")?).into() } else { lif.into() })
     };
     let layer = |tau: Tau| -> Result<Stack, MissingHyper> {
+        tau.check_size(c.size("n_rec")?).map_err(|_| MissingHyper("tau_mem".into()))?;
         Ok(Stack {
             n_in: c.size("n_in")?,
             n_rec: c.size("n_rec")?,
@@ -126,7 +131,9 @@ fn spiking(
             ..Stack::default()
         })
     };
-    let taus = c.taus("tau_mem", c.size("n_layer").unwrap_or(1))?;
+    let layers = c.size("n_layer").unwrap_or(1);
+    range::LAYERS.check(layers as u64).map_err(|_| MissingHyper("n_layer".into()))?;
+    let taus = c.taus("tau_mem", layers)?;
     let layers = taus.into_iter().map(layer).collect::<Result<Vec<_>, _>>()?;
     if layers.is_empty() {
         return Err(MissingHyper("tau_mem".into()));

@@ -4,6 +4,12 @@
 
 use serde::{Deserialize, Deserializer, de::Error};
 
+/// Networks compute in single precision: beyond this a square is infinite there.
+const LARGEST: f64 = 1e18;
+
+/// The least number above 0: what is much smaller is 0 in single precision.
+const SMALLEST: f64 = 1e-30;
+
 /// The numbers from `low` to `high`; NaN and the infinities never belong.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Range {
@@ -23,7 +29,16 @@ impl Range {
     pub fn check(&self, x: f64) -> Result<f64, String> {
         let above = if self.open.0 { x > self.low } else { x >= self.low };
         let below = if self.open.1 { x < self.high } else { x <= self.high };
-        if x.is_finite() && above && below { Ok(x) } else { Err(format!("must be {}, got {x}", self.words)) }
+        match x.abs() {
+            size if size > LARGEST && size.is_finite() => {
+                Err(format!("must be at most {LARGEST:e} in size, got {x:e}"))
+            }
+            size if size < SMALLEST && x != 0.0 => {
+                Err(format!("must be 0 or at least {SMALLEST:e} in size, got {x:e}"))
+            }
+            _ if x.is_finite() && above && below => Ok(x),
+            _ => Err(format!("must be {}, got {x}", self.words)),
+        }
     }
 
     /// The number that a text says.
@@ -101,11 +116,11 @@ macro_rules! ranges {
 
 ranges! {
     /// Any number that is not NaN and not infinite.
-    FINITE finite: f64::MIN, f64::MAX, open (false, false), "finite";
+    FINITE finite: -LARGEST, LARGEST, open (false, false), "finite";
     /// Time constants, steps, learning rates.
-    POSITIVE positive: 0.0, f64::MAX, open (true, false), "above 0 and finite";
+    POSITIVE positive: 0.0, LARGEST, open (true, false), "above 0 and finite";
     /// Scales, weights of terms, durations that may be left out.
-    NON_NEGATIVE non_negative: 0.0, f64::MAX, open (false, false), "at least 0 and finite";
+    NON_NEGATIVE non_negative: 0.0, LARGEST, open (false, false), "at least 0 and finite";
     /// A share or a probability.
     FRACTION fraction: 0.0, 1.0, open (false, false), "from 0 to 1";
     /// A share of which something must be left: dropout, decays.
@@ -157,6 +172,12 @@ mod tests {
             for text in ["nan", "inf", "-inf", "", "x", "1e999"] {
                 let error = range.parse(text).unwrap_err();
                 assert!(error.contains(range.words) && error.contains("got"), "{text}: {error}");
+            }
+        }
+        for (x, want) in [(1e308, "at most 1e18"), (-1e19, "at most 1e18"), (1e-308, "at least 1e-30")] {
+            for range in all {
+                let error = range.check(x).unwrap_err();
+                assert!(error.contains(want) && error.len() < 60, "{x:e}: {error}");
             }
         }
         let belong = |x: f64| all.map(|r| r.check(x).is_ok());

@@ -3,7 +3,10 @@
 //! Results depend on the kind of device, the plugin and the number of its threads (XLA divides sums among them), so all of
 //! these are recorded each time a process works on a run, and [`Setting::differences`] says what has changed since.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -145,11 +148,32 @@ impl Entry {
 
 /// The time now, UTC, to the second: `2026-11-26T18:45:36Z`.
 pub fn now() -> String {
-    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+    stamp(SystemTime::now())
+}
+
+/// A time as text. A clock that is set to a year with no four digits gives the first or the last that has them.
+fn stamp(time: SystemTime) -> String {
+    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_seconds(time.clamp(SystemTime::UNIX_EPOCH, last)).to_string()
 }
 
 /// Name of this machine.
 pub fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
     name.map(|n| n.trim().to_string()).filter(|n| !n.is_empty()).unwrap_or_else(|| "an unnamed machine".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_may_be_set_to_any_time() {
+        let at = |seconds: i64| {
+            let distance = Duration::from_secs(seconds.unsigned_abs());
+            stamp(if seconds < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance })
+        };
+        assert_eq!(at(1_764_182_736), "2025-11-26T18:45:36Z");
+        assert_eq!((at(-1).as_str(), at(1 << 40).as_str()), ("1970-01-01T00:00:00Z", "9999-12-31T23:59:59Z"));
+    }
 }

@@ -4,13 +4,14 @@
 //!
 //! ```text
 //! key        one line of text: version of this format, settings that shape the data, fingerprint of the source files
-//! sizes      samples u64 | spikes u64 | people u64, 0 or samples                                        all little endian
+//! sizes      samples u64 | spikes u64 | people u64, 0 or samples | bytes of the remarks u64                all little endian
 //! arrays     starts u64 [samples + 1] | people i64 [people] | labels i32 [samples] | ends u32 [samples, steps] | channels u16 [spikes]
+//! remarks    UTF-8, one a line
 //! checksum   u64 over all before
 //! ```
 //!
-//! The fingerprint is over name, length and time of change of every source file; where they lie does not count. A cache file is not
-//! trusted: one with another key, a wrong checksum or numbers that make no sense is written anew. It appears whole or not at all, as
+//! The fingerprint is over name, length, time of writing and time of change of every source file, tables and lists included; where
+//! they lie does not count. Labels and parts of recordings that come out of tables are among the settings. A cache file is not trusted: one with another key, a wrong checksum or numbers that make no sense is written anew. It appears whole or not at all, as
 //! it is written under another name first.
 
 use std::fmt::Write as _;
@@ -20,14 +21,15 @@ use std::time::UNIX_EPOCH;
 
 use crate::rng::finish;
 use crate::sparse::{Decoded, Sparse};
-use crate::{Error, Result, Split};
+use crate::{Error, Result, Split, files};
 
 /// What a split is made of: all that a cache file must agree with.
 pub(crate) struct Entry<'a> {
     pub task: &'a str,
     pub split: Split,
-    /// The settings that shape the data, in words.
+    /// The settings that shape the data, in words, and what tables say of them.
     pub settings: String,
+    /// Every file that was read for it, tables and lists too.
     pub sources: Vec<&'a Path>,
     pub steps: usize,
     pub n_in: usize,
@@ -42,7 +44,8 @@ pub(crate) fn through(dir: Option<&Path>, entry: &Entry, decode: impl FnOnce() -
     let key = entry.key()?;
     let name = format!("{}-{}-{:016x}.spikes", entry.task, entry.split, hash(key.as_bytes()));
     let path = dir.join(name);
-    if let Some(kept) = std::fs::read(&path).ok().and_then(|bytes| parse(&bytes, &key, entry)) {
+    let kept = files::read(&path, files::SET, "read the cache of binned data").ok();
+    if let Some(kept) = kept.and_then(|bytes| parse(&bytes, &key, entry)) {
         return Ok(kept);
     }
     let decoded = decode()?;
@@ -61,19 +64,35 @@ impl Entry<'_> {
             let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
             // Writing to a string cannot fail. In sets of one folder a class, the folder is part of the name.
             let folder = if self.sources.len() > 1 { folder } else { Default::default() };
-            let _ = writeln!(all, "{folder:?} {name:?} {} {}", about.len(), changed.as_nanos());
+            let _ =
+                writeln!(all, "{folder:?} {name:?} {} {} {:?}", about.len(), changed.as_nanos(), changed_at(&about));
         }
         let Entry { task, split, settings, sources, steps, n_in, n_out } = self;
         Ok(format!(
-            "etrace spikes 1; {task} {split}, [{steps}, {n_in}] in {n_out} classes, {settings}; {} files {:016x}\n",
+            "etrace {} spikes 2; {task} {split}, [{steps}, {n_in}] in {n_out} classes, {settings}; {} files {:016x}\n",
+            env!("CARGO_PKG_VERSION"),
             sources.len(),
             hash(all.as_bytes())
         ))
     }
 }
 
+/// When the system last changed a file: it moves on where a program sets the time of writing back.
+fn changed_at(about: &std::fs::Metadata) -> Option<(i64, i64)> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        Some((about.ctime(), about.ctime_nsec()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = about;
+        None
+    }
+}
+
 /// A 64-bit hash against accidents, not against ill will.
-fn hash(bytes: &[u8]) -> u64 {
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
@@ -83,8 +102,10 @@ fn hash(bytes: &[u8]) -> u64 {
 
 fn format(d: &Decoded, key: &str) -> Vec<u8> {
     let s = &d.spikes;
-    let sizes = [d.labels.len(), s.channels.len(), d.people.len()];
-    let length = key.len() + 40 + s.starts.len() * 8 + sizes[2] * 8 + sizes[0] * 4 + s.ends.len() * 4 + sizes[1] * 2;
+    let remarks = d.remarks.iter().map(|r| r.replace('\n', " ")).collect::<Vec<_>>().join("\n");
+    let sizes = [d.labels.len(), s.channels.len(), d.people.len(), remarks.len()];
+    let length =
+        key.len() + 48 + sizes[3] + s.starts.len() * 8 + sizes[2] * 8 + sizes[0] * 4 + s.ends.len() * 4 + sizes[1] * 2;
     let mut out = Vec::with_capacity(length);
     out.extend(key.as_bytes());
     sizes.iter().for_each(|&n| out.extend((n as u64).to_le_bytes()));
@@ -93,6 +114,7 @@ fn format(d: &Decoded, key: &str) -> Vec<u8> {
     d.labels.iter().for_each(|v| out.extend(v.to_le_bytes()));
     s.ends.iter().for_each(|v| out.extend(v.to_le_bytes()));
     s.channels.iter().for_each(|v| out.extend(v.to_le_bytes()));
+    out.extend(remarks.as_bytes());
     out.extend(hash(&out).to_le_bytes());
     out
 }
@@ -111,14 +133,16 @@ fn parse(bytes: &[u8], key: &str, entry: &Entry) -> Option<Decoded> {
     if hash(content) != u64::from_le_bytes(*checksum) {
         return None;
     }
-    let sizes = take(&mut rest, 3, u64::from_le_bytes)?;
-    let [samples, spikes, people] = [0, 1, 2].map(|i| usize::try_from(sizes[i]).ok());
+    let sizes = take(&mut rest, 4, u64::from_le_bytes)?;
+    let [samples, spikes, people, remarks] = [0, 1, 2, 3].map(|i| usize::try_from(sizes[i]).ok());
     let (samples, spikes, people) = (samples?, spikes?, people?);
     let starts = take(&mut rest, samples.checked_add(1)?, u64::from_le_bytes)?;
     let people = take(&mut rest, people, i64::from_le_bytes)?;
     let labels = take(&mut rest, samples, i32::from_le_bytes)?;
     let ends = take(&mut rest, samples.checked_mul(entry.steps)?, u32::from_le_bytes)?;
     let channels = take(&mut rest, spikes, u16::from_le_bytes)?;
+    let (text, rest) = rest.split_at_checked(remarks?)?;
+    let remarks = std::str::from_utf8(text).ok()?.lines().map(String::from).collect();
     let each_sample_ends = starts
         .windows(2)
         .zip(ends.chunks(entry.steps))
@@ -129,7 +153,7 @@ fn parse(bytes: &[u8], key: &str, entry: &Entry) -> Option<Decoded> {
         && each_sample_ends
         && labels.iter().all(|l| (0..entry.n_out as i32).contains(l))
         && channels.iter().all(|&c| usize::from(c) < entry.n_in);
-    sound.then_some(Decoded { spikes: Sparse { steps: entry.steps, starts, ends, channels }, labels, people })
+    sound.then_some(Decoded { spikes: Sparse { steps: entry.steps, starts, ends, channels }, labels, people, remarks })
 }
 
 /// Writes under a name of its own, then renames: readers see the old file or the new one.
@@ -156,7 +180,7 @@ mod tests {
         spikes.push(&[(0, 4), (2, 1), (2, 1)]);
         spikes.push(&[]);
         spikes.push(&[(1, 5)]);
-        Decoded { spikes, labels: vec![1, 0, 1], people: vec![-3, 7, 7] }
+        Decoded { spikes, labels: vec![1, 0, 1], people: vec![-3, 7, 7], remarks: vec!["a b".into(), "c".into()] }
     }
 
     fn entry<'a>(source: &'a Path, settings: &str) -> Entry<'a> {
@@ -175,7 +199,7 @@ mod tests {
     }
 
     fn cached(dir: &Folder) -> Vec<PathBuf> {
-        crate::nmnist::entries(&dir.path().join("cache")).unwrap()
+        crate::files::entries(&dir.path().join("cache")).unwrap()
     }
 
     #[test]
@@ -192,6 +216,11 @@ mod tests {
         dir.write("b/source", b"longer");
         assert!(get(&cache, &entry(&source, "s")).1, "the contents do");
         assert_eq!(cached(&dir).len(), 3, "and no unfinished file stays behind");
+        // Other contents of the same length, with the time of writing set back.
+        let written = std::fs::metadata(&source).unwrap().modified().unwrap();
+        dir.write("b/source", b"LONGER");
+        std::fs::File::options().write(true).open(&source).unwrap().set_modified(written).unwrap();
+        assert!(get(&cache, &entry(&source, "s")).1, "a time that is set back does not deceive");
     }
 
     #[test]
@@ -236,7 +265,7 @@ mod tests {
         assert!(refused(|d| d.spikes.ends.truncate(5)));
         assert!(refused(|d| d.people.truncate(2)));
         let mut huge = key.clone().into_bytes();
-        huge.extend([0xff; 24]);
+        huge.extend([0xff; 32]);
         huge.extend(hash(&huge).to_le_bytes());
         assert!(parse(&huge, &key, &e).is_none());
     }

@@ -54,12 +54,14 @@ pub enum Error {
         step: u64,
     },
     /// Files of a data set are not where they were looked for.
-    #[error("{what}: looked for {looked_for}, which is not there; the layout must be {layout}. {next}")]
+    #[error("{what} is not where it was looked for ({looked_for}): {found}; the layout must be {layout}. {next}")]
     Missing {
         /// The data set.
         what: &'static str,
         /// The path that does not exist.
         looked_for: PathBuf,
+        /// What is there instead.
+        found: String,
         /// The layout expected below the data directory.
         layout: &'static str,
         /// Where to get it and where to put it.
@@ -120,19 +122,24 @@ pub enum Error {
     /// Time runs backwards inside a recording.
     #[error(
         "{path}: time does not go back within a recording: the event at byte {offset} is at {time} us, the one before \
-         it at {before} us; copy the file again, or accept it with `Disorder::Sort`"
+         it at {before} us ({late} of {events} events are earlier than the one before); copy the file again, or have the \
+         events sorted with --sort-events"
     )]
     TimeBackwards {
         /// The file.
         path: PathBuf,
-        /// Where the event begins.
+        /// Where the first such event begins.
         offset: u64,
+        /// Events that are earlier than the one before them.
+        late: u64,
+        /// Events in all.
+        events: u64,
         /// Its time, microseconds.
         time: u64,
         /// The time before it, microseconds.
         before: u64,
     },
-    /// Any other damage to a file of a known form.
+    /// Any other file that cannot be used as it is: damaged, of another form, or with values that make no sense.
     #[error("{path}: {rule}: {got}; {next}")]
     Damaged {
         /// The file.
@@ -164,12 +171,17 @@ impl Error {
 
     /// An [`Error::Damaged`] that advises a fresh copy.
     pub(crate) fn damaged(path: &std::path::Path, rule: impl Into<String>, got: impl Into<String>) -> Self {
-        Error::Damaged {
-            path: path.to_owned(),
-            rule: rule.into(),
-            got: got.into(),
-            next: "the file is damaged or of another kind, copy or unpack it again".into(),
-        }
+        Error::unusable(path, rule, got, "the file is damaged or of another kind, copy or unpack it again")
+    }
+
+    /// An [`Error::Damaged`] whose cause is known, with advice of its own.
+    pub(crate) fn unusable(
+        path: &std::path::Path,
+        rule: impl Into<String>,
+        got: impl Into<String>,
+        next: impl Into<String>,
+    ) -> Self {
+        Error::Damaged { path: path.to_owned(), rule: rule.into(), got: got.into(), next: next.into() }
     }
 }
 

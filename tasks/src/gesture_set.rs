@@ -36,6 +36,9 @@ pub const CLASSES: [&str; 8] = [
     "ring shrinking",
 ];
 
+/// Most samples of a split.
+const MOST: u64 = 1 << 24;
+
 /// A set of gestures. See the [module](self).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -83,7 +86,10 @@ impl GestureSet {
         for p in [self.noise, self.missed] {
             require((0.0..=1.0).contains(&p), name, "noise and missed are probabilities", p, "choose 0 to 1")?;
         }
-        require(self.train > 0, name, "the training split has a sample", self.train, "800 is usual")?;
+        let rule = "the training split has 1 to 2^24 samples and the test split at most as many";
+        let got = format!("{} and {}", self.train, self.test);
+        let samples = (1..=MOST).contains(&self.train) && self.test <= MOST;
+        require(samples, name, rule, got, "800 and 200 are usual")?;
         Ok(Made { order: Order::new(self.passes), set: self })
     }
 }
@@ -259,6 +265,10 @@ mod tests {
         assert_ne!(train, test, "the splits have streams of their own");
         assert!(matches!(a.samples(Split::Valid), Err(Error::NoSplit { .. })));
         assert!(GestureSet { size: 8, ..GestureSet::default() }.open().is_err());
+        for (train, test) in [(0, 1), (10_000_000_000, 2), (1, u64::MAX)] {
+            let m = GestureSet { train, test, ..GestureSet::default() }.open().err().unwrap().to_string();
+            assert!(m.contains("2^24"), "{m}");
+        }
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub struct Position {
     pub step: u64,
 }
 
+/// Most worker threads: more would only wait for each other.
+const MOST_THREADS: usize = 256;
+
 /// What to load.
 #[derive(Clone, Copy, Debug)]
 pub struct LoaderSettings {
@@ -53,7 +56,7 @@ pub struct LoaderSettings {
     pub epochs: Option<u64>,
     /// Batches made ahead, at least 1. Each takes T x B x n_in bytes.
     pub ahead: usize,
-    /// Worker threads, at least 1.
+    /// Worker threads, 1 to 256.
     pub threads: usize,
 }
 
@@ -109,6 +112,10 @@ impl Loader {
         if s.batch == 0 || s.ahead == 0 || s.threads == 0 {
             let got = format!("batch {}, ahead {}, threads {}", s.batch, s.ahead, s.threads);
             return bad("batch, ahead and threads are at least 1", got, "use 128, 4 and 2 if in doubt");
+        }
+        if s.threads > MOST_THREADS {
+            let got = format!("{} threads", s.threads);
+            return bad("at most 256 threads make batches", got, "as many as there are processors are enough");
         }
         let epoch_steps = match (task.batches(s.split, s.batch)?, s.epoch_steps) {
             (Some(all), Some(wanted)) => Some(all.min(wanted)),
@@ -372,5 +379,6 @@ mod tests {
         assert_eq!(got[5], Position { epoch: 1, step: 2 });
         assert!(Loader::new(probe(Some(1), None), settings()).is_err(), "no whole batch");
         assert!(Loader::new(probe(None, None), LoaderSettings { threads: 0, ..settings() }).is_err());
+        assert!(Loader::new(probe(None, None), LoaderSettings { threads: usize::MAX, ..settings() }).is_err());
     }
 }

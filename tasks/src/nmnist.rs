@@ -1,8 +1,8 @@
 //! N-MNIST: handwritten digits seen by an event camera that moves (Orchard et al. 2015).
 //!
 //! 60 000 training and 10 000 test recordings of 34 x 34 pixels, 10 classes, each of three saccades of about 100 ms. The layout on
-//! disk is that of the original archives, `NMNIST/Train/<digit>/<number>.bin` and `NMNIST/Test/...`; the class is the last character
-//! of the folder's name. A sample is the first saccade (t < 100 ms) in a fixed number of time bins, flattened to 2312 inputs in
+//! disk is that of the original archives, `NMNIST/Train/<digit>/<number>.bin` and `NMNIST/Test/...`, in any letter case; a class folder is
+//! called by its digit, alone or after other characters (`3`, `digit_3`). What else lies there is left out and said. A sample is the first saccade (t < 100 ms) in a fixed number of time bins, flattened to 2312 inputs in
 //! the order (p, y, x): see [`events`](crate::events).
 //!
 //! The files of a split are read at its first use, on all processors, and kept as lists of spikes.
@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{self, Entry};
 use crate::error::require;
-use crate::events::{Disorder, Event, Sensor, aer, frames};
+use crate::events::{Disorder, Event, Reading, Recording, Sensor, TimeUnit, aer, frames};
 use crate::order::{At, Order, Passes};
-use crate::parallel;
-use crate::sparse::{Decoded, Sparse, Splits, batch_of};
+use crate::remarks::{Listing, Remarks};
+use crate::sparse::{self, Decoded, Sparse, Splits, batch_of};
 use crate::task::{Batch, Split, Task, TaskSettings};
-use crate::{Error, Result};
+use crate::{Error, Result, files, parallel};
 
 /// End of the first saccade, microseconds.
 pub const FIRST_SACCADE_US: u64 = 100_000;
@@ -40,6 +40,8 @@ pub struct NMnistSettings {
     pub binary: bool,
     /// Recordings whose time runs backwards.
     pub disorder: Disorder,
+    /// The unit of times, where it is not the microsecond.
+    pub time_unit: Option<TimeUnit>,
     /// Folder for the binned data, so that they are made once.
     pub cache: Option<PathBuf>,
     /// Order and last batch.
@@ -55,6 +57,7 @@ impl NMnistSettings {
             first_saccade: true,
             binary: false,
             disorder: Disorder::Refuse,
+            time_unit: None,
             cache: None,
             passes: Passes::default(),
         }
@@ -101,88 +104,119 @@ impl NMnist {
 
     fn decoded(&self, split: Split) -> Result<std::sync::Arc<Decoded>> {
         self.splits.get(split, || {
-            let (s, files) = (&self.settings, files(&split_dir(&self.root, split)?)?);
+            let s = &self.settings;
+            let (files, remarks) = recordings(&split_dir(&self.root, split)?)?.sound()?;
+            sparse::check_size("nmnist", files.len(), s.steps)?;
+            let labels: String = files.iter().map(|f| format!("{} ", f.1)).collect();
             let entry = Entry {
                 task: self.name(),
                 split,
-                settings: format!("first saccade {}, disorder {:?}", s.first_saccade, s.disorder),
+                settings: format!(
+                    "first saccade {}, disorder {:?}, times in {:?}, labels {:016x}",
+                    s.first_saccade,
+                    s.disorder,
+                    s.time_unit,
+                    cache::hash(labels.as_bytes())
+                ),
                 sources: files.iter().map(|f| f.0.as_path()).collect(),
                 steps: s.steps,
                 n_in: self.n_in(),
                 n_out: self.n_out(),
             };
-            cache::through(s.cache.as_deref(), &entry, || self.decode_all(&files))
+            let mut decoded = cache::through(s.cache.as_deref(), &entry, || self.decode_all(&files))?;
+            decoded.remarks.splice(0..0, remarks.lines());
+            Ok(decoded)
         })
     }
 
     fn decode_all(&self, files: &[(PathBuf, i32)]) -> Result<Decoded> {
         let blocks: Vec<&[(PathBuf, i32)]> = files.chunks(64).collect();
         let parts = parallel::map(blocks.len(), |i| self.decode(blocks[i]));
-        let mut spikes = Sparse::new(self.settings.steps);
+        let (mut spikes, mut remarks) = (Sparse::new(self.settings.steps), Remarks::default());
         for part in parts {
-            spikes.append(&part?);
+            let (part, more) = part?;
+            spikes.append(&part);
+            remarks.extend(more);
         }
         let labels = files.iter().map(|f| f.1).collect();
-        Ok(Decoded { spikes: spikes.finish(), labels, people: Vec::new() })
+        let all = Decoded { spikes: spikes.finish(), labels, remarks: remarks.lines(), ..Decoded::default() };
+        Ok(all.judged())
     }
 
-    fn decode(&self, files: &[(PathBuf, i32)]) -> Result<Sparse> {
+    fn decode(&self, files: &[(PathBuf, i32)]) -> Result<(Sparse, Remarks)> {
         let s = &self.settings;
-        let mut out = Sparse::new(s.steps);
+        let (mut out, mut remarks) = (Sparse::new(s.steps), Remarks::default());
+        let reading = Reading::NMNIST.accepting(s.disorder, s.time_unit);
         for (path, _) in files {
-            let events = read(path, s.first_saccade, s.disorder)?;
-            out.push(&frames::fixed_bins(&events, Sensor::NMNIST, s.steps));
+            let recording = read(path, s.first_saccade, &reading)?;
+            out.push(&frames::fixed_bins(&recording.events, Sensor::NMNIST, s.steps));
+            recording.remarks.into_iter().for_each(|r| remarks.add(path, r));
         }
-        Ok(out)
+        Ok((out, remarks))
     }
 }
 
-/// The events of a recording, of the first saccade only if so wished. Errors: those of [`aer::read`], and [`Error::Empty`] if nothing
-/// happens in the first saccade.
-pub fn read(path: &Path, first_saccade: bool, disorder: Disorder) -> Result<Vec<Event>> {
-    let mut events = aer::read(path, Sensor::NMNIST, disorder)?;
+/// A recording, of the first saccade only if so wished. Errors: those of [`aer::read`], and [`Error::Empty`] if nothing happens in the
+/// first saccade.
+pub fn read(path: &Path, first_saccade: bool, reading: &Reading) -> Result<Recording> {
+    let mut recording = aer::read(path, reading)?;
     if first_saccade {
-        let all = events.len();
-        events.retain(|e| e.t < FIRST_SACCADE_US);
-        if events.is_empty() {
-            return Err(Error::Empty {
-                path: path.to_owned(),
-                got: format!("none of its {all} events is in the first saccade, before 100 ms"),
-                next: "use all saccades, or leave the file out",
-            });
-        }
+        recording.events = first(path, recording.events)?;
+    }
+    Ok(recording)
+}
+
+/// The events of the first saccade. Errors: [`Error::Empty`].
+pub(crate) fn first(path: &Path, mut events: Vec<Event>) -> Result<Vec<Event>> {
+    let (all, begin) = (events.len(), events.first().map_or(0, |e| e.t));
+    events.retain(|e| e.t < FIRST_SACCADE_US);
+    if events.is_empty() {
+        return Err(Error::Empty {
+            path: path.to_owned(),
+            got: format!("none of its {all} events is in the first saccade, before 100 ms; the first is at {begin} us"),
+            next: "let times count from the start of the recording, use all saccades, or leave the file out",
+        });
     }
     Ok(events)
 }
 
-fn root(dir: &Path) -> Result<PathBuf> {
-    for root in [dir.join("NMNIST"), dir.to_owned()] {
-        if ["Train", "Test"].iter().any(|s| root.join(s).is_dir()) {
-            return Ok(root);
-        }
+/// The folder that has `Train` and `Test`, in any letter case. Other sets have folders of these names too, so that there must be a folder
+/// of a class in one of them, unless their folder is called N-MNIST.
+pub(crate) fn root(dir: &Path) -> Result<PathBuf> {
+    let splits =
+        |root: &Path| ["Train", "Test"].into_iter().filter_map(|s| files::folder(root, &[s])).collect::<Vec<_>>();
+    let named = ["NMNIST", "N-MNIST"].into_iter().filter_map(|name| files::folder(dir, &[name]));
+    let mut known: Vec<PathBuf> = named.filter(|root| !splits(root).is_empty()).collect();
+    if splits(dir).iter().any(|split| classes(split) > 0) {
+        known.push(dir.to_owned());
     }
-    Err(missing(&dir.join("NMNIST")))
+    known.into_iter().next().ok_or_else(|| missing(dir, dir.join("NMNIST")))
 }
 
-fn missing(looked_for: &Path) -> Error {
-    let top = looked_for.ancestors().find(|p| p.ends_with("NMNIST")).unwrap_or(looked_for);
-    Error::Missing {
-        what: "N-MNIST",
-        looked_for: looked_for.to_owned(),
-        layout: LAYOUT,
-        next: format!(
+/// How many folders of classes there are in a folder.
+fn classes(dir: &Path) -> usize {
+    files::entries(dir).unwrap_or_default().iter().filter(|p| p.is_dir() && class_of(p).is_some()).count()
+}
+
+fn missing(dir: &Path, looked_for: PathBuf) -> Error {
+    let next = if classes(dir) > 1 && ["train", "test"].contains(&files::name(dir).to_lowercase().as_str()) {
+        format!("{} seems to be one split: name the folder that holds both", dir.display())
+    } else {
+        format!(
             "Get Train.zip (MD5 20959b8e626244a1b502305a9e6e2031, 60000 samples) and Test.zip (MD5 \
              69ca8762b2fe404d9b9bad1103e97832, 10000 samples) from https://www.garrickorchard.com/datasets/n-mnist and \
              unpack them into {}",
-            top.display()
-        ),
-    }
+            looked_for.ancestors().find(|p| p.ends_with("NMNIST")).unwrap_or(dir).display()
+        )
+    };
+    files::missing("N-MNIST", looked_for, dir, LAYOUT, next)
 }
 
-fn split_dir(root: &Path, split: Split) -> Result<PathBuf> {
-    let dir = match split {
-        Split::Train => root.join("Train"),
-        Split::Test => root.join("Test"),
+/// The folder of a split below a root.
+pub(crate) fn split_dir(root: &Path, split: Split) -> Result<PathBuf> {
+    let name = match split {
+        Split::Train => "Train",
+        Split::Test => "Test",
         Split::Valid => {
             return Err(Error::NoSplit {
                 task: "nmnist".into(),
@@ -192,40 +226,57 @@ fn split_dir(root: &Path, split: Split) -> Result<PathBuf> {
             });
         }
     };
-    if dir.is_dir() { Ok(dir) } else { Err(missing(&dir)) }
+    files::folder(root, &[name]).ok_or_else(|| missing(root, root.join(name)))
 }
 
-/// The entries of a folder, sorted by name, without hidden ones.
-pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
-    let fail = |e: std::io::Error| Error::io(dir, "list the folder", &e);
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(fail)? {
-        let entry = entry.map_err(fail)?;
-        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-            all.push(entry.path());
+/// The class of a folder: its digit, alone or at the end of a name. `12` is no class.
+fn class_of(folder: &Path) -> Option<i32> {
+    let name = files::name(folder);
+    let digits = name.len() - name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    let number: i32 = name[name.len() - digits..].parse().ok()?;
+    (number < 10 && (digits == 1 || digits == name.len())).then_some(number)
+}
+
+/// All recordings of a split folder with their classes, sorted by class folder and name; what else is there is remarked. Errors:
+/// [`Error::Io`]; [`Error::Missing`] if there is no recording.
+pub(crate) fn recordings(dir: &Path) -> Result<Listing<(PathBuf, i32)>> {
+    let mut out = Listing::default();
+    let mut stray = |path: &Path, remark: &str| out.remarks.add(path, remark);
+    let other = "it is in another letter case than the folder that is read, and is left out";
+    files::namesakes(dir).iter().for_each(|twin| stray(twin, other));
+    for class in files::entries(dir)? {
+        let Some(label) = class_of(&class).filter(|_| class.is_dir()) else {
+            stray(&class, "it is no folder of a class (a name that ends in one digit), and is left out");
+            continue;
+        };
+        let inside = match files::entries(&class) {
+            Ok(inside) => inside,
+            Err(e) => {
+                out.problems.push(e);
+                continue;
+            }
+        };
+        for path in inside {
+            if files::has_extension(&path, &["bin"]) && !path.is_dir() {
+                out.found.push((path, label));
+            } else {
+                stray(&path, "it is no recording (.bin), and is left out");
+            }
         }
     }
-    all.sort();
-    Ok(all)
-}
-
-/// All recordings of a split folder with their classes, sorted by class and name.
-pub(crate) fn files(dir: &Path) -> Result<Vec<(PathBuf, i32)>> {
-    let mut files = Vec::new();
-    for class in entries(dir)?.into_iter().filter(|p| p.is_dir()) {
-        let name = class.to_string_lossy();
-        let Some(label) = name.chars().last().and_then(|c| c.to_digit(10)) else {
-            return Err(Error::Damaged {
-                path: class.clone(),
-                rule: "the folders of N-MNIST are called by their digit".into(),
-                got: format!("the name ends in {:?}", name.chars().last().unwrap_or(' ')),
-                next: "move the folder elsewhere".into(),
-            });
-        };
-        let bins = entries(&class)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "bin"));
-        files.extend(bins.map(|p| (p, label as i32)));
+    if let Some(ten) = files::child(dir, "10").filter(|_| out.found.iter().all(|f| f.1 != 0)) {
+        let next = "are classes counted from 1? Rename the folders, 10 to 0 or all one less, as the data mean it";
+        out.problems.push(Error::unusable(
+            &ten,
+            "the folders of N-MNIST are called by their digit, 0 to 9",
+            "10, and no 0",
+            next,
+        ));
     }
-    if files.is_empty() { Err(missing(&dir.join("<digit>").join("<5 digits>.bin"))) } else { Ok(files) }
+    if out.found.is_empty() && out.problems.is_empty() {
+        return Err(missing(dir, dir.join("<digit>").join("<5 digits>.bin")));
+    }
+    Ok(out)
 }
 
 impl Task for NMnist {
@@ -246,7 +297,13 @@ impl Task for NMnist {
     }
     fn samples(&self, split: Split) -> Result<Option<u64>> {
         // Counting needs no reading of recordings.
-        Ok(Some(files(&split_dir(&self.root, split)?)?.len() as u64))
+        Ok(Some(recordings(&split_dir(&self.root, split)?)?.sound()?.0.len() as u64))
+    }
+    fn remarks(&self, split: Split) -> Result<Vec<String>> {
+        Ok(self.decoded(split)?.remarks.clone())
+    }
+    fn repeated(&self, split: Split) -> Result<u64> {
+        Ok(sparse::repeated(&self.decoded(split)?.prints(), &self.decoded(Split::Train)?.prints()))
     }
     fn batches(&self, split: Split, batch: usize) -> Result<Option<u64>> {
         Ok(self.samples(split)?.map(|n| self.settings.passes.batches(split, n, batch)))
@@ -326,6 +383,35 @@ mod tests {
     }
 
     #[test]
+    fn folders_are_found_in_any_letter_case_and_strays_are_remarked() {
+        let dir = Folder::new("nmnist-case");
+        let sample = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("data/sample_nmnist.bin")).unwrap();
+        for file in
+            ["train/Class_3/00001.BIN", "train/7/a b.bin", "test/07/1.bin", "train/12/1.bin", "train/other/1.bin"]
+        {
+            dir.write(&format!("nmnist/{file}"), &sample);
+        }
+        dir.write("nmnist/train/7/notes.txt", b"");
+        let task = NMnist::open(NMnistSettings::new(dir.path())).unwrap();
+        assert_eq!((task.samples(Split::Train).unwrap(), task.samples(Split::Test).unwrap()), (Some(2), Some(1)));
+        let mut targets = task.batch(Split::Train, 0, 0, 0, 2).unwrap().targets;
+        targets.sort_unstable();
+        assert_eq!((targets, task.batch(Split::Test, 0, 0, 0, 1).unwrap().targets), (vec![3, 7], vec![7]));
+        let remarks = task.remarks(Split::Train).unwrap();
+        assert!(remarks.iter().any(|r| r.contains("train/12 and 1 more") && r.contains("left out")), "{remarks:?}");
+        assert!(remarks.iter().any(|r| r.contains("notes.txt")), "{remarks:?}");
+        assert_eq!(task.repeated(Split::Test).unwrap(), 1, "all recordings are the same");
+        dir.write("nmnist/train/10/1.bin", &sample);
+        let task = NMnist::open(NMnistSettings::new(dir.path().join("nmnist"))).unwrap();
+        assert!(task.samples(Split::Train).unwrap_err().to_string().contains("counted from 1"));
+        let m = NMnist::open(NMnistSettings::new(dir.path().join("nmnist/train"))).err().unwrap().to_string();
+        assert!(m.contains("one split: name the folder that holds both"), "{m}");
+        let steps = NMnistSettings { steps: 1 << 20, ..NMnistSettings::new(dir.path()) };
+        let m = NMnist::open(steps).unwrap().batch(Split::Test, 0, 0, 0, 1 << 20).unwrap_err().to_string();
+        assert!(m.contains("fit in memory"), "{m}");
+    }
+
+    #[test]
     fn missing_data_says_what_belongs_where() {
         let dir = Folder::new("nmnist-none");
         let m = NMnist::open(NMnistSettings::new(dir.path())).err().unwrap().to_string();
@@ -339,7 +425,8 @@ mod tests {
         assert!(matches!(task.samples(Split::Test), Err(Error::Missing { .. })));
         assert!(matches!(task.samples(Split::Valid), Err(Error::NoSplit { .. })));
         dir.write("NMNIST/Train/other/00001.bin", b"");
-        assert!(task.samples(Split::Train).unwrap_err().to_string().contains("called by their digit"));
+        let m = task.samples(Split::Train).unwrap_err().to_string();
+        assert!(m.contains("holds 3/ (with readme), other/ (with 00001.bin)"), "{m}");
     }
 
     #[test]
@@ -349,7 +436,7 @@ mod tests {
         let batch = |s: &NMnistSettings| NMnist::open(s.clone()).unwrap().batch(Split::Train, 1, 0, 0, 4).unwrap();
         let want = batch(&NMnistSettings::new(dir.path()));
         assert_eq!((batch(&s), batch(&s)), (want.clone(), want.clone()));
-        assert_eq!(entries(cache.path()).unwrap().len(), 1);
+        assert_eq!(files::entries(cache.path()).unwrap().len(), 1);
         // Another folder of one of the files is another class: the cache must not be taken for it.
         std::fs::rename(dir.path().join("NMNIST/Train/3"), dir.path().join("NMNIST/Train/4")).unwrap();
         assert_ne!(batch(&s).targets, want.targets);
@@ -362,9 +449,9 @@ mod tests {
     #[ignore = "needs recordings that are not part of the project, in ../shared"]
     fn real_recordings() {
         let dir = shared("real-samples/nmnist-slayer-subset");
-        let events = read(&dir.join("NMNIST/Train/5/00001.bin"), false, Disorder::Refuse).unwrap();
+        let events = read(&dir.join("NMNIST/Train/5/00001.bin"), false, &Reading::NMNIST).unwrap().events;
         assert_eq!(events.len(), 4681);
-        let events = read(&dir.join("NMNIST/Train/5/00001.bin"), true, Disorder::Refuse).unwrap();
+        let events = read(&dir.join("NMNIST/Train/5/00001.bin"), true, &Reading::NMNIST).unwrap().events;
         assert_eq!(events.len(), 1891);
         assert_eq!((frames::window_of(&events, 100), frames::window_of(&events, 200)), (990, 495));
         let binned = frames::fixed_bins(&events, Sensor::NMNIST, 100);

@@ -5,11 +5,14 @@
 //! about 200 MB this way, the 65 million spikes of SHD 130 MB; dense they would be 13.9 GB and 571 MB. A batch is written out
 //! when it is asked for.
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-use crate::Result;
 use crate::order::{At, Order};
+use crate::rng::finish;
 use crate::task::{Batch, Split, Task};
+use crate::{Result, memory};
 
 /// Spikes of samples of `steps` steps.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -106,6 +109,77 @@ pub(crate) struct Decoded {
     pub labels: Vec<i32>,
     /// The speaker or user of each sample, where known.
     pub people: Vec<i64>,
+    /// What there is to say about the split.
+    pub remarks: Vec<String>,
+}
+
+impl Decoded {
+    /// A number for each sample that has spikes, equal for equal samples.
+    pub fn prints(&self) -> Vec<u64> {
+        self.of_class().map(|(print, _)| print).collect()
+    }
+
+    /// [`Decoded::prints`] with the class of each.
+    fn of_class(&self) -> impl Iterator<Item = (u64, i64)> {
+        let samples = self.labels.iter().enumerate();
+        samples.filter_map(move |(i, &class)| Some((print(self.spikes.steps_of(i))?, i64::from(class))))
+    }
+
+    /// Adds remarks on samples without a spike and on samples that are the same.
+    pub fn judged(mut self) -> Self {
+        let (all, silent) = (self.labels.len(), self.spikes.starts.windows(2).filter(|s| s[0] == s[1]).count());
+        if silent > 0 {
+            self.remarks
+                .push(format!("{silent} of {all} samples have no spike in any step: the network sees nothing of them"));
+        }
+        let copies = copies(self.of_class());
+        self.remarks.extend(copies);
+        self
+    }
+}
+
+/// Remarks on samples of a split that are the same, worst where their classes differ.
+pub(crate) fn copies(samples: impl Iterator<Item = (u64, i64)>) -> Vec<String> {
+    let mut first: HashMap<u64, i64> = HashMap::new();
+    let (mut same, mut other) = (0, None);
+    for (print, class) in samples {
+        match first.entry(print) {
+            Entry::Vacant(new) => {
+                new.insert(class);
+            }
+            Entry::Occupied(known) => {
+                same += 1;
+                other = other.or((*known.get() != class).then(|| (*known.get(), class)));
+            }
+        }
+    }
+    let copies = (same > 0).then(|| format!("{same} samples are copies of others in the split"));
+    let classes =
+        other.map(|(a, b)| format!("the same sample is there as class {a} and as class {b}: one of them is wrong"));
+    copies.into_iter().chain(classes).collect()
+}
+
+/// A number for the spikes of a sample, step by step; `None` without spikes.
+pub(crate) fn print<'a>(steps: impl Iterator<Item = &'a [u16]>) -> Option<u64> {
+    let spikes = steps.enumerate().flat_map(|(t, now)| now.iter().map(move |&c| (t as u64) << 16 | u64::from(c)));
+    spikes.fold(None, |h, word| Some(finish(h.unwrap_or_default() ^ word).wrapping_add(1)))
+}
+
+/// How many of `prints` are in `known`.
+pub(crate) fn repeated(prints: &[u64], known: &[u64]) -> u64 {
+    let known: HashSet<&u64> = known.iter().collect();
+    prints.iter().filter(|p| known.contains(p)).count() as u64
+}
+
+/// Refuses a split whose table of steps would be larger than the memory.
+pub(crate) fn check_size(task: &'static str, samples: usize, steps: usize) -> Result<()> {
+    memory::fits(
+        task,
+        "the samples of a split fit in memory, at 4 bytes a step",
+        &[samples, steps],
+        4,
+        "choose fewer steps",
+    )
 }
 
 /// Something made at its first use and then kept.
@@ -154,6 +228,28 @@ pub(crate) fn batch_of(task: &dyn Task, order: &Order, d: &Decoded, binary: bool
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equal_samples_have_equal_prints() {
+        let mut spikes = Sparse::new(3);
+        for sample in [&[(0, 1), (2, 5)][..], &[(0, 1), (1, 5)], &[], &[(0, 1), (2, 5)], &[(0, 1)], &[(1, 1)]] {
+            spikes.push(sample);
+        }
+        let d = Decoded { spikes, labels: vec![0; 6], ..Decoded::default() }.judged();
+        let p = d.prints();
+        assert_eq!((p.len(), p[0] == p[2]), (5, true), "the silent one has none");
+        assert_eq!(p.iter().collect::<HashSet<_>>().len(), 4);
+        assert_eq!(repeated(&p[3..], &p[..3]), 0);
+        assert_eq!(repeated(&p, &p[..1]), 2);
+        assert_eq!(d.remarks.len(), 2);
+        assert!(
+            d.remarks[0].starts_with("1 of 6 samples") && d.remarks[1].starts_with("1 samples are copies"),
+            "{:?}",
+            d.remarks
+        );
+        let both = copies([(1, 3), (2, 3), (1, 7)].into_iter());
+        assert!(both[1].contains("class 3 and as class 7"), "{both:?}");
+    }
 
     #[test]
     fn what_goes_in_comes_out() {

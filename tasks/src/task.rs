@@ -10,7 +10,8 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use crate::{Error, Result};
+use crate::error::require;
+use crate::{Result, memory};
 
 /// Which part of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -143,6 +144,19 @@ pub trait Task: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// What was recognised, left out or strange when a split was read, in lines for a person.
+    fn remarks(&self, split: Split) -> Result<Vec<String>> {
+        let _ = split;
+        Ok(Vec::new())
+    }
+
+    /// Samples of a split that are training samples too, spike for spike: accuracy on them says how well they were learned, not how
+    /// well new ones are told apart.
+    fn repeated(&self, split: Split) -> Result<u64> {
+        let _ = split;
+        Ok(0)
+    }
+
     /// Batches in an epoch of `batch` samples; `None` without end.
     fn batches(&self, split: Split, batch: usize) -> Result<Option<u64>>;
 
@@ -180,16 +194,9 @@ pub trait TaskSettings {
     }
 }
 
-/// Refuses empty batches, and batches whose size overflows.
+/// Refuses empty batches, and batches that are larger than the memory.
 pub(crate) fn check_batch(task: &dyn Task, batch: usize) -> Result<()> {
-    let bytes = task.steps().checked_mul(task.n_in()).and_then(|n| n.checked_mul(batch));
-    if batch > 0 && bytes.is_some_and(|n| n <= isize::MAX as usize) {
-        return Ok(());
-    }
-    Err(Error::Setting {
-        task: "batch",
-        rule: "the batch size is at least 1 and steps x batch x inputs fits in memory",
-        got: format!("{} x {batch} x {} for {}", task.steps(), task.n_in(), task.name()),
-        next: "choose another batch size".into(),
-    })
+    require(batch > 0, "batch", "the batch size is at least 1", batch, "choose another batch size")?;
+    let rule = "steps x batch x inputs fit in memory";
+    memory::fits("batch", rule, &[task.steps(), batch, task.n_in()], 1, "choose a smaller batch or fewer steps")
 }

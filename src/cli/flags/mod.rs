@@ -44,7 +44,7 @@ counts! {
     /// Bytes of memory, from 1.
     budget: u64, Count { low: 1, high: 1 << 50 };
     /// Samples, from 1.
-    samples: u64, Count { low: 1, high: 1 << 32 };
+    samples: u64, Count { low: 1, high: 1 << 24 };
 }
 
 /// The error of a flag's value in the words of its range: "--tau_neu must be above 0 and finite, got -5".

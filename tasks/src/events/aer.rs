@@ -8,73 +8,55 @@
 //! ```
 //!
 //! An event with y = 240 is no event but the mark of a timer overflow: it and all later times are 8192 us later than
-//! written. Marks are counted and dropped.
+//! written. Marks are counted and dropped. In a file without marks the 23 bits run over after 8.4 s, and are followed.
 
 use std::path::Path;
 
-use super::{Disorder, Event, Sensor};
-use crate::{Error, Result};
+use super::{Clock, Collector, Reading, Recording, TimeUnit};
+use crate::{Error, Result, files};
 
 /// Bytes of an event.
 pub const EVENT_BYTES: usize = 5;
 const OVERFLOW_ROW: u8 = 240;
 const OVERFLOW_US: u64 = 8192;
+/// Ticks of the 23-bit timer.
+const TIMER: u64 = 1 << 23;
 
-/// Reads and decodes a file. Errors: those of [`decode`], and [`Error::Io`].
-pub fn read(path: &Path, sensor: Sensor, disorder: Disorder) -> Result<Vec<Event>> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the event file", &e))?;
-    decode(&bytes, path, sensor, disorder)
+/// Reads and decodes a file. Errors: those of [`decode`], [`Error::Io`], and [`Error::Damaged`] for what is no regular file.
+pub fn read(path: &Path, reading: &Reading) -> Result<Recording> {
+    decode(&files::read(path, files::EVENTS, "read the event file")?, path, reading)
 }
 
-/// The events of a file with contents `bytes`; `path` is for messages only.
+/// The events of a file with contents `bytes`; `path` is for messages only. Times are microseconds unless the reading says otherwise.
 ///
-/// Errors: [`Error::Empty`], [`Error::Truncated`], [`Error::OffSensor`], and under [`Disorder::Refuse`] [`Error::TimeBackwards`];
-/// each with the byte where it happened.
-pub fn decode(bytes: &[u8], path: &Path, sensor: Sensor, disorder: Disorder) -> Result<Vec<Event>> {
+/// Errors: [`Error::Truncated`], [`Error::OffSensor`], each with the byte where it happened, and those of every recording:
+/// [`Error::Empty`], [`Error::TimeBackwards`], [`Error::Damaged`].
+pub fn decode(bytes: &[u8], path: &Path, reading: &Reading) -> Result<Recording> {
     let (events, rest) = bytes.as_chunks::<EVENT_BYTES>();
     if !rest.is_empty() {
         let offset = (bytes.len() - rest.len()) as u64;
         return Err(Error::Truncated { path: path.to_owned(), len: bytes.len() as u64, offset });
     }
-    let mut out = Vec::with_capacity(events.len());
-    let (mut late, mut before, mut sorted) = (0, 0, true);
+    let mut out = Collector::new(path, reading, TimeUnit::Us, events.len());
+    let (mut late, mut clock) = (0, Clock::new(TIMER));
     for (i, &[x, y, b2, b3, b4]) in events.iter().enumerate() {
         if y == OVERFLOW_ROW {
             late += OVERFLOW_US;
             continue;
         }
-        let offset = (i * EVENT_BYTES) as u64;
-        let (x, y) = (u16::from(x), u16::from(y));
-        if x >= sensor.width || y >= sensor.height {
-            let Sensor { width, height } = sensor;
-            return Err(Error::OffSensor { path: path.to_owned(), offset, x, y, width, height });
-        }
-        let t = late + (u64::from(b2 & 0x7f) << 16 | u64::from(b3) << 8 | u64::from(b4));
-        if t < before {
-            if disorder == Disorder::Refuse {
-                return Err(Error::TimeBackwards { path: path.to_owned(), offset, time: t, before });
-            }
-            sorted = false;
-        }
-        before = t;
-        out.push(Event { t, x, y, p: b2 >> 7 == 1 });
+        let ticks = u64::from(b2 & 0x7f) << 16 | u64::from(b3) << 8 | u64::from(b4);
+        // With marks the timer is short, and the marks say when it turns.
+        let time = if late > 0 { late + ticks } else { clock.unwrap(ticks) };
+        out.push((i * EVENT_BYTES) as u64, time as f64, x.into(), y.into(), b2 >> 7 == 1)?;
     }
-    if out.is_empty() {
-        return Err(Error::Empty {
-            path: path.to_owned(),
-            got: format!("{} bytes without an event", bytes.len()),
-            next: "copy or unpack the file again, or leave it out",
-        });
-    }
-    if !sorted {
-        out.sort_by_key(|e| e.t);
-    }
-    Ok(out)
+    clock.remark().into_iter().for_each(|r| out.remark(r));
+    out.finish(bytes.len())
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::events::{Disorder, Event};
 
     pub(crate) fn encode(events: &[(u8, u8, bool, u32)]) -> Vec<u8> {
         let one = |&(x, y, p, t): &(u8, u8, bool, u32)| {
@@ -83,8 +65,10 @@ pub(crate) mod tests {
         events.iter().flat_map(one).collect()
     }
 
+    /// Any length will do.
     fn run(bytes: &[u8], disorder: Disorder) -> Result<Vec<Event>> {
-        decode(bytes, Path::new("Train/3/00001.bin"), Sensor::NMNIST, disorder)
+        let reading = Reading { lasts: (0.0, f64::MAX), disorder, ..Reading::NMNIST };
+        decode(bytes, Path::new("Train/3/00001.bin"), &reading).map(|r| r.events)
     }
 
     #[test]
@@ -111,7 +95,10 @@ pub(crate) mod tests {
         says(&good[..13], &["13 bytes", "byte 10", "cut short"]);
         says(&encode(&[(1, 1, true, 10), (34, 2, true, 20)]), &["byte 5", "x = 34", "below 34"]);
         says(&encode(&[(1, 200, true, 10)]), &["byte 0", "y = 200"]);
-        says(&encode(&[(1, 1, true, 10), (1, 1, true, 30), (1, 1, true, 20)]), &["byte 10", "20 us", "30 us", "Sort"]);
+        says(
+            &encode(&[(1, 1, true, 10), (1, 1, true, 30), (1, 1, true, 20)]),
+            &["byte 10", "20 us", "30 us", "--sort-events"],
+        );
         says(&[], &["at least one event", "0 bytes"]);
         says(&encode(&[(0, 240, false, 0)]), &["5 bytes without an event"]);
     }
@@ -121,6 +108,25 @@ pub(crate) mod tests {
         let bytes = encode(&[(1, 1, true, 10), (2, 1, true, 30), (3, 1, true, 20), (4, 1, true, 20)]);
         let got: Vec<u16> = run(&bytes, Disorder::Sort).unwrap().iter().map(|e| e.x).collect();
         assert_eq!(got, [1, 3, 4, 2]);
+    }
+
+    #[test]
+    fn a_timer_without_marks_is_followed() {
+        let at = |t: u32| (1, 1, t.is_multiple_of(2), t);
+        let bytes = encode(&[at(0), at(4_000_000), at(8_388_000), at(391), at(500_000)]);
+        let got = decode(&bytes, Path::new("1.bs2"), &Reading::GESTURE).unwrap();
+        assert_eq!(got.events.iter().map(|e| e.t).collect::<Vec<_>>()[3..], [8_388_999, 8_888_608]);
+        assert!(got.remarks[0].contains("ran over"));
+    }
+
+    #[test]
+    fn milliseconds_are_found_out() {
+        // A digit of 300 ms, saved in milliseconds.
+        let bytes = encode(&(0..300).map(|t: u32| (1, 1, t.is_multiple_of(2), t)).collect::<Vec<_>>());
+        let m = decode(&bytes, Path::new("1.bin"), &Reading::NMNIST).unwrap_err().to_string();
+        assert!(m.contains("--time-unit ms"), "{m}");
+        let read = Reading::NMNIST.accepting(Disorder::Refuse, Some(TimeUnit::Ms));
+        assert_eq!(decode(&bytes, Path::new("1.bin"), &read).unwrap().events[299].t, 299_000);
     }
 
     #[test]

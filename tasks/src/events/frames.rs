@@ -47,12 +47,12 @@ pub fn fixed_window(events: &[Event], sensor: Sensor, window: u64) -> (usize, Bi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::{Disorder, aer};
+    use crate::events::{Reading, aer};
     use std::path::Path;
 
     fn sample() -> Vec<Event> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/sample_nmnist.bin");
-        aer::read(&path, Sensor::NMNIST, Disorder::Refuse).unwrap()
+        aer::read(&path, &Reading::NMNIST).unwrap().events
     }
 
     /// Events in a bin, the largest cell, and the total of each polarity.

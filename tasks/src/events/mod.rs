@@ -1,16 +1,20 @@
 //! Event cameras: files to events, events to frames.
 //!
 //! A dynamic vision sensor reports single pixels: at time t, pixel (x, y) became brighter (p = 1) or darker (p = 0). [`aer`]
-//! reads the 40-bit files of N-MNIST and their kin, [`frames`] counts events in time bins. A frame has the channels
+//! reads the 40-bit files of N-MNIST and their kin, [`aedat`] the recordings of DVS128 Gesture, [`npy`] arrays of events; all of them
+//! hand their events to one collector (`collect`), which judges them. [`frames`] counts events in time bins. A frame has the channels
 //! (p, y, x), flattened in that order: `(p * height + y) * width + x`.
 
 pub mod aedat;
 pub mod aer;
+mod collect;
 pub mod frames;
 pub mod npy;
 pub mod slices;
 
 use serde::{Deserialize, Serialize};
+
+pub(crate) use collect::{Clock, Collector, fitting, in_words, span_error};
 
 /// One event of a camera.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +64,96 @@ pub enum Disorder {
     /// An error that names the event.
     #[default]
     Refuse,
-    /// Put the events in order of time, equal times in order of the file.
+    /// Put the events in order of time, equal times in order of the file. A clock that starts again is refused all the same: sorting
+    /// would mix two recordings.
     Sort,
+}
+
+/// The unit of times in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimeUnit {
+    /// Seconds.
+    S,
+    /// Milliseconds.
+    Ms,
+    /// Microseconds.
+    Us,
+    /// Nanoseconds.
+    Ns,
+}
+
+impl TimeUnit {
+    /// All, from the longest.
+    pub const ALL: [TimeUnit; 4] = [TimeUnit::S, TimeUnit::Ms, TimeUnit::Us, TimeUnit::Ns];
+
+    /// Its symbol in lower case: s, ms, us, ns.
+    pub fn name(self) -> &'static str {
+        match self {
+            TimeUnit::S => "s",
+            TimeUnit::Ms => "ms",
+            TimeUnit::Us => "us",
+            TimeUnit::Ns => "ns",
+        }
+    }
+
+    /// Seconds in one.
+    pub fn seconds(self) -> f64 {
+        match self {
+            TimeUnit::S => 1.0,
+            TimeUnit::Ms => 1e-3,
+            TimeUnit::Us => 1e-6,
+            TimeUnit::Ns => 1e-9,
+        }
+    }
+
+    /// The unit that a heading or a column name ends in, such as `startTime_usec` or `t_ms`.
+    pub(crate) fn of_name(name: &str) -> Option<TimeUnit> {
+        let last = name.rsplit(['_', ' ', '(', '[', '/']).find(|w| !w.is_empty())?;
+        match last.trim_end_matches([')', ']']).to_lowercase().as_str() {
+            "s" | "sec" | "secs" | "seconds" => Some(TimeUnit::S),
+            "ms" | "msec" | "milliseconds" => Some(TimeUnit::Ms),
+            "us" | "usec" | "\u{b5}s" | "\u{3bc}s" | "microseconds" => Some(TimeUnit::Us),
+            "ns" | "nsec" | "nanoseconds" => Some(TimeUnit::Ns),
+            _ => None,
+        }
+    }
+}
+
+/// What a recording is expected to be, and what is accepted of it. Every reader judges by it in the same way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reading {
+    /// The camera; an event outside it is an error.
+    pub sensor: Sensor,
+    /// Shortest and longest time from the first to the last event, seconds. Times in a wrong unit are off by a factor of 1000.
+    pub lasts: (f64, f64),
+    /// Recordings whose time runs backwards.
+    pub disorder: Disorder,
+    /// The unit of times, where it is not that of the format.
+    pub time_unit: Option<TimeUnit>,
+}
+
+impl Reading {
+    /// A recording of N-MNIST, 0.3 s long: 10 ms to 10 s.
+    pub const NMNIST: Reading =
+        Reading { sensor: Sensor::NMNIST, lasts: (0.01, 10.0), disorder: Disorder::Refuse, time_unit: None };
+    /// One gesture, some seconds long: 10 ms to 100 s.
+    pub const GESTURE: Reading =
+        Reading { sensor: Sensor::DVS128, lasts: (0.01, 100.0), disorder: Disorder::Refuse, time_unit: None };
+    /// Many gestures in a row, one to two minutes long: 0.2 s to an hour.
+    pub const GESTURES: Reading = Reading { lasts: (0.2, 3600.0), ..Reading::GESTURE };
+
+    /// The same with this disorder and unit accepted.
+    pub fn accepting(self, disorder: Disorder, time_unit: Option<TimeUnit>) -> Reading {
+        Reading { disorder, time_unit, ..self }
+    }
+}
+
+/// A recording that was read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Recording {
+    /// Its events in order of time, at least one.
+    pub events: Vec<Event>,
+    /// What was recognised in the file rather than given: an order of columns, a timer that ran over, events that were sorted.
+    pub remarks: Vec<String>,
 }

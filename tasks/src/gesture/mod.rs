@@ -18,17 +18,17 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use self::augment::Warp;
-pub use self::recordings::read;
-use self::recordings::{Layout, Recording, find, part};
+pub use self::recordings::{Label, labels, read};
+pub(crate) use self::recordings::{Layout, Recording, find, part};
 use crate::cache::{self, Entry};
 use crate::error::require;
-use crate::events::{Disorder, Event, Sensor, frames, slices};
+use crate::events::{Disorder, Event, Sensor, TimeUnit, frames, slices};
 use crate::order::{At, Order, Passes};
-use crate::parallel;
+use crate::remarks::Remarks;
 use crate::rng::Stream;
-use crate::sparse::{Decoded, Sparse, Splits, batch_of};
+use crate::sparse::{self, Decoded, Sparse, Splits, batch_of};
 use crate::task::{Batch, Split, Task, TaskSettings};
-use crate::{Error, Result};
+use crate::{Error, Result, parallel};
 
 /// Names of the classes.
 pub const CLASSES: [&str; 11] = [
@@ -103,6 +103,8 @@ pub struct GestureSettings {
     pub binary: bool,
     /// Recordings whose time runs backwards.
     pub disorder: Disorder,
+    /// The unit of times, where it is not that of the format.
+    pub time_unit: Option<TimeUnit>,
     /// Order and last batch.
     pub passes: Passes,
 }
@@ -120,6 +122,7 @@ impl GestureSettings {
             cache: None,
             binary: false,
             disorder: Disorder::Refuse,
+            time_unit: None,
             passes: Passes::default(),
         }
     }
@@ -189,12 +192,12 @@ impl Gesture {
         find(&self.settings.dir, split)
     }
 
-    /// The recordings of a split.
-    fn recordings(&self, split: Split) -> Result<Vec<Recording>> {
+    /// The recordings of a split, and what there is to say of its files.
+    fn recordings(&self, split: Split) -> Result<(Vec<Recording>, Remarks)> {
         let held = &self.settings.held_out;
-        let all = self.layout(split)?.recordings(split)?;
+        let (all, remarks) = self.layout(split)?.recordings(split)?.sound()?;
         if split == Split::Test || held.is_empty() {
-            return Ok(all);
+            return Ok((all, remarks));
         }
         let known: BTreeSet<i64> = all.iter().map(|r| r.user).collect();
         require(
@@ -204,7 +207,8 @@ impl Gesture {
             format!("{held:?} of {known:?}"),
             "choose among these",
         )?;
-        Ok(all.into_iter().filter(|r| held.contains(&r.user) == (split == Split::Valid)).collect())
+        let of_split = |r: &Recording| held.contains(&r.user) == (split == Split::Valid);
+        Ok((all.into_iter().filter(of_split).collect(), remarks))
     }
 
     /// Whether the samples of a split are changed anew in each epoch.
@@ -218,56 +222,86 @@ impl Gesture {
         // A file with many gestures is read once.
         let files: Vec<&[Recording]> = recordings.chunk_by(|a, b| a.path == b.path).collect();
         let parts = parallel::map(files.len(), |i| {
-            let events = read(&files[i][0].path, s.disorder)?;
+            let file = read(&files[i][0].path, s.disorder, s.time_unit)?;
             let mut out = Decoded { spikes: Sparse::new(self.steps()), ..Decoded::default() };
+            let mut remarks = Remarks::default();
+            file.remarks.into_iter().for_each(|r| remarks.add(&files[i][0].path, r));
             for recording in files[i] {
-                for sample in s.framing.samples(part(&events, recording)?, Sensor::DVS128) {
+                let (events, remark) = part(&file.events, recording)?;
+                remark.into_iter().for_each(|r| remarks.add(&recording.path, r));
+                for sample in s.framing.samples(events, Sensor::DVS128) {
                     out.spikes.push(&smaller(sample, side));
                     out.labels.push(recording.label);
                     out.people.push(recording.user);
                 }
             }
-            Ok(out)
+            Ok((out, remarks))
         });
         let mut all = Decoded { spikes: Sparse::new(self.steps()), ..Decoded::default() };
+        let mut remarks = Remarks::default();
         for part in parts {
-            let part: Decoded = part?;
+            let (part, more): (Decoded, Remarks) = part?;
             all.spikes.append(&part.spikes);
             all.labels.extend(part.labels);
             all.people.extend(part.people);
+            remarks.extend(more);
         }
         all.spikes = all.spikes.finish();
         if all.people.iter().all(|u| *u < 0) {
             all.people.clear();
         }
-        Ok(all)
+        all.remarks = remarks.lines();
+        Ok(all.judged())
     }
 
     fn decoded(&self, split: Split) -> Result<Arc<Decoded>> {
         self.splits.get(split, || {
             let s = &self.settings;
-            let recordings = self.recordings(split)?;
+            let (recordings, remarks) = self.recordings(split)?;
+            sparse::check_size("gesture", recordings.len(), self.steps())?;
             // Frames are cropped and turned at their full size.
             let whole = self.augments(split);
+            let tables = self.layout(split)?.tables(split, &recordings);
             let mut sources: Vec<_> = recordings.iter().map(|r| r.path.as_path()).collect();
             sources.dedup();
+            sources.extend(tables.iter().map(PathBuf::as_path));
+            let marks: String = recordings.iter().map(|r| format!("{} {} {:?} ", r.label, r.user, r.span)).collect();
             let entry = Entry {
                 task: self.name(),
                 split,
                 settings: format!(
-                    "{:?}, frames of {}, held out {:?}, disorder {:?}",
+                    "{:?}, frames of {}, held out {:?}, disorder {:?}, times in {:?}, labels {:016x}",
                     s.framing,
                     if whole { 128 } else { s.frame_size },
                     s.held_out,
-                    s.disorder
+                    s.disorder,
+                    s.time_unit,
+                    cache::hash(marks.as_bytes())
                 ),
                 sources,
                 steps: self.steps(),
                 n_in: if whole { Sensor::DVS128.channels() } else { self.n_in() },
                 n_out: self.n_out(),
             };
-            cache::through(s.cache.as_deref(), &entry, || self.decode(&recordings, whole))
+            let mut decoded = cache::through(s.cache.as_deref(), &entry, || self.decode(&recordings, whole))?;
+            decoded.remarks.splice(0..0, remarks.lines());
+            Ok(decoded)
         })
+    }
+
+    /// A number for each sample with spikes, equal for samples that are equal in frames of the size that the network sees.
+    fn prints(&self, split: Split) -> Result<Vec<u64>> {
+        let d = self.decoded(split)?;
+        if !self.augments(split) {
+            return Ok(d.prints());
+        }
+        let mut small = Decoded { spikes: Sparse::new(self.steps()), ..Decoded::default() };
+        for i in 0..d.labels.len() {
+            let steps = d.spikes.steps_of(i).enumerate();
+            let sample = steps.flat_map(|(t, now)| now.iter().map(move |&c| (t as u32, c))).collect();
+            small.spikes.push(&smaller(sample, self.settings.frame_size));
+        }
+        Ok(small.prints())
     }
 
     /// One sample changed at random: its frames `[T, 2 * size * size]`.
@@ -341,6 +375,12 @@ impl Task for Gesture {
     fn people(&self, split: Split) -> Result<Vec<i64>> {
         Ok(self.decoded(split)?.people.clone())
     }
+    fn remarks(&self, split: Split) -> Result<Vec<String>> {
+        Ok(self.decoded(split)?.remarks.clone())
+    }
+    fn repeated(&self, split: Split) -> Result<u64> {
+        Ok(sparse::repeated(&self.prints(split)?, &self.prints(Split::Train)?))
+    }
     fn batches(&self, split: Split, batch: usize) -> Result<Option<u64>> {
         Ok(self.samples(split)?.map(|n| self.settings.passes.batches(split, n, batch)))
     }
@@ -366,178 +406,4 @@ impl Task for Gesture {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::events::aer;
-    use crate::testing::{Folder, shared};
-
-    /// A real clip with its times cut to milliseconds, as tonic's files have them.
-    fn clip(path: &Path) -> Vec<Event> {
-        let mut events = read(path, Disorder::Refuse).unwrap();
-        events.iter_mut().for_each(|e| e.t = e.t / 1000 * 1000);
-        events
-    }
-
-    /// Figures of a clip: events; counts of the first six frames, and of the last two; counts of all; the largest; those of the first polarity.
-    type Figures = (usize, [u32; 6], [u32; 2], usize, (u32, u32, u16, u16, u16), usize);
-
-    fn has_figures(clip: &[Event], (events, first, last, total, max, off): Figures) {
-        assert_eq!(clip.len(), events);
-        let framing = GestureSettings::new("").framing;
-        assert_eq!(framing.steps(), 67);
-        let samples = framing.samples(clip, Sensor::DVS128);
-        assert_eq!((samples.len(), samples[0].len()), (1, total));
-        let rows = rows(&samples[0]);
-        assert_eq!((&rows[..6], &rows[55..57], rows[57]), (&first[..], &last[..], 0));
-        assert_eq!(largest(&samples[0]), max);
-        assert_eq!(samples[0].iter().filter(|b| b.1 < 128 * 128).count(), off);
-    }
-
-    fn rows(binned: &frames::Binned) -> Vec<u32> {
-        let mut rows = vec![0; 67];
-        binned.iter().for_each(|b| rows[b.0 as usize] += 1);
-        rows
-    }
-
-    /// The largest cell and where it is: count, frame, polarity, y, x.
-    fn largest(binned: &frames::Binned) -> (u32, u32, u16, u16, u16) {
-        let mut cells = std::collections::HashMap::new();
-        binned.iter().for_each(|b| *cells.entry(*b).or_insert(0) += 1);
-        let (&(frame, c), &n) = cells.iter().max_by_key(|c| c.1).unwrap();
-        (n, frame, c / (128 * 128), c / 128 % 128, c % 128)
-    }
-
-    fn data() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("data/gesture_clip.bs2")
-    }
-
-    #[test]
-    fn golden_numbers_of_a_clip() {
-        let (first, last) = ([986, 933, 595, 379, 482, 914], [744, 1078]);
-        has_figures(&clip(&data()), (63_471, first, last, 62_138, (23, 41, 1, 93, 59), 30_665));
-    }
-
-    #[test]
-    #[ignore = "needs recordings that are not part of the project, in ../shared"]
-    fn golden_numbers_of_real_clips() {
-        let dir = shared("real-samples/dvs128-gesture-slayer");
-        let clip = |i: u64| clip(&dir.join(format!("{i}.bs2")));
-        let (first, last) = ([1215, 1371, 1774, 2329, 2906, 3418], [2810, 2946]);
-        has_figures(&clip(5), (181_179, first, last, 178_265, (35, 4, 1, 113, 41), 86_500));
-        let joined: Vec<Event> = (1..=4u64)
-            .flat_map(|i| clip(i).into_iter().map(move |e| Event { t: e.t + (i - 1) * 1_450_000, ..e }))
-            .collect();
-        assert_eq!(slices::by_time(&joined, 1_700_000), [0..76_646, 76_646..189_529, 189_529..339_174]);
-        let samples = GestureSettings::new(&dir).framing.samples(&joined, Sensor::DVS128);
-        assert_eq!(samples.iter().map(Vec::len).collect::<Vec<_>>(), [74_912, 111_359, 147_508]);
-        assert_eq!(samples.iter().map(|s| largest(s).0).collect::<Vec<_>>(), [23, 20, 25]);
-        assert!(samples.iter().all(|s| s.last().unwrap().0 == 66));
-    }
-
-    #[test]
-    fn layout_and_batches() {
-        let dir = Folder::new("gesture");
-        let bytes = aer::tests::encode(&[(1, 2, true, 0), (3, 4, false, 30_000), (3, 4, false, 60_000)]);
-        dir.write("train/DVSGesture/ibmGestureTrain/user01_led/3.bs2", &bytes);
-        dir.write("train/DVSGesture/ibmGestureTrain/user02_led/10.bs2", &bytes);
-        dir.write("ibmGestureTest/user03_lab/0.bs2", &bytes);
-        let task = Gesture::open(GestureSettings::new(dir.path())).unwrap();
-        assert_eq!((task.n_in(), task.n_out(), task.steps()), (32_768, 11, 67));
-        assert_eq!((task.samples(Split::Train).unwrap(), task.samples(Split::Test).unwrap()), (Some(2), Some(1)));
-        let b = task.batch(Split::Test, 0, 0, 0, 1).unwrap();
-        assert_eq!((b.targets[0], b.spikes(0)), (0, 2), "frames 0 and 1; the last event is past the last frame");
-        assert_eq!((b.at(0, 0)[(128 + 2) * 128 + 1], b.at(1, 0)[4 * 128 + 3]), (1, 1));
-        let bins = GestureSettings { framing: Framing::Bins(3), ..GestureSettings::new(dir.path()) };
-        assert_eq!(Gesture::open(bins).unwrap().batch(Split::Train, 0, 0, 0, 2).unwrap().spikes(1), 2);
-        dir.write("ibmGestureTest/user03_lab/11.bs2", &bytes);
-        let task = Gesture::open(GestureSettings::new(dir.path())).unwrap();
-        assert!(task.samples(Split::Test).unwrap_err().to_string().contains("0 to 10"));
-        assert!(matches!(task.samples(Split::Valid), Err(Error::NoSplit { .. })));
-        let none = Folder::new("gesture-none");
-        assert!(matches!(Gesture::open(GestureSettings::new(none.path())), Err(Error::Missing { .. })));
-    }
-
-    #[test]
-    fn users_can_be_held_out() {
-        let dir = Folder::new("gesture-users");
-        let bytes = aer::tests::encode(&[(1, 2, true, 0), (3, 4, false, 30_000)]);
-        for user in ["user01_led", "user02_lab", "user11_led"] {
-            dir.write(&format!("ibmGestureTrain/{user}/3.bs2"), &bytes);
-        }
-        let held = GestureSettings { held_out: vec![11], ..GestureSettings::new(dir.path()) };
-        let task = Gesture::open(held).unwrap();
-        assert_eq!((task.people(Split::Train).unwrap(), task.people(Split::Valid).unwrap()), (vec![1, 2], vec![11]));
-        let wrong = GestureSettings { held_out: vec![7], ..GestureSettings::new(dir.path()) };
-        assert!(Gesture::open(wrong).unwrap().samples(Split::Valid).unwrap_err().to_string().contains("held_out"));
-    }
-
-    #[test]
-    fn original_recordings_are_cut_by_their_tables() {
-        let dir = Folder::new("gesture-original");
-        let event = |x: u32, t: u32| [(x << 17 | 7 << 2 | 1 << 1 | 1).to_le_bytes(), t.to_le_bytes()].concat();
-        let events: Vec<Vec<u8>> = (0..100u32).map(|i| event(i, 1000 + i * 10_000)).collect();
-        let mut packet = vec![0; 28];
-        packet[0] = 1;
-        packet[4] = 8;
-        [16, 20, 24].iter().for_each(|&i| packet[i] = events.len() as u8);
-        let file = [b"#!AER-DAT3.1\r\n#!END-HEADER\r\n".to_vec(), packet, events.concat()].concat();
-        dir.write("user05_led.aedat", &file);
-        dir.write("user05_led_labels.csv", b"class,startTime_usec,endTime_usec\n3,1000,201000\n11,500000,900000\n");
-        dir.write("trials_to_train.txt", b"user05_led.aedat\n");
-        dir.write("trials_to_test.txt", b"user05_led.aedat\n");
-        let task = Gesture::open(GestureSettings::new(dir.path())).unwrap();
-        let b = task.batch(Split::Test, 0, 0, 0, 2).unwrap();
-        assert_eq!((b.real, &b.targets[..], task.people(Split::Test).unwrap()), (2, &[2, 10][..], vec![5, 5]));
-        assert_eq!(b.at(0, 0)[128 * 128 + 7 * 128], 1, "the first event is of pixel (0, 7), brighter");
-        dir.write("user05_led_labels.csv", b"class,startTime_usec,endTime_usec\n3,2000000,3000000\n");
-        let gone = Gesture::open(GestureSettings::new(dir.path())).unwrap().samples(Split::Test).unwrap_err();
-        assert!(gone.to_string().contains("no event between"), "{gone}");
-    }
-
-    #[test]
-    fn smaller_frames_have_the_largest_count_of_each_block() {
-        let c = |p: u16, y: u16, x: u16| (p * 128 + y) * 128 + x;
-        let sample = vec![(0, c(0, 0, 0)), (0, c(0, 1, 1)), (0, c(0, 1, 1)), (0, c(1, 127, 126)), (2, c(0, 0, 0))];
-        let got = smaller(sample, 64);
-        assert_eq!(got, [(0, 0), (0, 0), (0, 2 * 64 * 64 - 1), (2, 0)]);
-    }
-
-    #[test]
-    fn clips_are_small_or_changed_as_asked() {
-        let dir = Folder::new("gesture-clips");
-        let clip = std::fs::read(data()).unwrap();
-        let names: Vec<String> = (0..4).map(|label| format!("{label}.bs2,{label}\n")).collect();
-        (0..4).for_each(|label| drop(dir.write(&format!("{label}.bs2"), &clip)));
-        dir.write("labels.csv", format!("file,label\n{}", names.concat()).as_bytes());
-        let open = |frame_size, augment, cache: Option<PathBuf>| {
-            let settings = GestureSettings { frame_size, augment, cache, ..GestureSettings::new(dir.path()) };
-            Gesture::open(settings).unwrap()
-        };
-        let full = open(128, false, None);
-        assert_eq!((full.samples(Split::Train).unwrap(), full.samples(Split::Test).unwrap()), (Some(4), Some(4)));
-        let small = open(32, false, None).batch(Split::Test, 0, 0, 0, 4).unwrap();
-        let whole = full.batch(Split::Test, 0, 0, 0, 4).unwrap();
-        assert_eq!((small.targets.clone(), small.n_in), ((0..4).collect(), 2 * 32 * 32));
-        for t in [0, 20, 55] {
-            let most = |row: &[u8], side: usize| row[..side * side].iter().copied().max();
-            assert_eq!(most(small.at(t, 3), 32), most(whole.at(t, 3), 128));
-        }
-        let changed = open(64, true, None);
-        let (a, b) =
-            (changed.batch(Split::Train, 1, 0, 0, 4).unwrap(), changed.batch(Split::Train, 1, 0, 0, 4).unwrap());
-        assert_eq!(a, b);
-        let later = changed.batch(Split::Train, 1, 1, 0, 4).unwrap();
-        assert!((0..4).all(|r| a.spikes(r) > 1000) && later.spikes(0) > 1000);
-        assert_eq!(
-            changed.batch(Split::Test, 1, 0, 0, 4).unwrap(),
-            open(64, false, None).batch(Split::Test, 1, 5, 0, 4).unwrap()
-        );
-        let folder = Folder::new("gesture-cache");
-        for _ in 0..2 {
-            let cached = open(32, false, Some(folder.path().to_owned())).batch(Split::Test, 0, 0, 0, 4).unwrap();
-            assert_eq!(cached, small);
-        }
-    }
-}
+mod tests;

@@ -1,12 +1,15 @@
 //! Where the recordings of DVS128 Gesture are, in each of the layouts that they come in.
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::CLASSES;
-use crate::events::{Disorder, Event, Sensor, aedat, aer, npy};
-use crate::nmnist::entries;
-use crate::{Error, Result, Split};
+use crate::events::aedat::{self, Trial};
+use crate::events::{self, Disorder, Event, Reading, TimeUnit, aer, fitting, in_words, npy};
+use crate::remarks::Listing;
+use crate::{Error, Result, Split, files, table};
 
 /// One gesture: a file of its own, or part of one.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +22,10 @@ pub(crate) struct Recording {
     pub span: Option<Range<u64>>,
 }
 
+const LAYOUT: &str = "train/DVSGesture/ibmGestureTrain/<user>_<lighting>/<class>.npy and test/DVSGesture/ibmGestureTest/..., or the \
+     original trials_to_train.txt, trials_to_test.txt, <user>_<lighting>.aedat and <user>_<lighting>_labels.csv, or clips with a \
+     labels.csv";
+
 /// The layouts. Each says where a split is.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Layout {
@@ -30,34 +37,29 @@ pub(crate) enum Layout {
     Clips(PathBuf),
 }
 
-/// The layout of a split below `dir`.
+/// The layout of a split below `dir`, names in any letter case.
 pub(crate) fn find(dir: &Path, split: Split) -> Result<Layout> {
     let name = if split == Split::Test { "ibmGestureTest" } else { "ibmGestureTrain" };
     let level = if split == Split::Test { "test" } else { "train" };
-    let places = [dir.join(level).join("DVSGesture"), dir.join("DVSGesture"), dir.join(level), dir.to_owned()];
-    if let Some(found) = places.iter().map(|p| p.join(name)).find(|p| p.is_dir()) {
+    let places: [&[&str]; 4] = [&[level, "DVSGesture", name], &["DVSGesture", name], &[level, name], &[name]];
+    if let Some(found) = places.iter().find_map(|p| files::folder(dir, p)) {
         return Ok(Layout::Cut(found));
     }
-    for folder in [dir.to_owned(), dir.join("DvsGesture")] {
-        if folder.join(list(split)).is_file() {
+    let below = files::folder(dir, &["DvsGesture"]);
+    for folder in [Some(dir.to_owned()), below].into_iter().flatten() {
+        if files::file(&folder, list(split)).is_some() {
             return Ok(Layout::Original(folder));
         }
     }
-    if dir.join("labels.csv").is_file() {
+    if files::file(dir, "labels.csv").is_some() {
         return Ok(Layout::Clips(dir.to_owned()));
     }
-    Err(Error::Missing {
-        what: "DVS128 Gesture",
-        looked_for: places[0].join(name),
-        layout: "train/DVSGesture/ibmGestureTrain/<user>_<lighting>/<class>.npy and test/DVSGesture/ibmGestureTest/..., or the original \
-                 trials_to_train.txt, trials_to_test.txt, <user>_<lighting>.aedat and <user>_<lighting>_labels.csv, or clips with a \
-                 labels.csv",
-        next: format!(
-            "Get ibmGestureTrain.tar.gz (MD5 3a8f0d4120a166bac7591f77409cb105) and ibmGestureTest.tar.gz (MD5 \
-             56070e45dadaa85fff82e0fbfbc06de5), as tonic does, and unpack them into {}",
-            places[0].display()
-        ),
-    })
+    let unpack = format!(
+        "Get ibmGestureTrain.tar.gz (MD5 3a8f0d4120a166bac7591f77409cb105) and ibmGestureTest.tar.gz (MD5 \
+         56070e45dadaa85fff82e0fbfbc06de5), as tonic does, and unpack them into {}",
+        dir.join(level).join("DVSGesture").display()
+    );
+    Err(files::missing("DVS128 Gesture", places[0].iter().fold(dir.to_owned(), |p, n| p.join(n)), dir, LAYOUT, unpack))
 }
 
 fn list(split: Split) -> &'static str {
@@ -72,8 +74,9 @@ fn user(name: &Path) -> i64 {
     digits.parse().unwrap_or(-1)
 }
 
-fn text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the table", &e))
+/// Bytes of a table or list in a folder.
+fn table_bytes(path: &Path) -> Result<Vec<u8>> {
+    files::read(path, files::TABLE, "read the table")
 }
 
 impl Layout {
@@ -84,103 +87,352 @@ impl Layout {
         }
     }
 
-    /// All recordings of a split, in order of name.
-    pub fn recordings(&self, split: Split) -> Result<Vec<Recording>> {
+    /// All recordings of a split, in order of name. Problems are of single files and lines; what is left out is remarked. Errors:
+    /// [`Error::Io`]; [`Error::Damaged`] for a list that is no text; [`Error::Missing`] if there is no recording.
+    pub fn recordings(&self, split: Split) -> Result<Listing<Recording>> {
         let all = match self {
             Layout::Cut(folder) => cut(folder)?,
             Layout::Original(folder) => original(folder, split)?,
             Layout::Clips(folder) => clips(folder)?,
         };
-        if all.is_empty() {
-            return Err(Error::Missing {
-                what: "DVS128 Gesture",
-                looked_for: self.folder().join("<user>_<lighting>").join("<class>.npy"),
-                layout: "<user>_<lighting>/<class>.npy in each of the two folders",
-                next: "Unpack the archive again".into(),
-            });
+        if all.found.is_empty() && all.problems.is_empty() {
+            let looked_for = self.folder().join("<user>_<lighting>").join("<class>.npy");
+            return Err(files::missing(
+                "DVS128 Gesture",
+                looked_for,
+                self.folder(),
+                LAYOUT,
+                "Unpack the archive again".into(),
+            ));
         }
         Ok(all)
     }
+
+    /// Tables and lists that the recordings of a split depend on.
+    pub fn tables(&self, split: Split, recordings: &[Recording]) -> Vec<PathBuf> {
+        match self {
+            Layout::Cut(_) => Vec::new(),
+            Layout::Clips(folder) => files::file(folder, "labels.csv").into_iter().collect(),
+            Layout::Original(folder) => {
+                let mut all: Vec<PathBuf> = files::file(folder, list(split)).into_iter().collect();
+                all.extend(recordings.iter().filter_map(|r| trials_of(&r.path)));
+                all.dedup();
+                all
+            }
+        }
+    }
 }
 
-fn cut(folder: &Path) -> Result<Vec<Recording>> {
-    let mut all = Vec::new();
-    for user_folder in entries(folder)?.into_iter().filter(|p| p.is_dir()) {
-        for path in
-            entries(&user_folder)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "npy" || e == "bs2"))
+/// The class of a file's name or a table's field, 0 to 10.
+fn class(number: i64) -> Option<i32> {
+    i32::try_from(number).ok().filter(|c| (0..CLASSES.len() as i32).contains(c))
+}
+
+fn cut(folder: &Path) -> Result<Listing<Recording>> {
+    let mut out = Listing::default();
+    let mut eleven = None;
+    let twin = "it is in another letter case than the folder that is read, and is left out";
+    files::namesakes(folder).iter().for_each(|path| out.remarks.add(path, twin));
+    for of_user in files::entries(folder)? {
+        if !of_user.is_dir() {
+            out.remarks.add(&of_user, "it is no folder of a user, and is left out");
+            continue;
+        }
+        let inside = match files::entries(&of_user) {
+            Ok(inside) => inside,
+            Err(e) => {
+                out.problems.push(e);
+                continue;
+            }
+        };
+        for path in inside {
+            let number = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<i64>().ok());
+            let is_recording = files::has_extension(&path, &["npy", "bs2"]) && !path.is_dir();
+            match number.filter(|_| is_recording).and_then(class) {
+                Some(label) => out.found.push(Recording { path, label, user: user(&of_user), span: None }),
+                None => {
+                    let of_class = "it is not called by a class, 0.npy to 10.npy (or .bs2), and is left out";
+                    out.remarks.add(&path, of_class);
+                    eleven = eleven.or(number.filter(|&n| is_recording && n == CLASSES.len() as i64).map(|_| path));
+                }
+            }
+        }
+    }
+    if let Some(path) = eleven.filter(|_| out.found.iter().all(|r| r.label != 0)) {
+        let got = format!("{}, and no file of class 0", files::name(&path));
+        out.problems.push(Error::unusable(&path, "a recording is called by its class, 0 to 10", got, FROM_1));
+    }
+    Ok(out)
+}
+
+const FROM_1: &str = "are classes counted from 1? Take 1 from each";
+
+/// The table beside a recording.
+fn trials_of(recording: &Path) -> Option<PathBuf> {
+    let stem = recording.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    files::file(recording.parent()?, &format!("{stem}_labels.csv"))
+}
+
+fn original(folder: &Path, split: Split) -> Result<Listing<Recording>> {
+    let mut out = Listing::default();
+    let paths = listed(folder, list(split), &mut out)?;
+    for path in paths {
+        let Some(table) = trials_of(&path) else {
+            let name = format!("{}_labels.csv", path.file_stem().unwrap_or_default().to_string_lossy());
+            let got = format!("no {name} beside it");
+            let next = "copy the table that belongs to it, or take the recording out of the list";
+            out.problems.push(Error::unusable(&path, "a recording has a table of its gestures", got, next));
+            continue;
+        };
+        let trials = match table_bytes(&table).and_then(|bytes| aedat::trials(&bytes, &table)) {
+            Ok(trials) => trials,
+            Err(e) => {
+                out.problems.push(e);
+                continue;
+            }
+        };
+        if trials.0.is_empty() && trials.1.is_empty() {
+            out.remarks.add(&table, "it has no gesture");
+        }
+        out.problems.extend(trials.1);
+        for trial in trials.0 {
+            if let Some(e) = strange_length(&table, &trial) {
+                out.problems.push(e);
+                continue;
+            }
+            let (path, span) = (path.clone(), Some(trial.start..trial.end));
+            out.found.push(Recording { user: user(&path), path, label: trial.class, span });
+        }
+    }
+    unlisted(folder, &mut out);
+    Ok(out)
+}
+
+/// What is wrong with a gesture that is far too short or too long.
+fn strange_length(table: &Path, trial: &Trial) -> Option<Error> {
+    let (seconds, lasts) = ((trial.end - trial.start) as f64 * 1e-6, Reading::GESTURE.lasts);
+    let units = fitting(lasts, TimeUnit::Us, seconds);
+    let next = match units[..] {
+        _ if units.contains(&TimeUnit::Us) => return None,
+        [one] => format!(
+            "are the times in {one}? Call the columns start_{one} and end_{one}, or convert them",
+            one = one.name()
+        ),
+        _ => "correct the table, or take the line out".into(),
+    };
+    let got = format!("{} from {} to {} us", in_words(seconds), trial.start, trial.end);
+    Some(Error::unusable(table, format!("a gesture lasts {} to {} s", lasts.0, lasts.1), got, next))
+}
+
+/// The files that a list names, one a line, in order of name and each once.
+fn listed(folder: &Path, list: &str, out: &mut Listing<Recording>) -> Result<BTreeSet<PathBuf>> {
+    let path = files::file(folder, list).unwrap_or_else(|| folder.join(list));
+    let bytes = table_bytes(&path)?;
+    let mut all = BTreeSet::new();
+    for (number, line) in table::lines(table::text(&bytes, &path)?) {
+        match files::listed(folder, line.trim_matches(['"', '\''])) {
+            Ok(file) => {
+                if !all.insert(file.clone()) {
+                    out.remarks.add(&path, format!("{} is listed more than once and is read once", files::name(&file)));
+                }
+            }
+            Err(why) => {
+                let number = u32::try_from(number).unwrap_or(u32::MAX);
+                out.problems.push(unlistable(&path, number, line, why));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn unlistable(list: &Path, number: u32, name: &str, why: &str) -> Error {
+    let next = "correct the line, copy the file, or take the line out";
+    let got = format!("line {number}: {}: {why}", table::quote(name));
+    Error::unusable(list, "a list names files of its own folder, one a line", got, next)
+}
+
+/// Remarks recordings that neither list names.
+fn unlisted(folder: &Path, out: &mut Listing<Recording>) {
+    let mut named = BTreeSet::new();
+    let mut ignored = Listing::default();
+    for split in [Split::Train, Split::Test] {
+        named.extend(listed(folder, list(split), &mut ignored).unwrap_or_default());
+    }
+    for path in files::entries(folder).unwrap_or_default() {
+        if files::has_extension(&path, &["aedat"]) && !named.contains(&path) {
+            out.remarks.add(&path, "no list names it, and it is left out");
+        }
+    }
+}
+
+/// Which fields of `labels.csv` are the name and the class, by the heading; `None` if the first line is none.
+fn heading(fields: &[Cow<str>]) -> Option<(usize, usize)> {
+    let names = ["file", "filename", "file_name", "path", "clip", "recording", "name"];
+    let name = names.iter().find_map(|n| fields.iter().position(|f| f.eq_ignore_ascii_case(n)));
+    let class = ["class", "label", "target"].iter().find_map(|c| {
+        // Also `label_0based`, `class_id`.
+        fields.iter().position(|f| f.get(..c.len()).is_some_and(|f| f.eq_ignore_ascii_case(c)))
+    });
+    match (name, class) {
+        (Some(name), Some(class)) if name != class => Some((name, class)),
+        // A heading of other words, or no heading: a class is a number.
+        _ => fields.get(1).is_none_or(|f| table::whole(f).is_none()).then_some((0, 1)),
+    }
+}
+
+/// A line of `labels.csv`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// Number of the line, from 1.
+    pub line: u32,
+    /// The file, as it is written.
+    pub file: String,
+    /// The class, as it is written.
+    pub class: i64,
+}
+
+/// The lines of a `labels.csv` with contents `bytes`, with or without a heading, and the problems of single lines. Errors:
+/// [`Error::Damaged`] for what is no text.
+pub fn labels(bytes: &[u8], path: &Path) -> Result<(Vec<Label>, Vec<Error>)> {
+    let text = table::text(bytes, path)?;
+    let separator = table::separator(text);
+    let (mut found, mut problems) = (Vec::with_capacity(table::rows(text, separator)), Vec::new());
+    let mut columns = (0, 1);
+    for (i, (number, line)) in table::lines(text).enumerate() {
+        let fields = table::fields(line, separator).unwrap_or_default();
+        if i == 0
+            && let Some(found) = heading(&fields)
         {
-            let class = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok());
-            match class.filter(|c| (0..CLASSES.len() as i32).contains(c)) {
-                Some(label) => all.push(Recording { path, label, user: user(&user_folder), span: None }),
-                None => {
-                    let got = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    return Err(Error::damaged(&path, "a recording is called by its class, 0 to 10", got));
-                }
+            columns = found;
+            continue;
+        }
+        let name = fields.get(columns.0).filter(|n| !n.is_empty());
+        match (name, fields.get(columns.1).and_then(|c| table::whole(c))) {
+            (Some(name), Some(class)) => {
+                found.push(Label { line: u32::try_from(number).unwrap_or(u32::MAX), file: name.to_string(), class });
+            }
+            _ => table::add_problem(&mut problems, path, || {
+                let rule = "a line has the name of a file and its class, 0 to 10";
+                Error::damaged(path, rule, format!("line {number}: {}", table::quote(line)))
+            }),
+        }
+    }
+    Ok((found, problems))
+}
+
+fn clips(folder: &Path) -> Result<Listing<Recording>> {
+    let path = files::file(folder, "labels.csv").unwrap_or_else(|| folder.join("labels.csv"));
+    let (lines, problems) = labels(&table_bytes(&path)?, &path)?;
+    let mut out = Listing { problems, ..Listing::default() };
+    let from_1 = lines.iter().all(|l| (1..=CLASSES.len() as i64).contains(&l.class));
+    let mut known: BTreeMap<PathBuf, (u32, i32)> = BTreeMap::new();
+    for Label { line, file: name, class: of_class } in lines {
+        let file = match files::listed(folder, &name) {
+            Ok(file) => file,
+            Err(why) => {
+                out.problems.push(unlistable(&path, line, &name, why));
+                continue;
+            }
+        };
+        let Some(label) = class(of_class) else {
+            let (rule, got) = ("classes are 0 to 10", format!("line {line}: {} has {of_class}", table::quote(&name)));
+            let next = if from_1 { FROM_1 } else { "correct the line, or take it out" };
+            out.problems.push(Error::unusable(&path, rule, got, next));
+            continue;
+        };
+        match known.insert(file.clone(), (line, label)) {
+            None => out.found.push(Recording { path: file, label, user: -1, span: None }),
+            Some((_, before)) if before == label => {
+                out.remarks.add(&path, format!("{} is listed more than once and is read once", files::name(&file)));
+            }
+            Some((first, before)) => {
+                let got = format!("{name} has class {before} in line {first} and {label} in line {line}");
+                let rule = "a recording has one class";
+                out.problems.push(Error::unusable(&path, rule, got, "keep the line that is right"));
             }
         }
     }
-    Ok(all)
-}
-
-fn original(folder: &Path, split: Split) -> Result<Vec<Recording>> {
-    let mut names: Vec<String> = text(&folder.join(list(split)))?.split_whitespace().map(String::from).collect();
-    names.sort();
-    let mut all = Vec::new();
-    for name in names {
-        let path = folder.join(&name);
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let table = folder.join(format!("{stem}_labels.csv"));
-        for trial in aedat::trials(&text(&table)?, &table)? {
-            all.push(Recording {
-                path: path.clone(),
-                label: trial.class,
-                user: user(&path),
-                span: Some(trial.start..trial.end),
-            });
+    for file in files::entries(folder)? {
+        if files::has_extension(&file, &["npy", "bs2", "aedat"]) && !known.contains_key(&file) {
+            out.remarks.add(&file, "labels.csv does not name it, and it is left out");
         }
     }
-    Ok(all)
+    Ok(out)
 }
 
-fn clips(folder: &Path) -> Result<Vec<Recording>> {
-    let table = folder.join("labels.csv");
-    let contents = text(&table)?;
-    let lines = contents.lines().enumerate().skip(1).filter(|(_, l)| !l.trim().is_empty());
-    lines
-        .map(|(i, line)| {
-            let mut fields = line.split(',').map(str::trim);
-            let (name, class) = (fields.next().unwrap_or_default(), fields.next().and_then(|c| c.parse::<i32>().ok()));
-            match class.filter(|c| (0..CLASSES.len() as i32).contains(c) && !name.is_empty()) {
-                Some(label) => Ok(Recording { path: folder.join(name), label, user: -1, span: None }),
-                None => {
-                    let rule = "a line has the name of a file and its class, 0 to 10";
-                    Err(Error::damaged(&table, rule, format!("line {}: {line:?}", i + 1)))
-                }
-            }
-        })
-        .collect()
-}
-
-/// The events of a file: `.npy`, `.bs2` or `.aedat`. Errors: those of the readers.
-pub fn read(path: &Path, disorder: Disorder) -> Result<Vec<Event>> {
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("bs2") => aer::read(path, Sensor::DVS128, disorder),
-        Some("aedat") => aedat::read(path, Sensor::DVS128, disorder),
-        _ => npy::read(path, Sensor::DVS128, disorder),
+/// The recording in a file: `.npy`, `.bs2` or `.aedat`. Errors: those of the readers.
+pub fn read(path: &Path, disorder: Disorder, time_unit: Option<TimeUnit>) -> Result<events::Recording> {
+    let reading = Reading::GESTURE.accepting(disorder, time_unit);
+    if files::has_extension(path, &["bs2", "bin"]) {
+        aer::read(path, &reading)
+    } else if files::has_extension(path, &["aedat"]) {
+        aedat::read(path, &Reading::GESTURES.accepting(disorder, time_unit))
+    } else {
+        npy::read(path, &reading)
     }
 }
 
-/// The events of a recording out of those of its file, which are in order of time.
-pub(crate) fn part<'a>(events: &'a [Event], recording: &Recording) -> Result<&'a [Event]> {
-    let Some(span) = &recording.span else { return Ok(events) };
+/// The events of a recording out of those of its file, which are in order of time, and what there is to say of them. Errors:
+/// [`Error::Empty`] with the suspected cause.
+pub(crate) fn part<'a>(events: &'a [Event], recording: &Recording) -> Result<(&'a [Event], Option<&'static str>)> {
+    let (Some(span), [first, .., last]) = (&recording.span, events) else { return Ok((events, None)) };
     let at = |t: u64| events.partition_point(|e| e.t < t);
     let part = &events[at(span.start)..at(span.end)];
     if part.is_empty() {
+        let fits = |start: f64, end: f64| start >= first.t as f64 * 0.99 && end <= last.t as f64 * 1.01;
+        let (start, end) = (span.start as f64, span.end as f64);
+        let next = if fits(start * 1000.0, end * 1000.0) {
+            "are the times of the table in milliseconds? Convert it, or call its columns start_ms and end_ms"
+        } else if fits(start * 1e6, end * 1e6) {
+            "are the times of the table in seconds? Convert it, or call its columns start_s and end_s"
+        } else if fits(start + first.t as f64, end + first.t as f64) {
+            "do the times of the table count from the first event? Add its time"
+        } else {
+            "copy the recording and its table again: they do not belong together, or the recording is cut short"
+        };
         return Err(Error::Empty {
             path: recording.path.clone(),
-            got: format!("no event between {} and {} us, where its table has a gesture", span.start, span.end),
-            next: "copy the recording and its table again",
+            got: format!(
+                "no event between {} and {} us, where its table has a gesture; the recording goes from {} to {} us",
+                span.start, span.end, first.t, last.t
+            ),
+            next,
         });
     }
-    Ok(part)
+    // The last quarter of a gesture without an event: the recording was cut short.
+    let silent = span.end.saturating_sub(last.t.max(span.start)) > (span.end - span.start) / 4;
+    Ok((
+        part,
+        silent.then_some("the table has gestures that end well after the last event: is the recording cut short?"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_clips() {
+        let path = Path::new("labels.csv");
+        let read = |text: &str| {
+            let l = labels(text.as_bytes(), path).unwrap();
+            assert!(l.1.is_empty(), "{l:?}");
+            l.0.into_iter().map(|l| (l.file, l.class)).collect::<Vec<_>>()
+        };
+        let want = [("a b.bs2".to_string(), 0), ("c,d.bs2".to_string(), 10)];
+        for text in [
+            "file,class\na b.bs2,0\n\"c,d.bs2\",10\n",
+            "a b.bs2,0\n\"c,d.bs2\",10\n",
+            "\u{feff}\"Label\";\"User\";\"Filename\"\r\n0;1;a b.bs2\r\n10.0;2;\"c,d.bs2\"\r\n",
+            "what\twhich\na b.bs2\t0\nc,d.bs2\t10",
+            "file,label_0based,gesture\na b.bs2,0,hand clapping\n\"c,d.bs2\",10,other\n",
+        ] {
+            assert_eq!(read(text), want, "{text}");
+        }
+        let bad = labels(b"file,class\na,x\n,3\nb\n\"c,1\n", path).unwrap();
+        assert_eq!((bad.0.len(), bad.1.len()), (0, 4));
+        let many = labels("a\n".repeat(100).as_bytes(), path).unwrap().1;
+        assert!(many.len() == 11 && many[10].to_string().contains("more lines"), "{many:?}");
+        assert!(labels(b"\xff\xfea", path).is_err());
+    }
 }

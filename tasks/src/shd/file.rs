@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::bin::half;
 use super::hdf5::{Dataset, Fault, Hdf5, Heap, Kind, Number};
-use crate::{Error, Result};
+use crate::events::{TimeUnit, span_error};
+use crate::{Error, Result, files, parallel};
+
+/// Least and greatest time of the latest spike of a file, seconds: words and sentences. Times in a wrong unit are off by 1000.
+const LASTS: (f64, f64) = (0.02, 100.0);
 
 /// Samples of one file: the spikes are decoded when asked for.
 pub struct ShdFile {
@@ -19,6 +23,8 @@ pub struct ShdFile {
     labels: Vec<i64>,
     speakers: Option<Vec<i64>>,
     keys: Vec<String>,
+    /// Of the times.
+    unit: TimeUnit,
 }
 
 /// A variable-length data set: where each sample's numbers are in the file.
@@ -52,8 +58,7 @@ impl ShdFile {
     /// Opens a file and checks its structure. Errors: [`Error::Io`]; [`Error::Damaged`] for what is not HDF5, lacks `spikes/times`,
     /// `spikes/units` or `labels`, has other types than numbers there, lengths that do not agree, or references that lead nowhere.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the HDF5 file", &e))?;
-        Self::from_bytes(bytes, path)
+        Self::from_bytes(files::read(path, files::SET, "read the HDF5 file")?, path)
     }
 
     /// A file with contents `bytes`; `path` is for messages only.
@@ -61,7 +66,45 @@ impl ShdFile {
         let file = Hdf5::new(bytes).map_err(|fault| fault.at(path))?;
         let parts = Parts::read(&file).map_err(|fault| fault.at(path))?;
         let Parts { times, units, labels, speakers, keys } = parts;
-        Ok(ShdFile { path: path.to_owned(), file, times, units, labels, speakers, keys })
+        Ok(ShdFile { path: path.to_owned(), file, times, units, labels, speakers, keys, unit: TimeUnit::S })
+    }
+
+    /// The file with its times in `unit`: seconds in floating-point numbers where none is given.
+    ///
+    /// Errors: [`Error::Damaged`] for whole numbers without a unit, and for a latest time that no utterance has, with the suspected unit.
+    pub fn in_unit(mut self, unit: Option<TimeUnit>) -> Result<Self> {
+        self.unit = unit.unwrap_or(TimeUnit::S);
+        let samples = parallel::map(self.len(), |i| {
+            let times = self.times.numbers(self.file.bytes(), i).map(|bits| self.time(bits)).filter(|t| t.is_finite());
+            times.fold(f64::NEG_INFINITY, f64::max)
+        });
+        let latest = samples.into_iter().fold(f64::NEG_INFINITY, f64::max);
+        if !latest.is_finite() {
+            return Ok(self);
+        }
+        if let (Number { float: false, size, .. }, None) = (self.times.number, unit) {
+            let fits = |u: &TimeUnit| (LASTS.0..=LASTS.1).contains(&(latest * u.seconds()));
+            let likely = TimeUnit::ALL.into_iter().find(fits).unwrap_or(TimeUnit::Us).name();
+            let got = format!("{}-bit integers up to {latest}", 8 * size);
+            let next = format!(
+                "give their unit (--time-unit {likely} if they are in {likely}), or save seconds as floating-point numbers"
+            );
+            return Err(Error::unusable(&self.path, "spikes/times holds seconds in floating-point numbers", got, next));
+        }
+        let spikes = (0..self.len()).map(|i| self.count(i)).sum();
+        span_error(&self.path, LASTS, self.unit, latest * self.unit.seconds(), spikes)?;
+        Ok(self)
+    }
+
+    /// A number of `spikes/times`, in the unit of the file.
+    fn time(&self, bits: u64) -> f64 {
+        match self.times.number {
+            Number { float: true, size: 2, .. } => half(bits as u16),
+            Number { float: true, size: 4, .. } => f64::from(f32::from_bits(bits as u32)),
+            Number { float: true, .. } => f64::from_bits(bits),
+            Number { signed: true, size, .. } => signed(bits, size) as f64,
+            _ => bits as f64,
+        }
     }
 
     /// Number of samples.
@@ -96,27 +139,25 @@ impl ShdFile {
 
     /// Time (seconds) and unit of every spike of sample `i`, in the order of the file. Panics if there is no sample `i`.
     ///
-    /// Errors: a time that is not a finite number, a unit that is not below `units`.
+    /// Errors: a time that is not a finite number from 0 on, a unit that is not below `units`.
     pub fn sample(&self, i: usize, units: u16) -> Result<Vec<(f64, u16)>> {
         let file = self.file.bytes();
-        let time = |bits: u64| match self.times.number.size {
-            2 => half(bits as u16),
-            4 => f64::from(f32::from_bits(bits as u32)),
-            _ => f64::from_bits(bits),
-        };
+        let seconds = self.unit.seconds();
         let mut out = Vec::with_capacity(self.count(i));
         for (k, (t, u)) in self.times.numbers(file, i).zip(self.units.numbers(file, i)).enumerate() {
-            let t = time(t);
+            let t = self.time(t) * seconds;
             // A negative unit reads as a number far above any limit.
-            if !t.is_finite() || u >= u64::from(units) {
+            if !t.is_finite() || t < 0.0 || u >= u64::from(units) {
                 let Number { size, signed: has_sign, .. } = self.units.number;
                 let u = if has_sign { i128::from(signed(u, size)) } else { i128::from(u) };
-                let rule = format!("times are finite and units below {units}");
-                return Err(Error::damaged(
-                    &self.path,
-                    rule,
-                    format!("spike {k} of sample {i} is at {t} s on unit {u}"),
-                ));
+                let rule = format!("times are finite and at least 0, and units below {units}");
+                let got = format!("spike {k} of sample {i} is at {t} s on unit {u}");
+                return Err(if t.is_infinite() && self.times.number.size == 2 {
+                    let next = "half-precision numbers end at 65504: save times in seconds, or in single precision";
+                    Error::unusable(&self.path, rule, got, next)
+                } else {
+                    Error::damaged(&self.path, rule, got)
+                });
             }
             out.push((t, u as u16));
         }
@@ -141,9 +182,18 @@ struct Parts {
 impl Parts {
     fn read(file: &Hdf5) -> std::result::Result<Self, Fault> {
         let mut reader = Reader { file, heap: Heap::new(file.bytes()), referred: 0 };
-        let times = reader.column("spikes/times", true, None)?;
+        let times = reader.column("spikes/times", None)?;
         let n = times.spans.len();
-        let units = reader.column("spikes/units", false, Some(n))?;
+        let units = reader.column("spikes/units", Some(n))?;
+        if units.number.float {
+            let next = if times.number.float {
+                "save the numbers of the channels as integers"
+            } else {
+                "are times and units the wrong way round?"
+            };
+            let got = format!("floating-point numbers of {} bytes", units.number.size);
+            return Err(Fault::unusable("spikes/units holds integers", got, next));
+        }
         for (i, (t, u)) in times.spans.iter().zip(&units.spans).enumerate() {
             if t.1 != u.1 {
                 let got = format!("sample {i} has {} times and {} units", t.1, u.1);
@@ -212,15 +262,11 @@ impl<'a> Reader<'a> {
     }
 
     /// A variable-length data set with all references followed.
-    fn column(&mut self, name: &str, float: bool, n: Option<usize>) -> std::result::Result<Column, Fault> {
+    fn column(&mut self, name: &str, n: Option<usize>) -> std::result::Result<Column, Fault> {
         let data = self.dataset(name)?;
         n.map_or(Ok(()), |n| self.length(&data, n))?;
-        let number = match data.kind {
-            Kind::Numbers(number) if number.float == float => number,
-            other => {
-                let kind = if float { "floating-point numbers" } else { "integers" };
-                return Err(Fault::new(format!("{name} holds sequences of {kind}"), other.to_string()));
-            }
+        let Kind::Numbers(number) = data.kind else {
+            return Err(Fault::new(format!("{name} holds sequences of numbers"), data.kind.to_string()));
         };
         let rows = self.file.rows(&data)?;
         Ok(Column { number, spans: self.spans(&data, &rows, number.size)? })

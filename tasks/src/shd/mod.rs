@@ -16,7 +16,7 @@ pub mod file;
 mod hdf5;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -27,12 +27,12 @@ pub use file::ShdFile;
 
 use crate::cache::{self, Entry};
 use crate::error::require;
+use crate::events::TimeUnit;
 use crate::order::{At, Order, Passes};
-use crate::parallel;
 use crate::rng::Stream;
-use crate::sparse::{Decoded, Kept, Sparse, Splits, add, batch_of};
+use crate::sparse::{self, Decoded, Kept, Sparse, Splits, add, batch_of};
 use crate::task::{Batch, Split, Task, TaskSettings};
-use crate::{Error, Result};
+use crate::{Error, Result, files, parallel};
 
 /// Channels of both sets.
 pub const UNITS: u16 = 700;
@@ -110,6 +110,8 @@ pub struct ShdSettings {
     pub held_out: Vec<i64>,
     /// 1 for any number of spikes in a bin.
     pub binary: bool,
+    /// The unit of times, where it is not the second.
+    pub time_unit: Option<TimeUnit>,
     /// Random changes of the training split.
     pub augment: Option<Augment>,
     /// Folder for the binned data, so that they are made once.
@@ -129,11 +131,18 @@ impl ShdSettings {
             n_out: kind.classes(),
             held_out: Vec::new(),
             binary: false,
+            time_unit: None,
             augment: None,
             cache: None,
             passes: Passes::default(),
         }
     }
+}
+
+/// The file of a split in `dir`, or in `SHD/` or `SSC/` there, in any letter case.
+pub(crate) fn find(dir: &Path, kind: ShdKind, split: Split) -> Option<PathBuf> {
+    let below = files::folder(dir, &[kind.name()]);
+    [Some(dir.to_owned()), below].into_iter().flatten().find_map(|d| files::file(&d, &kind.file(split)))
 }
 
 /// The samples of a file that make a split, and how they are binned.
@@ -143,6 +152,7 @@ struct Source {
     labels: Vec<i32>,
     people: Vec<i64>,
     edges: Edges,
+    remarks: Vec<String>,
 }
 
 impl Default for ShdSettings {
@@ -199,23 +209,20 @@ impl Shd {
     /// The file of a split's name.
     fn path(&self, split: Split) -> Result<PathBuf> {
         let s = &self.settings;
-        let file = s.kind.file(split);
-        let places = [s.dir.join(&file), s.dir.join(s.kind.name().to_uppercase()).join(&file)];
-        places.iter().find(|p| p.is_file()).cloned().ok_or_else(|| {
+        find(&s.dir, s.kind, split).ok_or_else(|| {
+            let file = s.kind.file(split);
             let archives = Split::ALL.into_iter().filter_map(|split| {
                 let (samples, md5) = s.kind.published(split)?;
                 Some(format!("{}.zip (MD5 {md5}, {samples} samples)", s.kind.file(split)))
             });
-            Error::Missing {
-                what: if s.kind == ShdKind::Shd { "SHD" } else { "SSC" },
-                looked_for: places[0].clone(),
-                layout: "shd_train.h5 and shd_test.h5 (SSC: ssc_train.h5, ssc_valid.h5, ssc_test.h5)",
-                next: format!(
-                    "Get {} from https://zenkelab.org/datasets/ and unpack them into {}",
-                    archives.collect::<Vec<_>>().join(", "),
-                    s.dir.display()
-                ),
-            }
+            let next = format!(
+                "Get {} from https://zenkelab.org/datasets/ and unpack them into {}",
+                archives.collect::<Vec<_>>().join(", "),
+                s.dir.display()
+            );
+            let layout = "shd_train.h5 and shd_test.h5 (SSC: ssc_train.h5, ssc_valid.h5, ssc_test.h5)";
+            let what = if s.kind == ShdKind::Shd { "SHD" } else { "SSC" };
+            files::missing(what, s.dir.join(&file), &s.dir, layout, next)
         })
     }
 
@@ -241,7 +248,7 @@ impl Shd {
             let entry = Entry {
                 task: s.kind.name(),
                 split,
-                settings: format!("edges to {:?}, held out {:?}", s.max_time, s.held_out),
+                settings: format!("edges to {:?}, held out {:?}, times in {:?}", s.max_time, s.held_out, s.time_unit),
                 sources: vec![&path],
                 steps: s.steps,
                 n_in: self.n_in(),
@@ -261,7 +268,7 @@ impl Shd {
         let s = &self.settings;
         let held = !s.held_out.is_empty();
         let path = self.source_path(split)?;
-        let file = ShdFile::open(&path)?;
+        let file = ShdFile::open(&path)?.in_unit(s.time_unit)?;
         let chosen: Vec<usize> = if held && split != Split::Test {
             let Some(speakers) = file.speakers() else {
                 return Err(Error::damaged(
@@ -288,15 +295,15 @@ impl Shd {
         };
         let labels = chosen.iter().map(|&i| {
             let label = file.labels()[i];
-            usize::try_from(label).ok().filter(|&l| l < s.n_out).map(|l| l as i32).ok_or_else(|| {
-                let rule = format!("labels are below n_out, {}", s.n_out);
-                Error::damaged(&path, rule, format!("label {label} of sample {i}"))
-            })
+            let class = usize::try_from(label).ok().filter(|&l| l < s.n_out).map(|l| l as i32);
+            class.ok_or_else(|| bad_label(&path, file.labels(), i, s.n_out))
         });
         let labels = labels.collect::<Result<Vec<_>>>()?;
+        sparse::check_size(s.kind.name(), labels.len(), s.steps)?;
         let edges = self.edges(&file)?;
         let people = file.speakers().map(|p| chosen.iter().map(|&i| p[i]).collect()).unwrap_or_default();
-        Ok(Source { file, chosen, labels, people, edges })
+        let remarks = late(&file, &chosen, &edges)?.into_iter().collect();
+        Ok(Source { file, chosen, labels, people, edges, remarks })
     }
 
     fn edges(&self, file: &ShdFile) -> Result<Edges> {
@@ -320,10 +327,41 @@ impl Shd {
     }
 }
 
+/// A remark if a large share of the spikes comes after the last edge.
+fn late(file: &ShdFile, chosen: &[usize], edges: &Edges) -> Result<Option<String>> {
+    let end = edges.max_time();
+    let parts = parallel::map(chosen.len(), |k| {
+        let spikes = file.sample(chosen[k], UNITS)?;
+        Ok((spikes.len(), spikes.iter().filter(|s| s.0 > end).count()))
+    });
+    let (mut all, mut late) = (0, 0);
+    for part in parts {
+        let (n, m) = part?;
+        (all, late) = (all + n, late + m);
+    }
+    let share = 100.0 * late as f64 / all.max(1) as f64;
+    let text = format!(
+        "{share:.0} % of the spikes are later than the last edge at {end} s and are counted in the last bin; a larger --max_time \
+         keeps them apart"
+    );
+    Ok((share >= 5.0).then_some(text))
+}
+
+/// What to say of sample `i`, whose label is no class.
+pub(crate) fn bad_label(path: &Path, labels: &[i64], i: usize, n_out: usize) -> Error {
+    let (rule, got) =
+        (format!("labels are 0 and more, and below n_out, {n_out}"), format!("label {} of sample {i}", labels[i]));
+    if labels.iter().all(|&l| (1..=n_out as i64).contains(&l)) {
+        Error::unusable(path, rule, got, "are labels counted from 1? Take 1 from each")
+    } else {
+        Error::damaged(path, rule, got)
+    }
+}
+
 impl Source {
     /// All samples in rows.
-    fn bin(self, steps: usize) -> Result<Decoded> {
-        let Source { file, chosen, labels, people, edges } = self;
+    fn bin(&self, steps: usize) -> Result<Decoded> {
+        let Source { file, chosen, edges, .. } = self;
         let blocks: Vec<&[usize]> = chosen.chunks(64).collect();
         let parts = parallel::map(blocks.len(), |b| {
             let mut part = Sparse::new(steps);
@@ -338,7 +376,8 @@ impl Source {
         for part in parts {
             spikes.append(&part?);
         }
-        Ok(Decoded { spikes: spikes.finish(), labels, people })
+        let (labels, people, remarks) = (self.labels.clone(), self.people.clone(), self.remarks.clone());
+        Ok(Decoded { spikes: spikes.finish(), labels, people, remarks }.judged())
     }
 }
 
@@ -367,6 +406,19 @@ impl Task for Shd {
             Some((_, source)) => source?.people.clone(),
             None => self.decoded(split)?.people.clone(),
         })
+    }
+    fn remarks(&self, split: Split) -> Result<Vec<String>> {
+        Ok(match self.augmented(split) {
+            Some((_, source)) => source?.remarks.clone(),
+            None => self.decoded(split)?.remarks.clone(),
+        })
+    }
+    fn repeated(&self, split: Split) -> Result<u64> {
+        let train = match self.augmented(Split::Train) {
+            Some((_, source)) => source?.bin(self.settings.steps)?.prints(),
+            None => self.decoded(Split::Train)?.prints(),
+        };
+        Ok(sparse::repeated(&self.decoded(split)?.prints(), &train))
     }
     fn batches(&self, split: Split, batch: usize) -> Result<Option<u64>> {
         Ok(self.samples(split)?.map(|n| self.settings.passes.batches(split, n, batch)))

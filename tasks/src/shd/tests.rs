@@ -180,14 +180,14 @@ fn a_cache_gives_the_same_batches_without_the_binning() {
     };
     let want = batches(ShdSettings { cache: None, ..with(100) });
     assert_eq!(batches(with(100)), want);
-    let files = crate::nmnist::entries(cache.path()).unwrap();
+    let files = crate::files::entries(cache.path()).unwrap();
     assert_eq!(files.len(), 3);
     let times = || files.iter().map(|f| f.metadata().unwrap().modified().unwrap()).collect::<Vec<_>>();
     let before = times();
     assert_eq!(batches(with(100)), want);
     assert_eq!(times(), before, "nothing is written again");
     assert_ne!(batches(with(50)), want);
-    assert_eq!(crate::nmnist::entries(cache.path()).unwrap().len(), 6);
+    assert_eq!(crate::files::entries(cache.path()).unwrap().len(), 6);
 }
 
 #[test]

@@ -51,6 +51,11 @@ impl Fault {
         Fault { rule: rule.into(), got: got.into(), next }
     }
 
+    /// Sound data of another meaning, and what to do about it.
+    pub fn unusable(rule: impl Into<String>, got: impl Into<String>, next: &'static str) -> Self {
+        Fault { rule: rule.into(), got: got.into(), next }
+    }
+
     /// A part of HDF5 that is not read here.
     pub fn unsupported(got: impl Into<String>) -> Self {
         Fault {
