@@ -44,8 +44,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         readout::leaky(cx, &spikes, task.n_out(), 10.0, DT)
     });
     let session = Session::open(Device::Cpu, None, &mut |_| {})?;
-    for name in ["bptt", "d-rtrl", "es-d-rtrl", "hybrid"] {
-        let method = Method::by_name(name, 0.9).expect("a known name");
+    for method in Method::all() {
+        let name = method.name();
         let spec = Spec {
             model: model.clone(),
             evaluation: model.clone(),
