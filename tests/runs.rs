@@ -193,8 +193,8 @@ fn what_does_not_fit_into_memory_is_refused_before_it_starts() {
         let error = fails(&format!("{line} --epochs 1 --out {run}"), 2);
         assert!(error.contains("a run must fit into memory") && error.contains("are free"), "{line}: {error}");
     }
-    let made = "gesture --dataset made --units 8 --frame-size 32 --batch-size 8 --frames 6";
-    let error = fails(&format!("{made} --made-samples 4000000000 2 --train-epochs 1 --out {run}"), 2);
+    let made = "gesture --dataset made --units 8 --frame-size 32 --batch-size 8 --frames 6000";
+    let error = fails(&format!("{made} --made-samples 16777216 2 --train-epochs 1 --out {run}"), 2);
     assert!(error.contains("index of the data"), "{error}");
     for flag in ["--n_data_worker 18446744073709551615", "--threads 20000"] {
         let error = fails(&format!("{SMALL} --epochs 1 {flag} --out {run}"), 2);
