@@ -5,10 +5,12 @@
 
 pub mod analysis;
 pub mod cell;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod experiment;
 pub mod learn;
 pub mod net;
+#[cfg(feature = "plot")]
 pub mod plot;
 pub mod presets;
 pub mod report;

@@ -7,5 +7,8 @@ fn main() -> ExitCode {
     if std::env::var_os(hlo::pjrt::aot::CHILD).is_some() {
         std::process::exit(hlo::pjrt::aot::child_main());
     }
+    if let Some(revision) = revision::revision!() {
+        etrace::train::record::built_from(revision);
+    }
     etrace::cli::main()
 }

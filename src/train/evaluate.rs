@@ -1,19 +1,22 @@
 //! How good a network is on a split: loss, accuracy, which classes it confuses, who is understood, which layers fire.
 
-use std::{fmt, path::Path, sync::Arc};
+#[cfg(feature = "plot")]
+use std::path::Path;
+use std::{fmt, sync::Arc};
 
 use hlo::pjrt::Buffer;
 use tasks::{Loader, LoaderSettings, Split, Task};
 
 use super::{
-    checkpoint::write_atomic,
     program::{EvalProgram, drawn_states},
     session::Session,
     trainer::{TrainError, arrays},
 };
+use crate::report::{Align, Table};
+#[cfg(feature = "plot")]
 use crate::{
     plot::{Axis, Figure, HeatMap, PlotError},
-    report::{Align, Table},
+    train::checkpoint::write_atomic,
 };
 
 /// The answer to one sample.
@@ -128,6 +131,7 @@ impl Evaluation {
     ///
     /// # Errors
     /// When the folder cannot be written to.
+    #[cfg(feature = "plot")]
     pub fn write(&self, dir: &Path, title: &str) -> Result<(), PlotError> {
         let table = self.confusion();
         let line = |row: &Vec<u64>| row.iter().map(u64::to_string).collect::<Vec<_>>().join(",");

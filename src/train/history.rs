@@ -6,6 +6,7 @@ use super::{
     run::{RunDir, RunError},
     trainer::Event,
 };
+#[cfg(feature = "plot")]
 use crate::plot::{Axis, Figure, Panel, Panels, PlotError, Scale, Series};
 
 /// How many batches are averaged where single ones are too noisy.
@@ -98,6 +99,7 @@ impl History {
     ///
     /// # Errors
     /// When the folder cannot be written to.
+    #[cfg(feature = "plot")]
     pub fn draw(&self, dir: &Path) -> Result<(), PlotError> {
         if self.updates.is_empty() {
             return Ok(());

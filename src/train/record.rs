@@ -5,12 +5,22 @@
 
 use std::{
     path::PathBuf,
+    sync::OnceLock,
     time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{session::Session, trainer::Ending};
+
+/// The revision of the program; see [`built_from`].
+static REVISION: OnceLock<&str> = OnceLock::new();
+
+/// Says which git revision the program was built from, for the logs of its runs. A program does so once, at its start: if the
+/// library knew, each commit would build it anew.
+pub fn built_from(revision: &'static str) {
+    REVISION.get_or_init(|| revision);
+}
 
 /// A line of the log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -100,7 +110,7 @@ impl Setting {
         let plugin = session.client.plugin();
         Setting {
             version: env!("CARGO_PKG_VERSION").into(),
-            revision: option_env!("ETRACE_REVISION").map(Into::into),
+            revision: REVISION.get().map(|revision| revision.to_string()),
             host: host(),
             process: std::process::id(),
             device: session.device.to_string(),
