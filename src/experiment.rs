@@ -221,7 +221,7 @@ impl Experiment {
         Spec {
             model: self.net.trace(self.settings.batch, mode),
             evaluation: self.net.trace(self.settings.batch, Mode::Evaluation),
-            objective: self.objective,
+            objective: self.objective.clone(),
             learner: self.learner.clone(),
             optimizer: self.optimizer.clone(),
             steps,

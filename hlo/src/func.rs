@@ -3,7 +3,7 @@
 use std::{collections::HashMap, rc::Rc};
 
 use crate::{
-    graph::{Graph, Node, Tensor, Value},
+    graph::{Fault, Graph, Node, Tensor, Value},
     op::Primitive,
     ops::Parameter,
     shape::Shape,
@@ -51,6 +51,17 @@ impl Func {
         let params: Vec<Tensor> = shapes.iter().enumerate().map(|(i, s)| graph.parameter(i, s.clone())).collect();
         let results = body(&graph, &params);
         Func::from_values(params, results)
+    }
+
+    /// The same for a formula of somebody else, whose shape mistakes are errors.
+    ///
+    /// # Errors
+    /// The first mistake, with its line.
+    pub fn try_trace(shapes: &[Shape], body: impl FnOnce(&Graph, &[Tensor]) -> Vec<Tensor>) -> Result<Func, Fault> {
+        let graph = Graph::forgiving();
+        let params: Vec<Tensor> = shapes.iter().enumerate().map(|(i, s)| graph.parameter(i, s.clone())).collect();
+        let results = body(&graph, &params);
+        graph.fault().map_or_else(|| Ok(Func::from_values(params, results)), Err)
     }
 
     /// A function from values that already exist in one graph; `params` must be parameters or placeholders.

@@ -6,12 +6,14 @@
 //! is ever lowered, so builders may be careless about both.
 //!
 //! Shape mistakes are programming errors and panic where the node is made, with the rule, what was got and what to do;
-//! [`Graph::try_apply`] is the same check as a `Result`.
+//! [`Graph::try_apply`] is the same check as a `Result`. Where somebody else's formula is traced, which cannot return a `Result` from the
+//! middle of `a + b`, a graph that [forgives](Graph::forgiving) goes on and keeps the first [`Fault`], with its line.
 
 use std::{
     cell::RefCell,
     collections::HashMap,
     fmt,
+    panic::Location,
     rc::Rc,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -43,8 +45,21 @@ pub struct Node {
     pub shapes: Vec<Shape>,
 }
 
+/// The first mistake of a formula, and the line where it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error} (at {place})")]
+pub struct Fault {
+    /// What is wrong.
+    pub error: ShapeError,
+    /// File, line and column.
+    pub place: &'static Location<'static>,
+}
+
 struct Arena {
     id: u64,
+    /// Whether a mistake is kept rather than a panic.
+    forgiving: bool,
+    fault: Option<Fault>,
     nodes: Vec<Rc<Node>>,
     known: HashMap<(String, Vec<Value>), usize>,
 }
@@ -70,12 +85,41 @@ impl Default for Graph {
 impl Graph {
     /// An empty graph.
     pub fn new() -> Graph {
+        Graph::empty(false)
+    }
+
+    /// An empty graph in which a shape mistake does not panic: something of the shape of the first operand stands for the result,
+    /// and [`Graph::fault`] says what was wrong. Nothing of such a graph may be used if it has a fault.
+    pub fn forgiving() -> Graph {
+        Graph::empty(true)
+    }
+
+    fn empty(forgiving: bool) -> Graph {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Graph(Rc::new(RefCell::new(Arena {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
+            forgiving,
+            fault: None,
             nodes: Vec::new(),
             known: HashMap::new(),
         })))
+    }
+
+    /// The first mistake in a graph that forgives.
+    pub fn fault(&self) -> Option<Fault> {
+        self.0.borrow().fault.clone()
+    }
+
+    /// Says that a formula breaks a rule of whoever traces it.
+    ///
+    /// # Panics
+    /// When the graph does not forgive.
+    #[track_caller]
+    pub fn refuse(&self, error: ShapeError) {
+        let mut arena = self.0.borrow_mut();
+        assert!(arena.forgiving, "{error}");
+        let place = Location::caller();
+        arena.fault.get_or_insert(Fault { error, place });
     }
 
     /// Whether two handles name the same arena.
@@ -145,7 +189,7 @@ impl Graph {
     /// Adds an operation with one result.
     ///
     /// # Panics
-    /// When the operand shapes break the operation's rule.
+    /// When the operand shapes break the operation's rule, and the graph does not [forgive](Graph::forgiving).
     #[track_caller]
     pub fn apply(&self, op: impl Primitive, args: &[&Tensor]) -> Tensor {
         self.apply_rc(Rc::new(op), args).swap_remove(0)
@@ -154,12 +198,16 @@ impl Graph {
     /// Adds an operation with any number of results.
     ///
     /// # Panics
-    /// When the operand shapes break the operation's rule.
+    /// When the operand shapes break the operation's rule, and the graph does not [forgive](Graph::forgiving).
     #[track_caller]
     pub fn apply_rc(&self, op: Rc<dyn Primitive>, args: &[&Tensor]) -> Vec<Tensor> {
         match self.try_apply_rc(op, args) {
             Ok(results) => results,
-            Err(error) => panic!("{error}"),
+            Err(error) => {
+                self.refuse(error);
+                let shape = args.first().map_or_else(|| Shape::f32([]), |t| t.shape.clone());
+                vec![self.placeholder(shape)]
+            }
         }
     }
 

@@ -20,7 +20,7 @@ pub mod xla_rs;
 
 pub use evaluate::HostValue;
 pub use func::Func;
-pub use graph::{Graph, Tensor, Value};
+pub use graph::{Fault, Graph, Tensor, Value};
 pub use lower::{LowerError, lower};
 pub use op::{Mapped, Primitive, ShapeError};
 pub use ops::dot::Dot;

@@ -1,11 +1,17 @@
 //! What a step is written with: parameters, states, traced ops.
+//!
+//! A step is somebody else's formula, so its mistakes (sizes that do not fit, a state that is read and never set, a name that is used
+//! twice) are errors of [`Model::trace`] that name what was written and its line, not panics.
 
-use hlo::{DType, Func, Graph, Shape, Tensor, random};
+use std::panic::Location;
+
+use hlo::{DType, Fault, Func, Graph, Shape, ShapeError, Tensor, random};
 
 use super::{
     init::{Init, StateInit},
     model::{Model, ParamSpec, StateSpec, Tracked},
 };
+use crate::settings::node::choices;
 
 /// Kind of the tag on the output of a traced op `y = x W`; the tag refers to `x` and `W`.
 pub const DENSE: &str = "etp.dense";
@@ -31,7 +37,14 @@ struct State {
     spec: StateSpec,
     old: Tensor,
     new: Option<Tensor>,
+    /// Where it was declared.
+    place: &'static Location<'static>,
 }
+
+/// A step that is no model.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the step cannot be traced: {0}")]
+pub struct ModelError(pub Fault);
 
 /// How a dense map is made.
 #[derive(Clone)]
@@ -62,9 +75,23 @@ impl<'a> Dense<'a> {
 }
 
 impl StepContext {
-    /// Traces one step of a model for `batch` sequences of inputs with `n_in` values.
+    /// Traces one step whose sizes are known to fit each other; [`Model::trace`] is the same for any other.
+    ///
+    /// # Panics
+    /// Where [`Model::trace`] has an error.
+    #[track_caller]
     pub fn trace(batch: usize, n_in: usize, step: impl FnOnce(&mut StepContext, &Tensor) -> Tensor) -> Model {
-        let graph = Graph::new();
+        StepContext::try_trace(batch, n_in, step).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[track_caller]
+    pub(super) fn try_trace(
+        batch: usize,
+        n_in: usize,
+        step: impl FnOnce(&mut StepContext, &Tensor) -> Tensor,
+    ) -> Result<Model, ModelError> {
+        let place = Location::caller();
+        let graph = Graph::forgiving();
         let input = Shape::f32([batch, n_in]);
         // Parameter numbers only tell arguments apart; the order is that of `Func::params`.
         let x = graph.parameter(0, input.clone());
@@ -80,15 +107,35 @@ impl StepContext {
             uses: 0,
         };
         let out = step(&mut cx, &x);
-        cx.finish(&x, &out)
+        let whole = |text: String, place| Err(ModelError(Fault { error: ShapeError(text), place }));
+        if let Some(fault) = cx.graph.fault() {
+            return Err(ModelError(fault));
+        }
+        if let Some(State { spec, place, .. }) = cx.states.iter().find(|s| s.new.is_none()) {
+            let name = &spec.name;
+            return whole(
+                format!(
+                    "state `{name}` is read and never set, so it would keep its first value; set it (`cx.set(\"{name}\", ..)`), or \
+                     declare a constant"
+                ),
+                place,
+            );
+        }
+        if out.rank() != 2 || out.dims()[0] != batch || out.dtype() != DType::F32 {
+            let got = out.shape();
+            return whole(
+                format!("a step gives its output, f32[{batch}, C] for batch {batch}, got {got}; return a readout"),
+                place,
+            );
+        }
+        Ok(cx.finish(&x, &out))
     }
 
     fn finish(self, x: &Tensor, out: &Tensor) -> Model {
         let mut params: Vec<Tensor> = self.params.iter().map(|(_, t)| t.clone()).collect();
         params.extend(self.states.iter().map(|s| s.old.clone()));
         params.push(x.clone());
-        let mut results: Vec<Tensor> =
-            self.states.iter().map(|s| s.new.clone().unwrap_or_else(|| s.old.clone())).collect();
+        let mut results: Vec<Tensor> = self.states.iter().filter_map(|s| s.new.clone()).collect();
         results.push(out.clone());
         results.extend(self.observed.iter().map(|(_, t)| t.clone()));
         results.extend(self.tracked.iter().map(|(_, t)| t.clone()));
@@ -101,6 +148,12 @@ impl StepContext {
             tracked: self.tracked.into_iter().map(|(t, _)| t).collect(),
             step: Func::from_values(params, results),
         }
+    }
+
+    /// Says that the step breaks a rule; tracing goes on, so that the first mistake is the one that is reported.
+    #[track_caller]
+    fn refuse(&self, text: String) {
+        self.graph.refuse(ShapeError(text));
     }
 
     /// Number of sequences in a batch.
@@ -125,12 +178,15 @@ impl StepContext {
         self.scope.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".")
     }
 
+    #[track_caller]
     fn declare(&mut self, name: &str, dims: &[usize], init: Init, trainable: bool) -> Tensor {
         let name = self.name(name);
-        assert!(
-            self.params.iter().all(|(p, _)| p.name != name),
-            "parameter `{name}` is declared twice; give one of them another name or a scope"
-        );
+        if self.params.iter().any(|(p, _)| p.name == name) {
+            self.refuse(format!("parameter `{name}` is declared twice; give one of them another name or a scope"));
+        }
+        if let Err(text) = init.fits(dims) {
+            self.refuse(format!("the initial values of `{name}`, {dims:?}: {text}"));
+        }
         let shape = Shape::f32(dims);
         let serial = 1 + self.params.len() + self.states.len();
         let tensor = self.graph.parameter(serial, shape.clone());
@@ -140,39 +196,58 @@ impl StepContext {
 
     /// A trained parameter. To be learned online it must be used through a traced op
     /// ([`StepContext::matmul`], [`StepContext::elementwise`]).
+    #[track_caller]
     pub fn param(&mut self, name: &str, dims: &[usize], init: Init) -> Tensor {
         self.declare(name, dims, init, true)
     }
 
     /// A fixed array that belongs to the model: per-neuron time constants, connection masks.
+    #[track_caller]
     pub fn constant(&mut self, name: &str, dims: &[usize], init: Init) -> Tensor {
         self.declare(name, dims, init, false)
     }
 
     /// The value of hidden state `name` before the step, `[B, n]`.
+    #[track_caller]
     pub fn state(&mut self, name: &str, n: usize, init: StateInit) -> Tensor {
         let name = self.name(name);
+        let shape = Shape::f32([self.batch, n]);
         if let Some(known) = self.states.iter().find(|s| s.spec.name == name) {
+            if known.spec.shape != shape {
+                self.refuse(format!(
+                    "a state has one size, but `{name}` is {} first and {shape} here; give one of them another name or a scope",
+                    known.spec.shape
+                ));
+                return self.graph.placeholder(shape);
+            }
             return known.old.clone();
         }
-        let shape = Shape::f32([self.batch, n]);
         let serial = 1 + self.params.len() + self.states.len();
         let old = self.graph.parameter(serial, shape.clone());
-        self.states.push(State { spec: StateSpec { name, shape, init }, old: old.clone(), new: None });
+        let place = Location::caller();
+        self.states.push(State { spec: StateSpec { name, shape, init }, old: old.clone(), new: None, place });
         old
     }
 
-    /// The value of hidden state `name` after the step.
-    ///
-    /// # Panics
-    /// When the state was not declared with [`StepContext::state`].
+    /// The value of hidden state `name` after the step, of the state's shape.
     #[track_caller]
     pub fn set(&mut self, name: &str, value: &Tensor) {
         let name = self.name(name);
-        let state = self.states.iter_mut().find(|s| s.spec.name == name);
-        let state = state.unwrap_or_else(|| panic!("state `{name}` was never declared; call `state` before `set`"));
-        assert_eq!(value.shape(), &state.spec.shape, "state `{name}` must keep its shape");
-        state.new = Some(value.clone());
+        let Some(at) = self.states.iter().position(|s| s.spec.name == name) else {
+            let known: Vec<&str> = self.states.iter().map(|s| s.spec.name.as_str()).collect();
+            let choices = choices(&name, &known);
+            return self
+                .refuse(format!("a state is declared before it is set, but there is no state `{name}`; {choices}"));
+        };
+        let shape = &self.states[at].spec.shape;
+        if value.shape() != shape {
+            return self.refuse(format!(
+                "a state keeps its shape, but `{name}` is {shape} before the step and {} after it; change the size given to `cx.state` or \
+                 the value",
+                value.shape()
+            ));
+        }
+        self.states[at].new = Some(value.clone());
     }
 
     /// Makes a value visible to regularisers and pictures.
@@ -182,16 +257,22 @@ impl StepContext {
     }
 
     /// Moves the constant `name` at every update towards the mean of `value` over the steps of the batch, see [`Tracked`].
-    ///
-    /// # Panics
-    /// When there is no such constant, or it has another shape.
     #[track_caller]
     pub fn track(&mut self, name: &str, value: &Tensor, momentum: f64) {
         let name = self.name(name);
-        let param = self.params.iter().position(|(p, _)| p.name == name && !p.trainable);
-        let param =
-            param.unwrap_or_else(|| panic!("constant `{name}` was never declared; call `constant` before `track`"));
-        assert_eq!(value.shape(), &self.params[param].0.shape, "constant `{name}` must keep its shape");
+        let Some(param) = self.params.iter().position(|(p, _)| p.name == name && !p.trainable) else {
+            let constants = self.params.iter().filter(|(p, _)| !p.trainable);
+            let known: Vec<&str> = constants.map(|(p, _)| p.name.as_str()).collect();
+            let choices = choices(&name, &known);
+            return self.refuse(format!("what is tracked is a constant, but there is no constant `{name}`; {choices}"));
+        };
+        let shape = &self.params[param].0.shape;
+        if value.shape() != shape {
+            return self.refuse(format!(
+                "what is tracked keeps the shape of its constant, but `{name}` is {shape} and the value {}; change one of them",
+                value.shape()
+            ));
+        }
         self.tracked.push((Tracked { param, momentum }, value.clone()));
     }
 
@@ -229,8 +310,18 @@ impl StepContext {
     /// A traced op `y = x W`: `[B, I] x [I, N] -> [B, N]`. `site` groups the ops of one layer in reports.
     #[track_caller]
     pub fn matmul(&mut self, site: &str, x: &Tensor, weight: &Tensor) -> Tensor {
+        let site = self.name(site);
+        if x.rank() != 2 || weight.rank() != 2 || x.dims()[1] != weight.dims()[0] {
+            self.refuse(format!(
+                "a traced product is [B, I] x [I, N], but `{site}` has {} x {}; give the weight as many rows as the input has values",
+                x.shape(),
+                weight.shape()
+            ));
+            let n = weight.dims().last().copied().unwrap_or(1);
+            return self.graph.placeholder(Shape::f32([self.batch, n]));
+        }
         let weight = self.used(weight);
-        x.dot(&weight).tag(DENSE, self.name(site), &[x, &weight])
+        x.dot(&weight).tag(DENSE, site, &[x, &weight])
     }
 
     /// A traced op `y = w` repeated for every sequence: `[N] -> [B, N]`.
@@ -253,6 +344,21 @@ impl StepContext {
     /// should come first, so that their products can be made for many steps at once.
     #[track_caller]
     pub fn dense(&mut self, name: &str, inputs: &[&Tensor], n: usize, how: &Dense<'_>) -> Tensor {
+        if inputs.is_empty() || inputs.iter().any(|x| x.rank() != 2) {
+            let (site, shapes) = (self.name(name), inputs.iter().map(|x| x.shape().to_string()).collect::<Vec<_>>());
+            self.refuse(format!(
+                "a dense map has at least one input, each [B, I], but `{site}` has [{}]; reshape them",
+                shapes.join(", ")
+            ));
+            return self.graph.placeholder(Shape::f32([self.batch, n]));
+        }
+        if ![1, inputs.len()].contains(&how.init.len()) {
+            let (site, given, inputs) = (self.name(name), how.init.len(), inputs.len());
+            self.refuse(format!(
+                "a dense map has initial values for all of its inputs or for each of them, but `{site}` has {given} for {inputs} \
+                 inputs; give 1 or {inputs}"
+            ));
+        }
         let widths: Vec<usize> = inputs.iter().map(|x| x.dims()[1]).collect();
         let rows: usize = widths.iter().sum();
         let init = match how.init {

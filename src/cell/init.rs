@@ -40,6 +40,31 @@ pub enum Init {
 }
 
 impl Init {
+    /// Whether it can give the values of an array of these sizes.
+    pub(super) fn fits(&self, dims: &[usize]) -> Result<(), String> {
+        let rest = dims.iter().skip(1).product::<usize>();
+        match self {
+            Init::Values(values) if values.len() != dims.iter().product::<usize>() => {
+                let (want, got) = (dims.iter().product::<usize>(), values.len());
+                Err(format!(
+                    "an array is given as many values as it has, {want}, got {got}; change the sizes or the values"
+                ))
+            }
+            Init::Rows(blocks) => {
+                let (rows, given) = (dims.first().copied().unwrap_or(1), blocks.iter().map(|(n, _)| n).sum::<usize>());
+                if rows != given {
+                    return Err(format!("blocks of rows make up all rows, {rows}, got {given}; change the blocks"));
+                }
+                blocks.iter().try_for_each(|(n, init)| init.fits(&[&[*n], dims.get(1..).unwrap_or(&[])].concat()))
+            }
+            Init::Scaled(_, init) => init.fits(dims),
+            Init::Orthogonal(_) if dims.first().is_none_or(|rows| *rows > rest) => {
+                Err("an orthogonal matrix has at most as many rows as columns; transpose it".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The values for `shape`, for the parameter `name` of the run with `seed`.
     pub fn values(&self, shape: &Shape, seed: u64, name: &str) -> Vec<f32> {
         let mut stream = Stream::new(seed, name);

@@ -24,7 +24,7 @@ pub mod readout;
 pub mod spiking;
 pub mod surrogate;
 
-pub use context::{Dense, StepContext};
+pub use context::{Dense, ModelError, StepContext};
 pub use init::{Init, StateInit};
 pub use model::{Mode, Model, ParamSpec, StateSpec, Tracked};
 pub use surrogate::Surrogate;

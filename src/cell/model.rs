@@ -1,8 +1,11 @@
 //! A traced model: the step as a function, and the names and initial values of all it uses.
 
-use hlo::{Func, Shape};
+use hlo::{Func, Shape, Tensor};
 
-use super::init::{Init, StateInit};
+use super::{
+    context::{ModelError, StepContext},
+    init::{Init, StateInit},
+};
 
 /// One array of parameters.
 #[derive(Clone, Debug)]
@@ -76,6 +79,33 @@ pub struct Model {
 }
 
 impl Model {
+    /// Traces one step of a model for `batch` sequences of inputs with `n_in` values: (context, input `f32[B, n_in]`) to the output,
+    /// `f32[B, C]`.
+    ///
+    /// ```
+    /// use etrace::prelude::*;
+    ///
+    /// let wrong = Model::trace(2, 3, |cx, x| {
+    ///     let v = cx.state("V", 4, StateInit::Zeros);
+    ///     cx.set("V", &(v * 0.9 + x)); // 4 potentials, 3 inputs
+    ///     readout::leaky(cx, x, 2, 10.0, 1.0)
+    /// });
+    /// let error = wrong.unwrap_err().to_string();
+    /// assert!(error.contains("f32[2,4]") && error.contains("f32[2,3]"), "{error}");
+    /// ```
+    ///
+    /// # Errors
+    /// When sizes do not fit, a state is read and never set or set and never declared, a name is declared twice, or the output has another
+    /// shape. The error says what and where.
+    #[track_caller]
+    pub fn trace(
+        batch: usize,
+        n_in: usize,
+        step: impl FnOnce(&mut StepContext, &Tensor) -> Tensor,
+    ) -> Result<Model, ModelError> {
+        StepContext::try_trace(batch, n_in, step)
+    }
+
     /// Number of sequences in a batch.
     pub fn batch(&self) -> usize {
         self.input.dims[0]

@@ -293,7 +293,7 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
                 let spec = Spec {
                     model: model.clone(),
                     evaluation: model.clone(),
-                    objective,
+                    objective: objective.clone(),
                     learner,
                     optimizer: optimizer.clone(),
                     steps,

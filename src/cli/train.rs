@@ -226,7 +226,7 @@ impl TrainFlags {
             spike: self.spk_reg_factor,
             rate: self.spk_reg_rate * dt / 1000.0,
         };
-        Ok(Objective { loss, regularizer, of_sum: OfSum::Never })
+        Ok(Objective { loss, regularizer, of_sum: OfSum::Never, ..Objective::default() })
     }
 
     /// The surrogate derivative.

@@ -135,8 +135,10 @@ impl<'a> Steps<'a> {
         let mut args: Vec<Tensor> = phis.to_vec();
         args.extend(forward.before.iter().cloned());
         let alone = length == 1;
-        args.extend([if alone { inputs.at(0) } else { inputs.clone() }, target.clone()]);
-        let mapped = |k: usize| !alone && k >= prepared.phis && k <= prepared.phis + prepared.states;
+        let own = prepared.target_per_step;
+        args.push(if alone { inputs.at(0) } else { inputs.clone() });
+        args.push(if alone && own { target.at(0) } else { target.clone() });
+        let mapped = |k: usize| !alone && k >= prepared.phis && k <= prepared.phis + prepared.states + usize::from(own);
         let shapes: Vec<Shape> = args.iter().map(|t| t.shape().clone()).collect();
         let mut place = HashMap::new();
         let body = &prepared.body;

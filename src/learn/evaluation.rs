@@ -30,7 +30,7 @@ impl Learner {
         let warmup = self.config().warmup.min(steps);
         let length = self.dense_chunk(steps);
         let mut carry: Vec<Tensor> = states.to_vec();
-        let per_sequence = g.zeros(&p.target.with_dtype(DType::F32));
+        let per_sequence = g.zeros(&Shape::f32([p.target.dims[0]]));
         carry.extend([per_sequence.clone(), g.zeros(p.out().shape())]);
         carry.extend(self.spikes.iter().map(|_| per_sequence.clone()));
         let carried = carry.len();
@@ -42,15 +42,26 @@ impl Learner {
                 }
                 let piece = inputs.slice_axis(0, at, at + count * length);
                 let rows = piece.reshape(&[&[count, length], &inputs.dims()[1..]].concat());
+                let (mut pieces, mut consts) = (vec![rows], phis.clone());
+                if p.target_per_step {
+                    let piece = target.slice_axis(0, at, at + count * length);
+                    pieces.push(piece.reshape(&[&[count, length], &target.dims()[1..]].concat()));
+                } else {
+                    consts.push(target.clone());
+                }
                 let mut shapes: Vec<Shape> = carry.iter().map(|t| t.shape().clone()).collect();
-                shapes.push(rows.shape().with_dims(&rows.dims()[1..]));
-                shapes.extend(phis.iter().chain([target]).map(|t| t.shape().clone()));
+                shapes.extend(pieces.iter().map(|rows| rows.shape().with_dims(&rows.dims()[1..])));
+                shapes.extend(consts.iter().map(|t| t.shape().clone()));
                 let body = Func::trace(&shapes, |g, v| {
                     let (carry, rest) = v.split_at(carried);
-                    self.evaluate_chunk(g, carry, &rest[0], &rest[1..=phis.len()], &rest[1 + phis.len()], counts)
+                    let (target, phis) = if p.target_per_step {
+                        (&rest[1], &rest[2..])
+                    } else {
+                        (&rest[1 + phis.len()], &rest[1..=phis.len()])
+                    };
+                    self.evaluate_chunk(g, carry, &rest[0], phis, target, counts)
                 });
-                let consts: Vec<Tensor> = phis.iter().chain([target]).cloned().collect();
-                carry = scan_whole(g, &body, count, false, &carry, &[rows], &consts).0;
+                carry = scan_whole(g, &body, count, false, &carry, &pieces, &consts).0;
             }
         }
         let spikes = carry.split_off(n + 2);
@@ -84,8 +95,10 @@ impl Learner {
         if counts {
             let shapes = [p.out().shape().clone(), p.target.clone()];
             let each = Func::trace(&shapes, |_, v| vec![self.objective.sequence_losses(&v[0], &v[1])]);
-            let args =
-                [Mapped { tensor: outs[0].clone(), mapped: true }, Mapped { tensor: target.clone(), mapped: false }];
+            let args = [
+                Mapped { tensor: outs[0].clone(), mapped: true },
+                Mapped { tensor: target.clone(), mapped: p.target_per_step },
+            ];
             let env = transform::vmap(g, &each, &args, outs[0].dims()[0]);
             losses = losses + env.get(each.results()[0].value()).tensor.sum(&[0]);
             sum = sum + outs[0].sum(&[0]);

@@ -124,7 +124,7 @@ impl Learner {
                 self.objective.mean_loss(&out, &rest[1])
             } else {
                 let mut args: Vec<Mapped> = seen.iter().map(|t| Mapped { tensor: t.clone(), mapped: true }).collect();
-                args.push(Mapped { tensor: rest[1].clone(), mapped: false });
+                args.push(Mapped { tensor: p.target_of(&rest[1], warmup, steps), mapped: p.target_per_step });
                 let env = transform::vmap(g, &p.loss_of, &args, steps - warmup);
                 env.get(p.loss_of.results()[0].value()).materialize(steps - warmup).sum_all()
             };

@@ -281,7 +281,8 @@ impl Learner {
         let inputs = g.parameter(args.len(), Shape::f32([&[2], &p.input.dims[..]].concat()));
         let states = args[p.phis..p.phis + p.states].to_vec();
         let carry = Carry { states, traces: None, time: g.scalar(DType::S32, 0.0), lag: 0 };
-        let seen = self.look(&g, &args[..p.phis], &carry, &inputs, &args[p.phis + p.states + 1], None, true);
+        let target = g.parameter(args.len() + 1, p.targets(2));
+        let seen = self.look(&g, &args[..p.phis], &carry, &inputs, &target, None, true);
         let Some(slots) = &seen.slots else {
             return Lagged { wide: LagPlan::default(), all: LagPlan::default(), bounds: vec![] };
         };
@@ -290,7 +291,7 @@ impl Learner {
         let view = seen.view(self, &g);
         let of = |ops: BTreeSet<usize>| LagPlan::new(&view, slots, ops, outside.clone());
         let (wide, all) = (of(wide), of(all));
-        let params = [&args[..], std::slice::from_ref(&inputs)].concat();
+        let params = [&args[..], &[inputs.clone(), target.clone()]].concat();
         let mut ranges = self.ranges.clone();
         ranges.resize(params.len(), Range::ANY);
         let bounds = (0..self.structure.groups.len())

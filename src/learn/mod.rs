@@ -35,7 +35,7 @@ pub mod trace;
 use serde::{Deserialize, Serialize};
 
 pub use evaluation::Evaluated;
-pub use objective::{LossKind, Objective};
+pub use objective::{LossKind, Objective, Target, TargetKind};
 pub use prepare::Prepared;
 pub use rule::{Method, Rule};
 pub use sequence::{Learner, SequenceOut};

@@ -1,17 +1,117 @@
 //! What is minimised: the loss of one step.
+//!
+//! An [`Objective`] says how the output `[B, C]` of a step is compared with its [`Target`], and what else counts. The two losses that
+//! have a name can be stored in a run; any other is a closure from output and target to the loss of each sequence:
+//!
+//! ```
+//! use etrace::learn::{Objective, Target};
+//!
+//! // The absolute error of a curve that is followed, one point of C values per step.
+//! let objective = Objective::own("mae", Target::VECTORS, |out, target| (out - target).abs().mean(&[1]));
+//! # assert!(objective.check(4, 3).is_ok());
+//! ```
 
-use hlo::{DType, Tensor};
-use serde::{Deserialize, Serialize};
+use std::{fmt, sync::Arc};
+
+use hlo::{DType, Func, Shape, Tensor};
+use serde::{Deserialize, Serialize, Serializer, ser::Error};
+
+use super::LearnError;
 
 /// The loss of one step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LossKind {
-    /// `logsumexp(out) - out[target]`, mean over the batch.
+    /// `logsumexp(out) - out[target]`, or `sum(target) logsumexp(out) - target . out` for a distribution; mean over the batch.
     #[default]
     CrossEntropy,
-    /// `(out - onehot(target))^2`, mean over batch and classes.
+    /// `(out - onehot(target))^2`, or `(out - target)^2` for a vector; mean over batch and outputs.
     Mse,
+    /// A closure; see [`Objective::own`]. It is code, so no run can store it.
+    #[serde(skip_deserializing, serialize_with = "OwnLoss::refuse")]
+    Own(OwnLoss),
+}
+
+/// A loss that is a closure.
+#[derive(Clone)]
+pub struct OwnLoss {
+    name: String,
+    #[allow(clippy::type_complexity, reason = "the type of a closure")]
+    loss: Arc<dyn Fn(&Tensor, &Tensor) -> Tensor + Send + Sync>,
+}
+
+impl OwnLoss {
+    fn refuse<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(S::Error::custom(format!(
+            "a run stores its objective by name, but the loss `{}` is a closure; use cross-entropy or mse, or write the training \
+             loop in the program that holds the closure (docs/library.md)",
+            self.name
+        )))
+    }
+}
+
+impl fmt::Debug for OwnLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OwnLoss({})", self.name)
+    }
+}
+
+impl PartialEq for OwnLoss {
+    fn eq(&self, other: &OwnLoss) -> bool {
+        Arc::ptr_eq(&self.loss, &other.loss)
+    }
+}
+
+/// What the output of a step is compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TargetKind {
+    /// A class, `s32[B]`; a negative one marks a row without loss: one that only fills up a batch, or a step that does not count.
+    #[default]
+    Class,
+    /// As many numbers as there are outputs, `f32[B, C]`.
+    Vector,
+    /// This many numbers, `f32[B, n]`, for a loss that is a closure.
+    Numbers(usize),
+}
+
+/// What a sequence is compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// Classes or numbers.
+    pub kind: TargetKind,
+    /// Whether every step has a target of its own, `[T, B, ..]`; else all steps have that of their sequence, `[B, ..]`.
+    pub per_step: bool,
+}
+
+impl Target {
+    /// A class for each sequence, `s32[B]`.
+    pub const CLASS: Target = Target { kind: TargetKind::Class, per_step: false };
+    /// A class for each step, `s32[T, B]`.
+    pub const CLASSES: Target = Target { kind: TargetKind::Class, per_step: true };
+    /// A vector for each sequence, `f32[B, C]`.
+    pub const VECTOR: Target = Target { kind: TargetKind::Vector, per_step: false };
+    /// A vector for each step, `f32[T, B, C]`.
+    pub const VECTORS: Target = Target { kind: TargetKind::Vector, per_step: true };
+
+    /// The target of one step for `batch` sequences and `outputs` outputs: `s32[B]` or `f32[B, n]`.
+    pub fn of_step(self, batch: usize, outputs: usize) -> Shape {
+        match self.kind {
+            TargetKind::Class => Shape::s32([batch]),
+            TargetKind::Vector => Shape::f32([batch, outputs]),
+            TargetKind::Numbers(n) => Shape::f32([batch, n]),
+        }
+    }
+
+    fn is_class(&self) -> bool {
+        *self == Target::CLASS
+    }
+
+    fn refuse<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(S::Error::custom(format!(
+            "a run has one class for each sequence, but the objective has the target {self:?}; write the training loop in a program \
+             (docs/library.md)"
+        )))
+    }
 }
 
 /// Pushes membrane potentials into a range and firing rates to a target (`docs/spec/networks-dms-ei.md, "Regularisers"`).
@@ -30,7 +130,7 @@ pub struct Regularizer {
 }
 
 /// The loss of one step with its regularisers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Objective {
     /// Output against target.
     pub loss: LossKind,
@@ -39,6 +139,9 @@ pub struct Objective {
     /// When one loss of the summed output takes the place of the losses of all steps.
     #[serde(default)]
     pub of_sum: OfSum,
+    /// What the output is compared with. A run has one class for each sequence.
+    #[serde(skip_deserializing, skip_serializing_if = "Target::is_class", serialize_with = "Target::refuse")]
+    pub target: Target,
 }
 
 /// When one loss of the output summed over the steps takes the place of the losses of all steps.
@@ -55,9 +158,79 @@ pub enum OfSum {
 }
 
 impl Objective {
-    /// 1 for sequences, 0 for rows that only fill up a batch (target below 0); scaled so that the mean over the rows is a mean over
-    /// the sequences, `[B]`.
-    pub fn weights(target: &Tensor) -> Tensor {
+    /// A loss with a name and a target of a kind of its own, without regularisers.
+    pub fn new(loss: LossKind, target: Target) -> Objective {
+        Objective { loss, target, ..Objective::default() }
+    }
+
+    /// A loss that is a closure: (output `[B, C]`, target of the step) to the loss of each sequence, `[B]`. `name` is for errors.
+    pub fn own(
+        name: &str,
+        target: Target,
+        loss: impl Fn(&Tensor, &Tensor) -> Tensor + Send + Sync + 'static,
+    ) -> Objective {
+        Objective::new(LossKind::Own(OwnLoss { name: name.into(), loss: Arc::new(loss) }), target)
+    }
+
+    /// Checks that loss, target and `outputs` outputs fit each other.
+    ///
+    /// # Errors
+    /// When a named loss meets another number of values, a closure gives no `[B]`, or one loss of the summed output meets a
+    /// target for each step.
+    pub fn check(&self, batch: usize, outputs: usize) -> Result<(), LearnError> {
+        let wrong = |text: String| Err(LearnError::Setting(text));
+        if self.target.per_step && self.of_sum != OfSum::Never {
+            return wrong(format!(
+                "one loss of the summed output needs one target for the sequence, got {:?} with of_sum {:?}; use OfSum::Never",
+                self.target, self.of_sum
+            ));
+        }
+        let LossKind::Own(own) = &self.loss else {
+            return match self.target.kind {
+                TargetKind::Numbers(n) if n != outputs => wrong(format!(
+                    "{:?} compares each of the {outputs} outputs with a number, got targets of {n}; give the network {n} outputs, or \
+                     use Objective::own",
+                    self.loss
+                )),
+                _ => Ok(()),
+            };
+        };
+        let shapes = [Shape::f32([batch, outputs]), self.target.of_step(batch, outputs)];
+        let traced = Func::try_trace(&shapes, |_, v| vec![(own.loss)(&v[0], &v[1])]);
+        let [out, target] = &shapes;
+        match traced {
+            Err(error) => wrong(format!(
+                "the loss `{}` must take the output {out} and the target {target}, but {error}; change the closure or the target",
+                own.name
+            )),
+            Ok(func) if *func.results()[0].shape() != Shape::f32([batch]) => wrong(format!(
+                "a loss has one value for each sequence, f32[{batch}], but `{}` gives {} for the output {out} and the target \
+                 {target}; take the mean over the outputs: `.mean(&[1])`",
+                own.name,
+                func.results()[0].shape()
+            )),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// That a sequence has one class, for programs that count right answers.
+    pub(crate) fn one_class(&self) -> Result<(), LearnError> {
+        if self.target == Target::CLASS {
+            return Ok(());
+        }
+        Err(LearnError::Setting(format!(
+            "training runs and their evaluation have one class for each sequence, got {:?}; use an Engine (docs/library.md)",
+            self.target
+        )))
+    }
+
+    /// 1 for sequences, 0 for rows without loss (a class below 0); scaled so that the mean over the rows is a mean over the
+    /// sequences, `[B]`.
+    pub fn weights(&self, target: &Tensor) -> Tensor {
+        if self.target.kind != TargetKind::Class {
+            let batch = target.dims()[0];
+            return target.graph().full(&Shape::f32([batch]), 1.0);
+        }
         let real = target.ge(&target.zeros_like()).convert(DType::F32);
         let share = real.mean_all();
         let share = share.maximum(&share.full_like(1e-9)).broadcast_to(real.dims());
@@ -66,19 +239,30 @@ impl Objective {
 
     /// Loss of one step for every sequence, `[B]`, without regularisers.
     pub fn sequence_losses(&self, out: &Tensor, target: &Tensor) -> Tensor {
-        let hot = target.one_hot(out.dims()[1], DType::F32);
-        match self.loss {
-            LossKind::CrossEntropy => out.logsumexp() - (out * &hot).sum(&[1]),
-            LossKind::Mse => (out - &hot).square().mean(&[1]),
+        let wanted = || match self.target.kind {
+            TargetKind::Class => target.one_hot(out.dims()[1], DType::F32),
+            TargetKind::Vector | TargetKind::Numbers(_) => target.clone(),
+        };
+        match &self.loss {
+            LossKind::CrossEntropy => {
+                let wanted = wanted();
+                let partition = match self.target.kind {
+                    TargetKind::Class => out.logsumexp(),
+                    _ => out.logsumexp() * wanted.sum(&[1]),
+                };
+                partition - (out * &wanted).sum(&[1])
+            }
+            LossKind::Mse => (out - &wanted()).square().mean(&[1]),
+            LossKind::Own(own) => (own.loss)(out, target),
         }
     }
 
     /// Mean of [`Objective::sequence_losses`] over the sequences, a scalar.
     pub fn mean_loss(&self, out: &Tensor, target: &Tensor) -> Tensor {
-        (self.sequence_losses(out, target) * Objective::weights(target)).mean_all()
+        (self.sequence_losses(out, target) * self.weights(target)).mean_all()
     }
 
-    /// Loss of one step, a scalar. `out: [B, C]`, `target: s32[B]`, `observed` as the model names it.
+    /// Loss of one step, a scalar. `out: [B, C]`, `target` that of the step, `observed` as the model names it.
     pub fn step_loss(&self, out: &Tensor, target: &Tensor, observed: &[(&str, Tensor)]) -> Tensor {
         let Regularizer { membrane, low, high, spike, rate } = self.regularizer;
         let mut total = self.mean_loss(out, target);

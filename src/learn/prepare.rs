@@ -44,14 +44,16 @@ pub struct Prepared {
     pub trainable: Vec<bool>,
     /// Input of one step.
     pub input: Shape,
-    /// Class of each sequence, `s32[B]`.
+    /// Target of one step: `s32[B]` or `f32[B, n]`.
     pub target: Shape,
+    /// Whether every step has a target of its own.
+    pub target_per_step: bool,
 }
 
 impl Prepared {
     /// Joins `model` and `objective`.
     pub fn new(model: &Model, objective: &Objective) -> Prepared {
-        let target = Shape::s32([model.batch()]);
+        let target = objective.target.of_step(model.batch(), model.output.dims[1]);
         let mut shapes: Vec<Shape> = model.params.iter().map(|p| p.shape.clone()).collect();
         shapes.extend(model.states.iter().map(|s| s.shape.clone()));
         shapes.extend([model.input.clone(), target.clone()]);
@@ -133,7 +135,27 @@ impl Prepared {
             trainable: model.params.iter().map(|p| p.trainable).collect(),
             input: model.input.clone(),
             target,
+            target_per_step: objective.target.per_step,
         }
+    }
+
+    /// Targets of `steps` steps: `[T, B, ..]`, or `[B, ..]` where a sequence has one.
+    pub fn targets(&self, steps: usize) -> Shape {
+        if self.target_per_step {
+            self.target.with_dims([&[steps], &self.target.dims[..]].concat())
+        } else {
+            self.target.clone()
+        }
+    }
+
+    /// The targets of steps `from .. to` of a sequence.
+    pub(super) fn target_of(&self, target: &Tensor, from: usize, to: usize) -> Tensor {
+        if self.target_per_step { target.slice_axis(0, from, to) } else { target.clone() }
+    }
+
+    /// The targets of `count` steps from a computed one on.
+    pub(super) fn target_at(&self, target: &Tensor, from: &Tensor, count: usize) -> Tensor {
+        if self.target_per_step { target.dynamic_slice(from, count) } else { target.clone() }
     }
 
     /// Whether any trained parameter went into a `phi`.

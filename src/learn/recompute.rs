@@ -39,7 +39,8 @@ impl Learner {
         let from = equal * length;
         let inputs = data.inputs.slice_axis(0, from, steps);
         let at = g.scalar(DType::S32, from as f64);
-        let last = self.back(g, phis, &before_last, &inputs, data.target, (&at, warmup), None);
+        let target = self.prepared.target_of(data.target, from, steps);
+        let last = self.back(g, phis, &before_last, &inputs, &target, (&at, warmup), None);
         if equal == 0 {
             return (last.sums, last.states);
         }
@@ -117,7 +118,8 @@ impl Learner {
             let mut arriving = empty.clone();
             places.iter().zip(arrives).for_each(|(&(gr, a), t)| arriving[gr][a] = Some(t.clone()));
             let piece = data[1].dynamic_slice(at, length);
-            let back = self.back(g, phis, states, &piece, &data[0], (at, warmup), Some(&arriving));
+            let target = self.prepared.target_at(&data[0], at, length);
+            let back = self.back(g, phis, states, &piece, &target, (at, warmup), Some(&arriving));
             let mut out = vec![&sums[0] + back.sums.loss, &sums[1] + back.sums.out];
             out.extend(back.sums.tracked.iter().zip(&sums[2..]).map(|(new, sum)| sum + new));
             out.extend(

@@ -130,7 +130,8 @@ impl Learner {
                 let inputs = piece.data.inputs.slice_axis(0, at, at + length);
                 let past = (carry.lag > 0 && learn)
                     .then(|| past(piece.data.inputs, &g.scalar(DType::S32, at as f64 - carry.lag as f64), length));
-                self.chunk(g, phis, carry, &inputs, piece.data.target, learn, keep, past.as_ref())
+                let target = self.prepared.target_of(piece.data.target, at, at + length);
+                self.chunk(g, phis, carry, &inputs, &target, learn, keep, past.as_ref())
             } else {
                 self.chunks(g, phis, carry, inner, count)
             };
@@ -176,7 +177,8 @@ impl Learner {
             let inputs = data[1].dynamic_slice(&rest[0], length);
             let past =
                 (lag > 0 && learn).then(|| past(&data[1], &(&rest[0] - g.scalar(DType::S32, lag as f64)), length));
-            let (next, sums) = self.chunk(g, phis, carry, &inputs, &data[0], learn, true, past.as_ref());
+            let target = self.prepared.target_at(&data[0], &rest[0], length);
+            let (next, sums) = self.chunk(g, phis, carry, &inputs, &target, learn, true, past.as_ref());
             let mut out = next.states;
             let traces = next.traces.unwrap_or_default();
             out.extend(slots.iter().map(|s| traces[s].clone()));

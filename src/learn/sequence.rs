@@ -110,7 +110,7 @@ pub struct SequenceOut {
 pub(super) struct Data<'a> {
     /// `[T, B, n_in]`, of any type.
     pub inputs: &'a Tensor,
-    /// `s32[B]`.
+    /// As the objective says: `[B, ..]`, or `[T, B, ..]` where every step has its own.
     pub target: &'a Tensor,
 }
 
@@ -182,6 +182,7 @@ impl Learner {
     ) -> Result<Learner, LearnError> {
         check(config)?;
         rule.check()?;
+        objective.check(model.batch(), model.output.dims[1])?;
         if objective.of_sum == OfSum::Always && objective.regularized() {
             let text =
                 "regularisers act on single steps, but the loss is one of the summed output; leave one of them out";
@@ -204,7 +205,7 @@ impl Learner {
             structure,
             paths,
             plan,
-            objective: *objective,
+            objective: objective.clone(),
             rule,
             config: config.clone(),
             batch: model.batch(),
@@ -301,7 +302,8 @@ impl Learner {
         per_group.chain(inputs).sum()
     }
 
-    /// The gradient of a sequence. `inputs: [T, B, n_in]` of any type, `target: s32[B]`.
+    /// The gradient of a sequence. `inputs: [T, B, n_in]` of any type; `target` as the objective has it
+    /// ([`Prepared::targets`]).
     ///
     /// # Panics
     /// When shapes do not fit the model.

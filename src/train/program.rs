@@ -178,6 +178,7 @@ impl TrainProgram {
     /// # Errors
     /// When the learner refuses the model.
     pub fn lower(spec: &Spec) -> Result<(Program, Learner), ProgramError> {
+        spec.objective.one_class()?;
         let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
         let model = &spec.model;
         let trained: Vec<usize> = (0..model.params.len()).filter(|&k| model.params[k].trainable).collect();
@@ -225,7 +226,7 @@ impl TrainProgram {
             results.push(updated.count);
             results.extend([
                 out.loss * per_step,
-                (hits(&out.out, &data[1]) * Objective::weights(&data[1])).mean_all(),
+                (hits(&out.out, &data[1]) * spec.objective.weights(&data[1])).mean_all(),
                 updated.norm,
             ]);
             results.push(spec.optimizer.l1(g, &pick(params)));
@@ -318,6 +319,7 @@ impl EvalProgram {
     /// # Errors
     /// When the program does not compile.
     pub fn new(session: &Session, spec: &Spec) -> Result<EvalProgram, ProgramError> {
+        spec.objective.one_class()?;
         let learner = Learner::new(
             &spec.evaluation,
             &spec.objective,

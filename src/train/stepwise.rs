@@ -52,6 +52,7 @@ impl Stepwise {
                 "driving a sequence step by step keeps dense traces, got another --trace; leave it out, or use --drive scan".into(),
             )));
         }
+        spec.objective.one_class()?;
         let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
         let model = &spec.model;
         if !model.tracked.is_empty() || model.states.iter().any(|s| s.init.is_drawn()) {
