@@ -111,6 +111,9 @@ pub enum LearnError {
         /// The op.
         site: String,
     },
+    /// An array that does not fit the model.
+    #[error("{0}")]
+    Shape(String),
     /// A setting that makes no sense.
     #[error("{0}")]
     Setting(String),

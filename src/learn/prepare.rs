@@ -6,7 +6,7 @@ use hlo::{
     transform::{Dependence, vjp},
 };
 
-use super::objective::Objective;
+use super::{LearnError, objective::Objective};
 use crate::cell::{Model, context::USE, model::StateSpec};
 
 /// Kind of the tag on a new state whose value is something else as well.
@@ -48,6 +48,16 @@ pub struct Prepared {
     pub target: Shape,
     /// Whether every step has a target of its own.
     pub target_per_step: bool,
+    /// Names of the parameters, for errors.
+    param_names: Vec<String>,
+    /// Names of the states, for errors.
+    state_names: Vec<String>,
+}
+
+/// One line of shapes.
+fn listed(names: &[String], shapes: &[Shape]) -> String {
+    let each = names.iter().zip(shapes).map(|(name, shape)| format!("{name} {shape}"));
+    each.collect::<Vec<_>>().join(", ")
 }
 
 impl Prepared {
@@ -136,7 +146,55 @@ impl Prepared {
             input: model.input.clone(),
             target,
             target_per_step: objective.target.per_step,
+            param_names: model.params.iter().map(|p| p.name.clone()).collect(),
+            state_names: model.states.iter().map(|s| s.name.clone()).collect(),
         }
+    }
+
+    /// The number of steps of a sequence, if its arrays fit the model.
+    ///
+    /// # Errors
+    /// When one has another shape than the model, or one is missing; the error names it.
+    pub fn steps_of(
+        &self,
+        params: &[Shape],
+        states: &[Shape],
+        inputs: &Shape,
+        target: Option<&Shape>,
+    ) -> Result<usize, LearnError> {
+        let wrong = |text: String| Err(LearnError::Shape(text));
+        let shapes = |all: &[Tensor]| all.iter().map(|t| t.shape().clone()).collect::<Vec<_>>();
+        for (what, names, given, wanted) in [
+            ("parameters", &self.param_names, params, shapes(self.prefix.params())),
+            ("states", &self.state_names, states, shapes(self.old_states())),
+        ] {
+            if given.len() != wanted.len() {
+                let (n, got, all) = (wanted.len(), given.len(), listed(names, &wanted));
+                return wrong(format!("the model has {n} {what}, got {got}; give one array for each of {all}"));
+            }
+            if let Some(k) = (0..given.len()).find(|&k| given[k] != wanted[k]) {
+                let (name, want, got) = (&names[k], &wanted[k], &given[k]);
+                return wrong(format!(
+                    "`{name}` is {want} in this model, got {got}; give the {what} in the model's order"
+                ));
+            }
+        }
+        let step = &self.input.dims;
+        if inputs.rank() != 3 || inputs.dims[1..] != step[..] || inputs.dims[0] == 0 {
+            let [batch, n] = [step[0], step[1]];
+            return wrong(format!(
+                "the inputs of this model are [T, {batch}, {n}] (steps, batch, values), got {inputs}; trace the model for another batch, or \
+                 reshape the inputs"
+            ));
+        }
+        let steps = inputs.dims[0];
+        let wanted = self.targets(steps);
+        if let Some(got) = target.filter(|got| **got != wanted) {
+            return wrong(format!(
+                "the objective compares outputs with {wanted} here, got {got}; change the targets, or the `Target` of the objective"
+            ));
+        }
+        Ok(steps)
     }
 
     /// Targets of `steps` steps: `[T, B, ..]`, or `[B, ..]` where a sequence has one.

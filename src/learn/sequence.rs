@@ -306,7 +306,8 @@ impl Learner {
     /// ([`Prepared::targets`]).
     ///
     /// # Panics
-    /// When shapes do not fit the model.
+    /// When shapes do not fit the model ([`Prepared::steps_of`] says so beforehand).
+    #[track_caller]
     pub fn sequence(
         &self,
         g: &Graph,
@@ -315,6 +316,11 @@ impl Learner {
         inputs: &Tensor,
         target: &Tensor,
     ) -> SequenceOut {
+        let shapes = |all: &[Tensor]| all.iter().map(|t| t.shape().clone()).collect::<Vec<_>>();
+        let fits = self.prepared.steps_of(&shapes(params), &shapes(states), inputs.shape(), Some(target.shape()));
+        if let Err(error) = fits {
+            panic!("{error}");
+        }
         let phis = self.prepared.prefix.call(g, params);
         let steps = inputs.dims()[0];
         let warmup = self.config.warmup.min(steps);

@@ -31,6 +31,14 @@ pub struct Session {
 }
 
 impl Session {
+    /// Opens the processor.
+    ///
+    /// # Errors
+    /// When its plugin is neither installed nor can be fetched.
+    pub fn cpu() -> Result<Session, SessionError> {
+        Session::open(Device::Cpu, None, &mut |_| {})
+    }
+
     /// Opens a device, finding (and for the CPU, if need be, fetching) its plugin.
     ///
     /// # Errors

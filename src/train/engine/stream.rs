@@ -1,0 +1,244 @@
+//! A stream: one step, or a few, per call, with states and traces on the device.
+//!
+//! ```text
+//! advance: (params, states, traces, time, sums, inputs [K, B, n_in], targets) -> (states, traces, time, sums, loss, out)
+//! pull:    (params, sums) -> gradients
+//! ```
+//!
+//! What a robot needs: no call and no memory depends on how long the stream is. Gradients add up until they are taken; states and
+//! traces go on across updates, and begin anew at [`Stream::reset`].
+
+use std::rc::Rc;
+
+use hlo::{
+    Graph, Shape, Tensor,
+    array::Array,
+    pjrt::{Arg, Buffer, Executable},
+};
+
+use super::{Engine, array, number};
+use crate::{
+    learn::{LearnError, Vjp, form::TraceSetting, sequence::Carry, trace::Slot},
+    train::{program::ProgramError, session::SessionError},
+};
+
+/// A running network.
+pub struct Stream<'e, 's> {
+    engine: &'e Engine<'s>,
+    /// Steps per call.
+    chunk: usize,
+    traces: Vec<(Slot, Shape)>,
+    /// Which `phi` are trained.
+    phis: Vec<usize>,
+    /// States, traces and time.
+    carried: Vec<Buffer>,
+    /// Sums of the gradients by `phi`.
+    sums: Vec<Buffer>,
+}
+
+/// What a call gives.
+pub struct Advanced {
+    /// Loss summed over the steps of the call, a mean over the batch; none without a target.
+    pub loss: Option<f32>,
+    /// Output summed over the steps of the call, `[B, C]`: with one step per call, the output.
+    pub out: Array,
+}
+
+impl<'s> Engine<'s> {
+    /// Begins a stream of `chunk` steps per call at the given states.
+    ///
+    /// # Errors
+    /// When the rule is not an online one, or a setting needs the end of the sequence.
+    pub fn stream(&self, chunk: usize, states: Vec<Buffer>) -> Result<Stream<'_, 's>, ProgramError> {
+        let (learner, config) = (&self.learner, self.learner.config());
+        let wrong = |text: String| Err(LearnError::Setting(text).into());
+        if !learner.rule().is_online() {
+            return wrong("a stream has no end to go back from, but bptt does; use an online rule, as d-rtrl".into());
+        }
+        if config.warmup > 0 {
+            return wrong(format!(
+                "the caller of a stream says which steps carry loss, got a warm-up of {}; set it to 0 and give those steps no target",
+                config.warmup
+            ));
+        }
+        if !matches!(config.trace, TraceSetting::Auto | TraceSetting::Dense) {
+            return wrong(format!("a stream keeps dense traces, got {:?}; use TraceSetting::Auto", config.trace));
+        }
+        if let Vjp::MultiStep { window } = config.vjp
+            && window > 1
+            && window != chunk
+        {
+            return wrong(format!(
+                "a call makes up a window, got {chunk} steps for windows of {window}; use one of them"
+            ));
+        }
+        if chunk == 0 {
+            return wrong("a call makes at least one step, got 0; 1 is the usual choice".into());
+        }
+        let prepared = &learner.prepared;
+        let traces = learner.trace_slots().into_iter().collect();
+        let phis = (0..prepared.phis).filter(|&k| prepared.is_trained(k)).collect();
+        let mut stream = Stream { engine: self, chunk, traces, phis, carried: vec![], sums: vec![] };
+        stream.sums = stream.zeros(stream.sum_shapes())?;
+        stream.reset(states)?;
+        Ok(stream)
+    }
+}
+
+impl Stream<'_, '_> {
+    /// Begins anew at the given states, with zero traces; gradients that were not taken stay.
+    ///
+    /// # Errors
+    /// When the states are not those of the model, or the device fails.
+    pub fn reset(&mut self, states: Vec<Buffer>) -> Result<(), ProgramError> {
+        let shapes = |all: &[Buffer]| all.iter().map(|b| b.shape().clone()).collect::<Vec<_>>();
+        let wanted: Vec<Shape> = self.engine.model.states.iter().map(|s| s.shape.clone()).collect();
+        if shapes(&states) != wanted {
+            let text =
+                format!("a stream begins at the states {wanted:?}, got {:?}; use Engine::states", shapes(&states));
+            return Err(LearnError::Shape(text).into());
+        }
+        self.carried = states;
+        let mut rest: Vec<Shape> = self.traces.iter().map(|(_, shape)| shape.clone()).collect();
+        rest.push(Shape::s32([]));
+        self.carried.extend(self.zeros(rest)?);
+        Ok(())
+    }
+
+    /// The states now.
+    pub fn states(&self) -> &[Buffer] {
+        &self.carried[..self.engine.model.states.len()]
+    }
+
+    /// Makes the steps of one call: inputs `[K, B, n_in]`, and targets as the objective has them (`[K, B, ..]` where each step has its
+    /// own). Without targets states and traces advance, and nothing is learned.
+    ///
+    /// # Errors
+    /// When arrays do not fit the model, or the device fails. The stream must be reset then.
+    pub fn advance(
+        &mut self,
+        params: &[Buffer],
+        inputs: &Array,
+        targets: Option<&Array>,
+    ) -> Result<Advanced, ProgramError> {
+        let shapes = |all: &[Buffer]| all.iter().map(|b| b.shape().clone()).collect::<Vec<_>>();
+        let prepared = &self.engine.learner.prepared;
+        let (params_are, states_are) = (shapes(params), shapes(self.states()));
+        let steps = prepared.steps_of(&params_are, &states_are, inputs.shape(), targets.map(Array::shape))?;
+        if steps != self.chunk {
+            let text = format!(
+                "this stream makes {} steps per call, got inputs for {steps}; begin another stream",
+                self.chunk
+            );
+            return Err(LearnError::Shape(text).into());
+        }
+        let program = self.advancing(inputs.shape(), targets.is_some())?;
+        let mut data = vec![self.engine.upload(inputs)?];
+        if let Some(targets) = targets {
+            data.push(self.engine.upload(targets)?);
+        }
+        let (carried, sums) = (std::mem::take(&mut self.carried), std::mem::take(&mut self.sums));
+        let n = carried.len();
+        let mut args: Vec<Arg<'_>> = params.iter().map(Arg::Keep).collect();
+        args.extend(carried.into_iter().chain(sums).map(Arg::Give));
+        args.extend(data.iter().map(Arg::Keep));
+        let mut results = program.run(args).map_err(SessionError::from)?;
+        let seen = results.split_off(results.len() - 2);
+        self.sums = results.split_off(n);
+        self.carried = results;
+        let loss = targets.is_some().then(|| number(&seen[0])).transpose()?;
+        Ok(Advanced { loss, out: array(&seen[1])? })
+    }
+
+    /// Takes the gradients of all steps with a target since the last time, one array for each parameter; the sums begin anew.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn gradient(&mut self, params: &[Buffer]) -> Result<Vec<Buffer>, ProgramError> {
+        let engine = self.engine;
+        let n = engine.model.params.len();
+        let mut shapes: Vec<Shape> = engine.model.params.iter().map(|p| p.shape.clone()).collect();
+        shapes.extend(self.sum_shapes());
+        let program = engine.program("pull", &shapes, &[], |g, v| {
+            let (params, sums) = v.split_at(n);
+            let mut grads: Vec<Option<Tensor>> = vec![None; engine.learner.prepared.phis];
+            for (&k, sum) in self.phis.iter().zip(sums) {
+                grads[k] = Some(sum.clone());
+            }
+            engine.learner.prepared.pull(g, params, &grads)
+        })?;
+        let args = params.iter().chain(&self.sums).map(Arg::Keep).collect();
+        let grads = program.run(args).map_err(SessionError::from)?;
+        self.sums = self.zeros(self.sum_shapes())?;
+        Ok(grads)
+    }
+
+    fn zeros(&self, shapes: Vec<Shape>) -> Result<Vec<Buffer>, SessionError> {
+        shapes.into_iter().map(|shape| self.engine.upload(&Array::zeros(shape))).collect()
+    }
+
+    fn sum_shapes(&self) -> Vec<Shape> {
+        self.phis.iter().map(|&k| self.engine.learner.prepared.body.params()[k].shape().clone()).collect()
+    }
+
+    fn advancing(&self, inputs: &Shape, learn: bool) -> Result<Rc<Executable>, ProgramError> {
+        let engine = self.engine;
+        let n = engine.model.params.len();
+        let mut shapes = engine.shapes(self.traces.iter().map(|(_, shape)| shape));
+        shapes.push(Shape::s32([]));
+        shapes.extend(self.sum_shapes());
+        let changed = shapes.len() - n;
+        shapes.push(inputs.clone());
+        if learn {
+            shapes.push(engine.learner.prepared.targets(self.chunk));
+        }
+        let donated: Vec<(usize, usize)> = (0..changed).map(|k| (n + k, k)).collect();
+        let name = if learn { "advance" } else { "advance_only" };
+        engine.program(name, &shapes, &donated, |g, v| {
+            let (params, rest) = v.split_at(n);
+            let (old, data) = rest.split_at(changed);
+            self.chunk_of(g, params, old, &data[0], data.get(1))
+        })
+    }
+
+    /// The body of `advance`.
+    fn chunk_of(
+        &self,
+        g: &Graph,
+        params: &[Tensor],
+        old: &[Tensor],
+        inputs: &Tensor,
+        target: Option<&Tensor>,
+    ) -> Vec<Tensor> {
+        let learner = &self.engine.learner;
+        let (states, rest) = old.split_at(self.engine.model.states.len());
+        let (held, rest) = rest.split_at(self.traces.len());
+        let (time, sums) = (&rest[0], &rest[1..]);
+        let slots = || self.traces.iter().map(|(slot, _)| slot.clone());
+        let carry = Carry {
+            states: states.to_vec(),
+            traces: Some(slots().zip(held.iter().cloned()).collect()),
+            time: time.clone(),
+            lag: 0,
+        };
+        let phis = learner.prepared.prefix.call(g, params);
+        let zeros = g.zeros(&learner.prepared.targets(self.chunk));
+        let learn = target.is_some();
+        let (next, found) = learner.chunk(g, &phis, carry, inputs, target.unwrap_or(&zeros), learn, true, None);
+        let traces = next.traces.unwrap_or_default();
+        let out = match learn {
+            true => found.out,
+            // Where nothing is learned, no outputs are added up either.
+            false => learner.observe(g, params, states, inputs)[states.len()].sum(&[0]),
+        };
+        let mut results = next.states;
+        results.extend(slots().map(|slot| traces[&slot].clone()));
+        results.push(next.time);
+        results.extend(self.phis.iter().zip(sums).map(|(&k, sum)| match &found.grads[k] {
+            Some(grad) => sum + grad,
+            None => sum.clone(),
+        }));
+        results.extend([found.loss, out]);
+        results
+    }
+}
