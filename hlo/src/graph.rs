@@ -122,6 +122,13 @@ impl Graph {
         arena.fault.get_or_insert(Fault { error, place });
     }
 
+    /// What stands for the result of a refused operation, of the given sizes.
+    #[track_caller]
+    pub(crate) fn refused(&self, error: String, dims: &[usize]) -> Tensor {
+        self.refuse(ShapeError(error));
+        self.placeholder(Shape::f32(dims))
+    }
+
     /// Whether two handles name the same arena.
     pub fn same(&self, other: &Graph) -> bool {
         Rc::ptr_eq(&self.0, &other.0)

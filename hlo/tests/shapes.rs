@@ -301,3 +301,32 @@ fn builders() {
         assert!(message.starts_with(&format!("{name}: ")) && message.contains("; "), "{name}: {message}");
     }
 }
+
+/// A formula of somebody else: its mistake is an error with its line, and nothing after it panics.
+#[test]
+fn mistakes_of_a_traced_formula_are_errors() {
+    type Formula = fn(&Tensor, &Tensor) -> Tensor;
+    let wrong: [(&str, Formula); 12] = [
+        ("add", |a, b| a + b),
+        ("multiply", |a, b| (a * b).exp() + 1.0),
+        ("dot", |a, b| a.dot(b) * 2.0),
+        ("broadcast", |a, b| a.broadcast_to(b.dims())),
+        ("broadcast", |a, _| a.broadcast_to(&[3])),
+        ("slice", |a, _| a.slice_axis(2, 0, 1)),
+        ("slice", |a, _| a.slice_axis(0, 1, 9).tanh()),
+        ("reshape", |a, _| a.reshape(&[7])),
+        ("concatenate", |a, b| Tensor::concat(&[a, b], 0)),
+        ("reduce", |a, _| a.mean(&[4]) + 1.0),
+        ("logsumexp", |a, _| a.sum_all().logsumexp()),
+        ("select", |a, b| a.select(a, b)),
+    ];
+    for (name, formula) in wrong {
+        let shapes = [Shape::f32([2, 3]), Shape::f32([4, 5])];
+        let fault = Func::try_trace(&shapes, |_, p| vec![formula(&p[0], &p[1])]).expect_err(name);
+        let text = fault.to_string();
+        assert!(text.starts_with(name), "{name}: {text}");
+        assert!(text.contains("; ") && text.contains("shapes.rs:"), "{name}: {text}");
+    }
+    let right = Func::try_trace(&[Shape::f32([2])], |_, p| vec![p[0].exp()]).expect("nothing is wrong");
+    assert_eq!(right.results()[0].shape(), &Shape::f32([2]));
+}

@@ -17,12 +17,14 @@ impl Tensor {
 
     #[track_caller]
     fn pool2d(&self, size: [usize; 2], stride: [usize; 2], f: fn(Tensor, &Tensor) -> Tensor) -> Tensor {
-        assert!(
-            self.rank() == 4 && (0..2).all(|a| (1..=self.dims()[a + 1]).contains(&size[a]) && stride[a] > 0),
-            "pool: windows must fit into the height and width of [batch, height, width, channels] and move, got {} with windows \
-             {size:?}, strides {stride:?}; pad the input or take smaller windows",
-            self.shape()
-        );
+        if self.rank() != 4 || (0..2).any(|a| !(1..=self.dims()[a + 1]).contains(&size[a]) || stride[a] == 0) {
+            let error = format!(
+                "pool: windows must fit into the height and width of [batch, height, width, channels] and move, got {} with windows \
+                 {size:?}, strides {stride:?}; pad the input or take smaller windows",
+                self.shape()
+            );
+            return self.graph().refused(error, self.dims());
+        }
         self.fold_windows(2, size[1], stride[1], f).fold_windows(1, size[0], stride[0], f)
     }
 

@@ -121,8 +121,11 @@ impl Tensor {
 
     #[track_caller]
     fn last_axis(&self, name: &str) -> usize {
-        assert!(self.rank() > 0, "{name}: needs at least one axis, got {}; reshape it to [1]", self.shape());
-        self.rank() - 1
+        if self.rank() == 0 {
+            let error = format!("{name}: needs at least one axis, got {}; reshape it to [1]", self.shape());
+            self.graph().refused(error, &[]);
+        }
+        self.rank().saturating_sub(1)
     }
 
     /// Sum over the given axes.
@@ -157,11 +160,12 @@ impl Tensor {
     #[track_caller]
     pub fn mean(&self, axes: &[usize]) -> Tensor {
         let sum = self.sum(axes);
-        let count: usize = axes.iter().map(|&a| self.dims()[a]).product();
+        let count: usize = axes.iter().map(|&a| self.dims().get(a).copied().unwrap_or(1)).product();
         sum * (1.0 / count as f64)
     }
 
     /// Mean over all elements.
+    #[track_caller]
     pub fn mean_all(&self) -> Tensor {
         self.mean(&(0..self.rank()).collect::<Vec<_>>())
     }
@@ -199,7 +203,7 @@ impl Tensor {
         let shape = self.shape().with_dtype(DType::S32);
         let top = self.max(&[last]).unsqueeze_last().broadcast_to(self.dims());
         let counter = self.graph().iota(shape.clone(), last);
-        let beyond = self.graph().full(&shape, self.dims()[last] as f64);
+        let beyond = self.graph().full(&shape, self.dims().last().copied().unwrap_or(1) as f64);
         self.ge(&top).select(&counter, &beyond).min(&[last])
     }
 }

@@ -457,20 +457,20 @@ impl Tensor {
         if self.dims() == dims {
             return self.clone();
         }
-        assert!(
-            self.rank() <= dims.len(),
-            "broadcast: the result must have at least as many axes, got {} to {dims:?}; reduce or reshape instead",
-            self.shape()
-        );
+        if self.rank() > dims.len() {
+            let rule = "the result must have at least as many axes";
+            let error = format!("broadcast: {rule}, got {} to {dims:?}; reduce or reshape instead", self.shape());
+            return self.graph().refused(error, dims);
+        }
         let first = dims.len() - self.rank();
         let kept: Vec<usize> = (0..self.rank()).filter(|&a| self.dims()[a] == dims[first + a]).collect();
         let squeezed: Vec<usize> = kept.iter().map(|&a| self.dims()[a]).collect();
         let axes: Vec<usize> = kept.iter().map(|&a| first + a).collect();
-        assert!(
-            squeezed.iter().product::<usize>() == self.shape().elements(),
-            "broadcast: sizes must be equal or 1, aligned at the last axis, got {} to {dims:?}; reshape it first",
-            self.shape()
-        );
+        if squeezed.iter().product::<usize>() != self.shape().elements() {
+            let rule = "sizes must be equal or 1, aligned at the last axis";
+            let error = format!("broadcast: {rule}, got {} to {dims:?}; reshape it first", self.shape());
+            return self.graph().refused(error, dims);
+        }
         self.reshape(&squeezed).broadcast(dims, &axes)
     }
 
@@ -511,7 +511,10 @@ impl Tensor {
     /// Elements `start..limit` of one axis, all of the others.
     #[track_caller]
     pub fn slice_axis(&self, axis: usize, start: usize, limit: usize) -> Tensor {
-        assert!(axis < self.rank(), "slice: the axis must exist, got {axis} of {}; name one of its axes", self.shape());
+        if axis >= self.rank() {
+            let error = format!("slice: the axis must exist, got {axis} of {}; name one of its axes", self.shape());
+            return self.graph().refused(error, self.dims());
+        }
         let mut from = vec![0; self.rank()];
         let mut to = self.dims().to_vec();
         (from[axis], to[axis]) = (start, limit);
@@ -521,7 +524,7 @@ impl Tensor {
     /// Element `index` of the first axis, without that axis.
     #[track_caller]
     pub fn at(&self, index: usize) -> Tensor {
-        self.slice_axis(0, index, index + 1).reshape(&self.dims()[1..])
+        self.slice_axis(0, index, index + 1).reshape(self.dims().get(1..).unwrap_or(&[]))
     }
 
     /// Zeros added before and after each axis.
