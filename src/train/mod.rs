@@ -1,6 +1,7 @@
 //! From a gradient to a trained network: devices, programs, optimisers, runs.
 
 pub mod checkpoint;
+pub mod engine;
 pub mod evaluate;
 pub mod history;
 pub mod need;
