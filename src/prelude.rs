@@ -16,8 +16,8 @@ pub use crate::{
         spiking::{Input, Neuron, Population},
     },
     learn::{
-        Attachment, LearnError, Learner, LossKind, Method, Objective, Target, TargetKind, Vjp, objective::Regularizer,
-        sequence::LearnerConfig,
+        Attachment, LearnError, Learner, LossKind, Method, Objective, Rule, Target, TargetKind, Vjp,
+        form::TraceSetting, objective::Regularizer, sequence::LearnerConfig,
     },
     train::{
         engine::{Advanced, Engine, Evaluated, Observed, Sequence, Stream},

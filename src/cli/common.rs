@@ -200,8 +200,8 @@ pub struct LearnerFlags {
     #[arg(long, value_name = "NAME", value_parser = method_name)]
     pub method: Option<String>,
     /// A parameter of the learning rule, `seed=3` for random-feedback; may be given several times
-    #[arg(long = "method_set", value_name = "KEY=VALUE")]
-    pub method_set: Vec<Change>,
+    #[arg(long = "rule_set", value_name = "KEY=VALUE")]
+    pub rule_set: Vec<Change>,
     /// Smoothing of factorised traces: a decay in [0, 1), or a rank, a whole number r from 1, for the decay (r - 1) / (r + 1)
     #[arg(long = "etrace_decay", value_name = "X", value_parser = decay)]
     pub etrace_decay: Option<f64>,
@@ -303,8 +303,8 @@ impl LearnerFlags {
         if let Some(decay) = self.etrace_decay {
             method.set_decay(decay);
         }
-        for parameter in &self.method_set {
-            method = change(&method, parameter).map_err(|e| anyhow::anyhow!("--method_set {e}"))?;
+        for parameter in &self.rule_set {
+            method = change(&method, parameter).map_err(|e| anyhow::anyhow!("--rule_set {e}"))?;
         }
         method.check()?;
         Ok(method)

@@ -440,9 +440,15 @@ pub fn print_program(session: &Session, spec: &Spec, target: Option<&str>) -> Re
             (report.memory, report.seconds, format!(" for {target}"))
         }
     };
-    let chunk = if spec.learner.method.is_online() { learner.chunk_length(spec.steps) } else { spec.steps };
+    if spec.learner.method.is_online() {
+        let choice = learner.choice(spec.steps);
+        say!("{} steps; traces: {}", spec.steps, choice.used);
+        for (form, why) in &choice.turned_down {
+            say!("  not {form}: {why}");
+        }
+    }
     say!(
-        "{} steps in chunks of {chunk}; compiled{place} in {seconds:.2} s; needs {} (arguments {}, results {}, donated {}, \
+        "{} steps; compiled{place} in {seconds:.2} s; needs {} (arguments {}, results {}, donated {}, \
          temporary {})",
         spec.steps,
         bytes(memory.total()),

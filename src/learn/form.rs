@@ -24,6 +24,7 @@ use super::{
     structure::Kind,
     trace::{Kept, LagPlan, Ring, TraceKind},
 };
+use crate::report::bytes;
 
 /// Which form to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +89,17 @@ pub struct Candidate {
     pub seconds: f64,
     /// A bound on what the lag cuts off, as a share of a signal; nothing where it is exact, infinite where nothing is known.
     pub cut: Option<f64>,
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (keeps {}", self.form, bytes(self.bytes as u64))?;
+        match self.cut {
+            Some(cut) if cut.is_finite() => write!(f, ", cuts off at most {cut:.1e} of a signal)"),
+            Some(_) => write!(f, ", no bound on what it cuts off)"),
+            None => write!(f, ")"),
+        }
+    }
 }
 
 /// What was chosen, and what was turned down.

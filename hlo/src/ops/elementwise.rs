@@ -488,17 +488,18 @@ fn broadcast_pair(name: &str, a: &Tensor, b: &Tensor) -> (Tensor, Tensor) {
     }
     let rank = a.rank().max(b.rank());
     let size = |t: &Tensor, axis: usize| (axis + t.rank()).checked_sub(rank).map_or(1, |i| t.dims()[i]);
-    let dims = (0..rank).map(|axis| match (size(a, axis), size(b, axis)) {
+    let fitted = (0..rank).map(|axis| match (size(a, axis), size(b, axis)) {
         (x, y) if x == y || y == 1 => Some(x),
         (1, y) => Some(y),
         _ => None,
     });
-    let Some(dims) = dims.collect::<Option<Vec<usize>>>() else {
-        let (left, right) = (a.shape(), b.shape());
-        let rule = "sizes must be equal or 1, aligned at the last axis";
-        let error = format!("{name}: {rule}: got {left} and {right}; reshape one of them");
-        let result = a.graph().refused(error, a.dims()).convert(a.dtype());
-        return (result.clone(), result);
+    let Some(dims) = fitted.collect::<Option<Vec<usize>>>() else {
+        a.graph().refuse(ShapeError(format!(
+            "{name}: sizes must be equal or 1, aligned at the last axis: got {} and {}; reshape one of them",
+            a.shape(),
+            b.shape()
+        )));
+        return (a.clone(), a.clone());
     };
     (a.broadcast_to(&dims), b.broadcast_to(&dims))
 }

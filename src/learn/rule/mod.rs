@@ -8,7 +8,7 @@
 //!
 //! Names, aliases, help, `etrace explain`, the list in `docs/learning-rules.md` and the loops of the tests come from the table. A rule's
 //! own parameters are fields of its settings: `method = { name = "es-d-rtrl", decay = 0.9 }` in a configuration, `--method es-d-rtrl
-//! --method_set decay=0.9` on the command line. `docs/adding-a-rule.md` goes through it step by step.
+//! --rule_set decay=0.9` on the command line. `docs/adding-a-rule.md` goes through it step by step.
 
 mod bptt;
 mod d_rtrl;
