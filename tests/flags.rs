@@ -90,7 +90,7 @@ fn the_spellings_of_a_flag_mean_the_same_and_help_shows_them() {
         let output = etrace(&line.split_whitespace().collect::<Vec<_>>());
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.split_once(" steps in chunks").map(|(config, _)| config.to_string()).expect("a program")
+        text.split_once(" steps; ").map(|(config, _)| config.to_string()).expect("a program")
     };
     const SMALL: &str = "--dt 5 --batch-size 4";
     for (one, other) in [

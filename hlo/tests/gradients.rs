@@ -186,6 +186,10 @@ fn table() -> Vec<Case> {
         // leaves
         one("Parameter", "the identity", any(&[2, 3]), Tensor::clone),
         one("Constant", "scale and shift", any(&[2, 3]), |x| x * 3.0 + 2.0),
+        case("Literal", "given values", vec![any(&[2, 3])], |g, x| {
+            let values = g.literal(&Shape::f32([2, 3]), vec![1.5, -2.0, 0.25, 3.0, 0.0, -1.0]);
+            vec![&x[0] * values.convert(x[0].dtype())]
+        }),
         case("Iota", "second axis", vec![any(&[2, 3])], |g, x| vec![&x[0] * g.iota(f64s([2, 3]), 1)]),
         // one operand
         one("Exp", "", any(&[5]), Tensor::exp),

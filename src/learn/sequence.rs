@@ -30,16 +30,16 @@ pub struct LearnerConfig {
     /// Correction of ES-D-RTRL as in releases before 0.2 of the reference library.
     pub old_correction: bool,
     /// In which form traces are kept.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_auto")]
     pub trace: TraceSetting,
     /// Steps of the fixed-lag form, if not those that the tolerance needs.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<usize>,
     /// Bytes that the form may keep; as many as the dense traces, if not given.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_budget: Option<u64>,
     /// The largest share of a signal that a lag may cut off.
-    #[serde(default = "tolerance")]
+    #[serde(default = "tolerance", skip_serializing_if = "is_tolerance")]
     pub lag_tolerance: f64,
 }
 
@@ -47,6 +47,15 @@ pub struct LearnerConfig {
 pub fn fixed_ranges(model: &Model) -> Vec<Range> {
     let params = model.params.iter().enumerate();
     params.map(|(k, p)| if model.changes(k) { Range::ANY } else { p.init.range(&p.shape) }).collect()
+}
+
+// What is standard is left out, so that older configurations are written as they were read.
+fn is_auto(trace: &TraceSetting) -> bool {
+    *trace == TraceSetting::Auto
+}
+
+fn is_tolerance(x: &f64) -> bool {
+    *x == tolerance()
 }
 
 /// The standard tolerance of a lag: what `f32` cannot tell from zero in a sum.

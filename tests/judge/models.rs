@@ -309,6 +309,7 @@ fn extras(cx: &mut StepContext, value: &Tensor, mut layer: Layer, draw: &mut Dra
     }
     if draw.says("a state that stays", 0.05) {
         let bias = cx.state("stays", n, StateInit::Zeros);
+        cx.set("stays", &bias);
         layer.old.push(&bias + &layer.old[0]);
     }
     if draw.says("an output that nobody reads", 0.15) {

@@ -30,7 +30,7 @@ use crate::settings::Listed;
 /// What a rule is, for people: one paragraph each.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
-    /// The gradient in one line, in the symbols of `docs/spec/algorithms.md`.
+    /// The gradient in one line, in the symbols of `docs/spec/algorithms.md, "Setting"`.
     pub equation: &'static str,
     /// Where it comes from.
     pub source: &'static str,
