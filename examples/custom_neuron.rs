@@ -2,15 +2,10 @@
 //! `cargo run --release --example custom_neuron`. It follows `docs/adding-a-neuron.md`.
 
 use etrace::{
-    cell::{
-        spiking::{ExpCu, Input, Neuron, Population, Site},
-        *,
-    },
-    learn::*,
+    cell::spiking::{ExpCu, Site},
     net,
-    train::session::Session,
+    prelude::*,
 };
-use hlo::{Func, Shape, Tensor, array::Array, pjrt::Device};
 
 /// A resonate-and-fire neuron (Izhikevich 2001): a damped oscillator `z = u + iv` driven by its input, here written with two
 /// real states that turn by `omega` per step. It fires when `v` crosses 1, and a spike shortens `v` by its surrogate.
@@ -65,37 +60,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let wave = (t as f64 * if b % 2 == 0 { 0.25 } else { 0.6 }).sin();
         *s = f32::from(random.uniform() < 0.3 + 0.3 * wave);
     }
-    let session = Session::open(Device::Cpu, None, &mut |_| {})?;
+    let inputs = Array::f32(spikes, [steps, batch, n_in])?;
+    let classes = Array::s32(classes, [batch])?;
+    let session = Session::cpu()?;
+    let optimizer = Optimizer { lr: 5e-3, ..Optimizer::default() };
     for method in Method::all() {
         let name = method.name();
-        let config = sequence::LearnerConfig { method, ..Default::default() };
-        let learner = Learner::new(&model, &Objective::default(), &config)?;
-        let mut shapes: Vec<Shape> = model.params.iter().map(|p| p.shape.clone()).collect();
-        shapes.extend([Shape::f32([steps, batch, n_in]), Shape::s32([batch])]);
-        let n = model.params.len();
-        // One step of gradient descent as a program: (parameters, data) to (parameters, loss).
-        let step = Func::trace(&shapes, |g, v| {
-            let states: Vec<Tensor> = model.states.iter().map(|s| g.zeros(&s.shape)).collect();
-            let out = learner.sequence(g, &v[..n], &states, &v[n], &v[n + 1]);
-            let new = v[..n].iter().zip(&out.grads).map(|(w, d)| w - &(d * (0.3 / steps as f64)));
-            new.chain([out.loss * (1.0 / steps as f64)]).collect()
-        });
-        let names: Vec<String> = (0..shapes.len()).map(|k| format!("in{k}")).collect();
-        let program = session.compile("step", &step, &names, &names[..=n], &[])?;
-        let upload = |a: Array| session.client.upload(&a);
-        let mut weights = Vec::new();
-        for p in &model.params {
-            weights.push(upload(Array::f32(p.init.values(&p.shape, 7, &p.name), p.shape.dims.clone())?)?);
-        }
-        let data = [upload(Array::f32(&spikes, [steps, batch, n_in])?)?, upload(Array::s32(&classes, [batch])?)?];
+        let config = LearnerConfig { method, ..LearnerConfig::default() };
+        let engine = Engine::new(&session, &model, &Objective::default(), &config)?;
+        let (mut state, states) = (engine.start(optimizer.rule, 7)?, engine.states(7, 0)?);
         let mut losses = Vec::new();
-        for _ in 0..60 {
-            let mut out = program.run(weights.iter().chain(&data).map(hlo::pjrt::Arg::Keep).collect())?;
-            losses.push(out.pop().expect("a loss").to_array()?.scalar::<f32>()?);
-            weights = out;
+        for _ in 0..100 {
+            let (loss, grads) = engine.gradient(&state.params, &states, &inputs, &classes)?;
+            state = engine.update(&optimizer, state, &grads)?.0;
+            losses.push(loss / steps as f32);
         }
-        println!("{name:>10}: loss {:.4} -> {:.4}", losses[0], losses[59]);
-        assert!(losses[59] < 0.8 * losses[0], "{name} must learn");
+        println!("{name:>15}: loss {:.4} -> {:.4}", losses[0], losses[99]);
+        assert!(losses[99] < 0.8 * losses[0], "{name} must learn");
     }
     Ok(())
 }
