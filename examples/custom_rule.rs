@@ -5,19 +5,11 @@
 //! 2016). Everything else is D-RTRL. `docs/adding-a-rule.md` says how such a rule becomes a row of the table.
 
 use etrace::{
-    cell::{Dense, Init, Model, StateInit, StepContext, Surrogate},
     learn::{
-        Learner, Method, Objective, Rule,
         rule::{About, Passage, TracedOp},
-        sequence::LearnerConfig,
         trace::TraceKind,
     },
-    train::session::Session,
-};
-use hlo::{
-    Func, Shape, Tensor,
-    array::Array,
-    pjrt::{Arg, Device},
+    prelude::*,
 };
 
 /// D-RTRL with sign-symmetric feedback.
@@ -83,39 +75,23 @@ fn data() -> Result<[Array; 2], hlo::pjrt::Error> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = network();
-    let session = Session::open(Device::Cpu, None, &mut |_| {})?;
+    let session = Session::cpu()?;
     let rules: [(&str, Box<dyn Rule>); 3] = [
         ("d-rtrl", Box::new(etrace::learn::rule::DRtrl {})),
         ("random-feedback", Box::new(etrace::learn::rule::RandomFeedback::default())),
         ("sign-symmetric", Box::new(SignSymmetric)),
     ];
-    let mut shapes: Vec<Shape> = model.params.iter().map(|p| p.shape.clone()).collect();
-    shapes.extend([Shape::f32([STEPS, BATCH, N_IN]), Shape::s32([BATCH])]);
-    let n = model.params.len();
+    let optimizer = Optimizer { lr: 5e-3, ..Optimizer::default() };
+    let [spikes, classes] = data()?;
     for (name, rule) in rules {
-        let config = LearnerConfig { method: Method::D_RTRL, ..LearnerConfig::default() };
-        let learner = Learner::with_rule(&model, &Objective::default(), &config, Box::new(rule))?;
-        // Gradient descent as a program: (parameters, data) to (parameters, loss).
-        let step = Func::trace(&shapes, |g, v| {
-            let states: Vec<Tensor> = model.states.iter().map(|s| g.zeros(&s.shape)).collect();
-            let out = learner.sequence(g, &v[..n], &states, &v[n], &v[n + 1]);
-            let new = v[..n].iter().zip(&out.grads).map(|(w, d)| w - &(d * (1.0 / STEPS as f64)));
-            new.chain([out.loss * (1.0 / STEPS as f64)]).collect()
-        });
-        let names: Vec<String> = (0..shapes.len()).map(|k| format!("in{k}")).collect();
-        let program = session.compile("step", &step, &names, &names[..=n], &[])?;
-        let mut weights = Vec::new();
-        for p in &model.params {
-            let values = p.init.values(&p.shape, 7, &p.name);
-            weights.push(session.client.upload(&Array::f32(values, p.shape.dims.clone())?)?);
-        }
-        let [spikes, classes] = data()?;
-        let data = [session.client.upload(&spikes)?, session.client.upload(&classes)?];
+        let learner = Learner::with_rule(&model, &Objective::default(), &LearnerConfig::default(), Box::new(rule))?;
+        let engine = Engine::with_learner(&session, &model, learner)?;
+        let (mut state, states) = (engine.start(optimizer.rule, 7)?, engine.states(7, 0)?);
         let mut losses = Vec::new();
         for _ in 0..100 {
-            let mut out = program.run(weights.iter().chain(&data).map(Arg::Keep).collect())?;
-            losses.push(out.pop().ok_or("no loss")?.to_array()?.scalar::<f32>()?);
-            weights = out;
+            let (loss, grads) = engine.gradient(&state.params, &states, &spikes, &classes)?;
+            state = engine.update(&optimizer, state, &grads)?.0;
+            losses.push(loss / STEPS as f32);
         }
         println!("{name:>16}: loss {:.4} -> {:.4}", losses[0], losses[99]);
         assert!(losses[99] < 0.9 * losses[0], "{name} must learn");
