@@ -36,7 +36,7 @@ struct TemporalXor {
 
 impl Default for TemporalXor {
     fn default() -> Self {
-        TemporalXor { group: 10, pulse: 10, pause: 20, rate: 0.5 }
+        TemporalXor { group: 10, pulse: 5, pause: 5, rate: 0.5 }
     }
 }
 
@@ -48,7 +48,7 @@ impl TaskSettings for TemporalXor {
                 task: "temporal-xor",
                 rule: "group and pulse are from 1 to 2^16, pause is at most that, rate is a probability",
                 got: format!("{self:?}"),
-                next: "10, 10, 20 and 0.5 are usual".into(),
+                next: "10, 5, 5 and 0.5 are usual".into(),
             });
         }
         Ok(Arc::new(self.clone()))
