@@ -374,7 +374,7 @@ fn models_that_need_other_values() {
 }
 
 #[test]
-#[ignore = "an hour on two cores: cargo test --release --test random_models -- --ignored --nocapture"]
+#[ignore = "two hours on two cores: cargo test --release --test random_models -- --ignored --nocapture"]
 fn a_hundred_thousand_models() {
     survey(1000..101_000);
 }

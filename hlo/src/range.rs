@@ -74,6 +74,11 @@ impl Range {
         self * Range::new(1.0 / divisor.high, 1.0 / divisor.low)
     }
 
+    /// Whether a value lies in it.
+    pub fn has(self, value: f64) -> bool {
+        self.low <= value && value <= self.high
+    }
+
     /// The largest absolute value.
     pub fn size(self) -> f64 {
         self.low.abs().max(self.high.abs())

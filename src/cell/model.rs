@@ -1,6 +1,6 @@
 //! A traced model: the step as a function, and the names and initial values of all it uses.
 
-use hlo::{Func, Shape, Tensor};
+use hlo::{Func, Range, Shape, Tensor};
 
 use super::{
     context::{ModelError, StepContext},
@@ -124,6 +124,18 @@ impl Model {
     /// Whether training changes a parameter, be it by gradients or by statistics.
     pub fn changes(&self, param: usize) -> bool {
         self.params[param].trainable || self.tracked.iter().any(|t| t.param == param)
+    }
+
+    /// Between which numbers the values of a parameter lie, whatever the seed: known for those that training does not change. A little
+    /// wider than exact, as values are rounded.
+    pub fn range(&self, param: usize) -> Range {
+        if self.changes(param) {
+            return Range::ANY;
+        }
+        let p = &self.params[param];
+        let exact = p.init.range(&p.shape);
+        let slack = 1e-6 * exact.size().min(f64::MAX);
+        Range::new(exact.low - slack, exact.high + slack)
     }
 
     /// Number of trained values.

@@ -13,7 +13,8 @@ use super::{
 use crate::{
     cell::{Mode, Model},
     learn::{
-        Learner, Method, Objective, Prepared, Structure, cost,
+        Learner, Method, Objective, Prepared, Structure, Vjp, cost,
+        form::TraceSetting,
         sequence::LearnerConfig,
         structure::{Exclusion, Kind, Op},
         trace::{Slot, TraceKind, TracePlan},
@@ -83,15 +84,16 @@ pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
         );
         return Err(error).or_usage();
     }
-    let report = Report { model: all.net.trace(batch, Mode::Online), steps, warmup, chunk: args.chunk };
+    let base = LearnerConfig { warmup, chunk: args.chunk.or(all.learner.chunk), ..all.learner };
+    let report = Report { model: all.net.trace(batch, Mode::Online), steps, base };
     print(&report.text(&args.model)?)
 }
 
 struct Report {
     model: Model,
     steps: usize,
-    warmup: usize,
-    chunk: Option<usize>,
+    /// The settings of the run or preset; every rule is shown with them.
+    base: LearnerConfig,
 }
 
 impl Report {
@@ -116,7 +118,10 @@ impl Report {
     }
 
     fn learner(&self, method: Method) -> Result<Learner, crate::learn::LearnError> {
-        let config = LearnerConfig { method, warmup: self.warmup, chunk: self.chunk, ..LearnerConfig::default() };
+        // A form or a window may not be for every rule; what is shown is what each would do by itself.
+        let trace = if method == self.base.method { self.base.trace } else { TraceSetting::Auto };
+        let vjp = if method == self.base.method { self.base.vjp } else { Vjp::default() };
+        let config = LearnerConfig { method, trace, vjp, ..self.base.clone() };
         Learner::new(&self.model, &Objective::default(), &config)
     }
 
@@ -124,7 +129,7 @@ impl Report {
         let m = &self.model;
         let (trained, fixed): (Vec<_>, Vec<_>) = m.params.iter().partition(|p| p.trainable);
         let values = |list: &[&crate::cell::ParamSpec]| list.iter().map(|p| p.shape.elements()).sum::<usize>() as u64;
-        let loss = if self.warmup > 0 { format!(", loss after step {}", self.warmup) } else { String::new() };
+        let loss = if self.base.warmup > 0 { format!(", loss after step {}", self.base.warmup) } else { String::new() };
         let mut table = Table::new([("", Align::Left), ("", Align::Left)]).indented(2);
         table.row(["input of a step", &sizes(&m.input.dims)]);
         table.row(["output of a step", &sizes(&m.output.dims)]);
@@ -312,7 +317,7 @@ impl Report {
     fn learners(&self, exact: &Learner) -> anyhow::Result<String> {
         let mut table = Table::new([
             ("", Align::Left),
-            ("chunk", Align::Right),
+            ("form", Align::Left),
             ("traces", Align::Right),
             ("kept by loops", Align::Right),
             ("a step of it", Align::Right),
@@ -333,12 +338,15 @@ impl Report {
                 }
             };
             let cost = cost::gradient(&learner, &self.model, self.steps);
-            let chunk = if method.is_online() { learner.chunk_length(self.steps - self.warmup) } else { self.steps };
-            let traces = learner.plan.bytes(&learner.structure, self.model.batch()) as u64;
+            let chunk = if method.is_online() { learner.chunk_length(self.steps) } else { self.steps };
+            let (form, traces) = match method.is_online() {
+                true => (learner.form(self.steps).to_string(), learner.trace_bytes(self.steps)),
+                false => ("-".into(), 0),
+            };
             table.row([
                 method.name().to_string(),
-                if method.is_online() { chunk.to_string() } else { "-".into() },
-                bytes(traces),
+                form,
+                bytes(traces as u64),
                 bytes(cost.stacked),
                 bytes(cost.stacked / chunk as u64),
                 per_step(cost),
@@ -346,7 +354,7 @@ impl Report {
             ]);
         }
         Ok(format!(
-            "{table}{refused}\n  Counted on the graph of a whole sequence. Loops keep values of all {} steps under bptt, of one chunk else.",
+            "{table}{refused}\n  Counted on the graph of a whole sequence. Loops keep values of all {} steps under bptt and in the whole form, of one chunk else; traces pass from chunk to chunk.",
             self.steps
         ))
     }

@@ -43,6 +43,18 @@ pub enum TraceSetting {
     Recompute,
 }
 
+impl fmt::Display for TraceSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TraceSetting::Auto => "auto",
+            TraceSetting::Dense => "dense",
+            TraceSetting::FixedLag => "fixed-lag",
+            TraceSetting::Whole => "whole",
+            TraceSetting::Recompute => "recompute",
+        })
+    }
+}
+
 /// A form with its lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -85,7 +97,7 @@ pub struct Candidate {
     pub form: Form,
     /// Bytes that it keeps besides parameters, gradients and data.
     pub bytes: usize,
-    /// Bytes and products that it costs per step beyond those that every form has, as seconds on a machine with 8 GB/s and 60 GFLOP/s.
+    /// What it costs per step beyond what every form does, in seconds: see [`COSTS`].
     pub seconds: f64,
     /// A bound on what the lag cuts off, as a share of a signal; nothing where it is exact, infinite where nothing is known.
     pub cut: Option<f64>,
@@ -112,6 +124,7 @@ pub struct Choice {
 }
 
 /// What the graph says of lags: found once for a learner.
+#[derive(Default)]
 pub(super) struct Lagged {
     /// Ops with wide traces.
     pub wide: LagPlan,
@@ -121,9 +134,23 @@ pub(super) struct Lagged {
     bounds: Vec<Vec<Vec<f64>>>,
 }
 
-/// Bytes per second and operations per second of the machine that costs are told for.
-const BANDWIDTH: f64 = 8e9;
-const RATE: f64 = 100e9;
+/// The machine that costs are told for, so that they are the same on every machine: two cores as `docs/results/memspeed.md` has them.
+pub struct Costs {
+    /// Bytes per second, read or written, of values that do not stay in a cache.
+    pub bandwidth: f64,
+    /// Bytes per second of pages that are taken from the system and given back: what is larger than a cache is taken anew each time.
+    pub fresh: f64,
+    /// Bytes that stay in a cache.
+    pub cache: usize,
+    /// Operations per second of large products.
+    pub rate: f64,
+}
+
+/// See [`Costs`].
+pub const COSTS: Costs = Costs { bandwidth: 8e9, fresh: 4e9, cache: 32 << 20, rate: 100e9 };
+
+/// Bytes that a form may keep without a `--memory_budget`, if dense traces keep no less.
+const STANDARD_BUDGET: usize = 3 << 30;
 
 /// Bytes of a chunk's values, where it has rings as well.
 const CHUNK_BYTES: usize = 256 << 20;
@@ -131,8 +158,11 @@ const CHUNK_BYTES: usize = 256 << 20;
 /// Steps of a chunk, where it has rings as well.
 const CHUNK_STEPS: usize = 50;
 
-/// No state remembers longer than this.
+/// No ring is longer than this.
 const LONGEST_LAG: usize = 1 << 16;
+
+/// States that feed each other may amplify a signal for this many steps before they forget it.
+const LONGEST_SWING: usize = 1 << 10;
 
 impl Learner {
     /// The form for a sequence of `steps` steps.
@@ -142,26 +172,37 @@ impl Learner {
 
     /// The form for a sequence of `steps` steps, and why.
     pub fn choice(&self, steps: usize) -> Choice {
+        let LearnerConfig { trace, chunk, lag, .. } = *self.config();
         let dense = self.candidate(Form::Dense { chunk: self.dense_chunk(steps) }, steps);
-        let window = matches!(self.config().vjp, Vjp::MultiStep { window } if window > 1);
-        let setting = self.config().trace;
-        let alone = Choice { used: dense.clone(), turned_down: vec![] };
-        if window || setting == TraceSetting::Dense || self.lagged().all.ops.is_empty() {
-            return alone;
-        }
         // Someone who says how long a chunk is means that of the dense form, unless another is named.
-        if setting == TraceSetting::Auto && (self.config().chunk.is_some() || self.lagged().wide.ops.is_empty()) {
-            return alone;
+        let auto = trace == TraceSetting::Auto && chunk.is_none();
+        if trace == TraceSetting::Dense || self.no_other_form().is_some() || (trace == TraceSetting::Auto && !auto) {
+            return Choice { used: dense, turned_down: vec![] };
         }
-        let chunk = self.config().chunk.unwrap_or_else(|| self.lag_chunk(steps)).clamp(1, steps.max(1));
-        let lag = self.config().lag.or_else(|| self.sufficient_lag());
+        if auto && self.lagged().wide.ops.is_empty() {
+            return Choice { used: dense, turned_down: vec![] };
+        }
+        let chunk = chunk.unwrap_or_else(|| self.lag_chunk(steps)).clamp(1, steps.max(1));
+        let lag = lag.or_else(|| self.sufficient_lag());
         let mut all = vec![dense];
         all.extend(lag.map(|lag| self.candidate(Form::FixedLag { chunk, lag: lag.clamp(1, steps.max(1)) }, steps)));
-        if self.factorised_ops() == 0 {
+        if !self.has_factorised() {
             all.push(self.candidate(Form::Whole, steps));
             all.push(self.candidate(Form::Recompute { chunk }, steps));
         }
-        self.choose(setting, all)
+        self.choose(trace, all)
+    }
+
+    /// Why there is no form but the dense one, if so.
+    fn no_other_form(&self) -> Option<&'static str> {
+        let window = matches!(self.config().vjp, Vjp::MultiStep { window } if window > 1);
+        let none = !self.plan.kinds.contains(&Some(TraceKind::Full));
+        match (self.rule().is_online(), window, none) {
+            (false, ..) => Some("bptt has no traces"),
+            (_, true, _) => Some("windows of several steps need the traces at their entry"),
+            (.., true) => Some("this rule has no trace of the size of a weight"),
+            _ => None,
+        }
     }
 
     fn choose(&self, setting: TraceSetting, all: Vec<Candidate>) -> Choice {
@@ -174,7 +215,8 @@ impl Learner {
             )
         };
         let forgets = |c: &Candidate| c.cut.is_none_or(|cut| cut <= self.config().lag_tolerance);
-        let limit = self.config().memory_budget.map_or(all[0].bytes, |b| usize::try_from(b).unwrap_or(usize::MAX));
+        let standard = all[0].bytes.min(STANDARD_BUDGET);
+        let limit = self.config().memory_budget.map_or(standard, |b| usize::try_from(b).unwrap_or(usize::MAX));
         let fast = |a: &&Candidate, b: &&Candidate| a.seconds.total_cmp(&b.seconds);
         let fitting = all.iter().filter(|c| c.bytes <= limit && forgets(c)).min_by(fast);
         let smallest = || all.iter().filter(|c| forgets(c)).min_by_key(|c| c.bytes);
@@ -185,33 +227,66 @@ impl Learner {
             _ if setting != TraceSetting::Auto => "another was asked for",
             Form::FixedLag { .. } if !forgets(c) => "the states forget too slowly",
             _ if c.bytes > limit && self.config().memory_budget.is_some() => "larger than --memory_budget",
-            _ if c.bytes > limit => "larger than dense traces",
+            _ if c.bytes > all[0].bytes => "larger than dense traces",
+            _ if c.bytes > limit => "larger than the standard --memory_budget",
             _ => "slower",
         };
-        let turned_down = all.into_iter().filter(|c| c.form != used.form).map(|c| (c.clone(), why(&c).to_string()));
-        Choice { turned_down: turned_down.collect(), used }
+        let others = all.iter().filter(|c| c.form != used.form);
+        let turned_down = others.map(|c| (c.clone(), why(c).to_string())).collect();
+        Choice { turned_down, used }
     }
 
-    /// A lag that was asked for must not cut off more than it may.
-    pub(super) fn check_lag(&self) -> Result<(), LearnError> {
+    /// A form that was asked for must be there, and a lag not cut off more than it may.
+    pub(super) fn check_form(&self) -> Result<(), LearnError> {
         let LearnerConfig { trace, lag, lag_tolerance, .. } = *self.config();
-        if trace != TraceSetting::FixedLag || !self.rule().is_online() || self.lagged().wide.ops.is_empty() {
+        let wrong = |text: String| Err(LearnError::Setting(text));
+        if matches!(trace, TraceSetting::Auto | TraceSetting::Dense) {
             return Ok(());
         }
-        let cut = self.cut_after(lag.unwrap_or(LONGEST_LAG));
-        if cut <= lag_tolerance || (lag.is_none() && self.sufficient_lag().is_some()) {
-            return Ok(());
-        }
-        let what = match cut.is_finite() {
-            true => format!("may cut off {cut:.1e} of a learning signal"),
-            false => "may cut off any part of a learning signal: the network's graph gives no bound for what its states remember".into(),
+        let why = match self.no_other_form() {
+            None if trace != TraceSetting::FixedLag && self.has_factorised() => {
+                Some("some of its layers have factorised traces, which only go forwards")
+            }
+            why => why,
         };
-        let remedy = self.sufficient_lag().map_or(String::new(), |lag| format!("use --lag {lag}, or "));
-        Err(LearnError::Setting(format!(
-            "a fixed lag must cut off no more than --lag_tolerance {lag_tolerance:e}, got --lag {} which {what}; {remedy}leave the form \
-             to --trace auto",
-            lag.map_or_else(|| "none".to_string(), |lag| lag.to_string())
-        )))
+        if let Some(why) = why {
+            return wrong(format!(
+                "--trace chooses the form of traces as large as weights, got {trace}, but {why}; leave it out"
+            ));
+        }
+        if trace != TraceSetting::FixedLag || self.lagged().wide.ops.is_empty() {
+            return Ok(());
+        }
+        let enough = self.sufficient_lag();
+        let cut = lag.map(|lag| self.cut_after(lag));
+        if cut.is_some_and(|cut| cut <= lag_tolerance) || (lag.is_none() && enough.is_some()) {
+            return Ok(());
+        }
+        let got = match (lag, cut.filter(|cut| cut.is_finite())) {
+            (Some(lag), Some(cut)) => format!("--lag {lag}, which may cut off {cut:.4} of one"),
+            (Some(lag), None) => {
+                format!("--lag {lag}, and the network's graph does not bound what its states remember")
+            }
+            (None, _) => "a network whose graph does not bound what its states remember".into(),
+        };
+        let remedy = enough.map_or(String::new(), |lag| format!("use --lag {lag}, or "));
+        wrong(format!(
+            "a fixed lag must cut off no more than --lag_tolerance {lag_tolerance:e} of a learning signal, got {got}; {remedy}leave the \
+             form to --trace auto"
+        ))
+    }
+
+    /// That a stream, which has no end to go back from, can keep the traces.
+    ///
+    /// # Errors
+    /// When another form than the dense one was asked for.
+    pub fn check_stream(&self) -> Result<(), LearnError> {
+        match self.config().trace {
+            TraceSetting::Auto | TraceSetting::Dense => Ok(()),
+            other => Err(LearnError::Setting(format!(
+                "a sequence that is driven step by step keeps dense traces, got --trace {other}; leave it out, or use --drive scan"
+            ))),
+        }
     }
 
     /// What a form costs.
@@ -221,19 +296,24 @@ impl Learner {
         let traces = self.plan.bytes(&self.structure, self.batch());
         let narrow = traces - self.wide_bytes();
         let states: usize = self.prepared.old_states().iter().map(|t| t.shape().bytes()).sum();
-        let pass = |bytes: usize| 2.0 * bytes as f64 / BANDWIDTH;
+        let pass = |bytes: usize| 2.0 * bytes as f64 / COSTS.bandwidth;
+        // What a chunk of values costs per step, if it does not stay in a cache.
+        let values = |chunk: usize| match chunk * stack > COSTS.cache {
+            true => pass(stack) + stack as f64 / COSTS.fresh,
+            false => 0.0,
+        };
         let (bytes, seconds) = match form {
-            Form::Dense { chunk } => (traces + chunk * stack, 1.5 * pass(traces) / chunk as f64),
+            Form::Dense { chunk } => (traces + chunk * stack, values(chunk) + 1.5 * pass(traces) / chunk as f64),
             Form::FixedLag { chunk, lag } => {
                 // The rings as they pass from chunk to chunk, and with the chunk behind them.
                 let all = (lag + chunk) * ring;
-                (narrow + lag * ring + all + chunk * stack, pass(all) / chunk as f64)
+                (narrow + lag * ring + all + chunk * stack, values(chunk) + pass(all) / chunk as f64)
             }
-            Form::Whole => (steps * stack, pass(ring)),
+            Form::Whole => (steps * stack, values(steps)),
             Form::Recompute { chunk } => {
                 let products = self.structure.ops.iter().filter(|op| op.kind == Kind::Dense && op.recurrent);
                 let flops: usize = products.map(|op| 2 * self.batch() * op.weight.iter().product::<usize>()).sum();
-                (steps.div_ceil(chunk) * states + chunk * stack, pass(ring) + flops as f64 / RATE)
+                (steps.div_ceil(chunk) * states + chunk * stack, values(chunk) + flops as f64 / COSTS.rate)
             }
         };
         let cut = match form {
@@ -243,8 +323,8 @@ impl Learner {
         Candidate { form, bytes, seconds, cut }
     }
 
-    fn factorised_ops(&self) -> usize {
-        self.plan.kinds.iter().filter(|kind| **kind == Some(TraceKind::Factorised)).count()
+    fn has_factorised(&self) -> bool {
+        self.plan.kinds.contains(&Some(TraceKind::Factorised))
     }
 
     /// Steps per chunk beside rings: a divisor of the sequence if one is near.
@@ -261,10 +341,11 @@ impl Learner {
         groups.map(|d| lag_of(d, tolerance)).try_fold(1, |most, lag| Some(most.max(lag?)))
     }
 
-    /// The largest factor by which a signal reaches a state `lag` steps earlier; infinite if the graph does not say.
+    /// The largest factor by which a signal reaches a state `lag` steps earlier, or more; infinite if the graph does not say. It holds
+    /// while fixed parameters have values that their initialisation can give ([`Model::range`](crate::cell::Model::range)).
     pub fn cut_after(&self, lag: usize) -> f64 {
         let groups = self.lagged().bounds.iter().filter(|d| !d.is_empty());
-        groups.map(|d| norm(&power(d, lag))).fold(0.0, f64::max)
+        groups.map(|d| reach(d, lag)).fold(0.0, f64::max)
     }
 
     pub(super) fn lagged(&self) -> &Lagged {
@@ -284,7 +365,7 @@ impl Learner {
         let biases: Vec<usize> = biases.collect();
         wide.extend(biases);
         if all.is_empty() {
-            return Lagged { wide: LagPlan::default(), all: LagPlan::default(), bounds: vec![] };
+            return Lagged::default();
         }
         let p = &self.prepared;
         let g = Graph::new();
@@ -295,9 +376,7 @@ impl Learner {
         let carry = Carry { states, traces: None, time: g.scalar(DType::S32, 0.0), lag: 0 };
         let target = g.parameter(args.len() + 1, p.targets(2));
         let seen = self.look(&g, &args[..p.phis], &carry, &inputs, &target, None, true);
-        let Some(slots) = &seen.slots else {
-            return Lagged { wide: LagPlan::default(), all: LagPlan::default(), bounds: vec![] };
-        };
+        let Some(slots) = &seen.slots else { return Lagged::default() };
         let outside: BTreeSet<usize> =
             all.iter().copied().filter(|&k| ops[k].x == Some(p.body.params()[p.phis + p.states].value())).collect();
         let view = seen.view(self, &g);
@@ -306,31 +385,21 @@ impl Learner {
         let params = [&args[..], &[inputs.clone(), target.clone()]].concat();
         let mut ranges = self.ranges.clone();
         ranges.resize(params.len(), Range::ANY);
-        let bounds = (0..self.structure.groups.len())
-            .map(|group| bounds(&wide, group, &view.transitions[group], &params, &ranges));
-        let bounds = bounds.collect();
+        let bounds = |group: usize| {
+            let size = |a: usize, c: usize| match (
+                wide.kept.get(&Ring::Transition(group, a, c)),
+                &view.transitions[group][a][c],
+            ) {
+                (Some(Kept::Number(v)), _) => v.abs(),
+                (Some(_), Some(t)) => Func::from_values(params.clone(), vec![t.clone()]).ranges_of(&ranges)[0].size(),
+                _ => 0.0,
+            };
+            let states = wide.states(&self.structure, group);
+            states.iter().map(|&a| states.iter().map(|&c| size(a, c)).collect()).collect()
+        };
+        let bounds = (0..self.structure.groups.len()).map(bounds).collect();
         Lagged { wide, all, bounds }
     }
-}
-
-/// The largest absolute transitions of a group that wide ops drive.
-fn bounds(plan: &LagPlan, g: usize, d: &[Vec<Option<Tensor>>], params: &[Tensor], ranges: &[Range]) -> Vec<Vec<f64>> {
-    let states: BTreeSet<usize> = plan
-        .kept
-        .keys()
-        .filter_map(|ring| match *ring {
-            Ring::Transition(group, a, c) if group == g => Some([a, c]),
-            Ring::Drive(_, group, a) if group == g => Some([a, a]),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    let size = |a: usize, c: usize| match (plan.kept.get(&Ring::Transition(g, a, c)), &d[a][c]) {
-        (Some(Kept::Number(v)), _) => v.abs(),
-        (Some(_), Some(t)) => Func::from_values(params.to_vec(), vec![t.clone()]).ranges_of(ranges)[0].size(),
-        _ => 0.0,
-    };
-    states.iter().map(|&a| states.iter().map(|&c| size(a, c)).collect()).collect()
 }
 
 type Matrix = Vec<Vec<f64>>;
@@ -362,22 +431,39 @@ fn norm(m: &Matrix) -> f64 {
     (0..m.len()).map(|c| m.iter().map(|row| row[c]).sum::<f64>()).fold(0.0, f64::max)
 }
 
-/// The smallest power of `d` with a norm of at most `tolerance`, if it is one of the first.
-fn lag_of(d: &Matrix, tolerance: f64) -> Option<usize> {
-    let small = |lag: usize| norm(&power(d, lag)) <= tolerance;
+/// The largest norm of the powers of `d` from `exponent` on. Norms multiply to a bound: from the first power with a norm of at most 1 on,
+/// they only repeat smaller ones.
+fn reach(d: &Matrix, exponent: usize) -> f64 {
+    let Some(period) = first(LONGEST_SWING, |m| norm(&power(d, m)) <= 1.0) else { return f64::INFINITY };
+    let mut from = power(d, exponent);
+    let mut largest = norm(&from);
+    for _ in 1..period {
+        from = product(&from, d);
+        largest = largest.max(norm(&from));
+    }
+    largest
+}
+
+/// The smallest number from 1 on, up to `last`, from which on something holds.
+fn first(last: usize, holds: impl Fn(usize) -> bool) -> Option<usize> {
     let mut high = 1;
-    while !small(high) {
+    while !holds(high) {
         high *= 2;
-        if high > LONGEST_LAG {
+        if high > last {
             return None;
         }
     }
     let mut low = high / 2;
     while high - low > 1 {
         let middle = (low + high) / 2;
-        if small(middle) { high = middle } else { low = middle }
+        if holds(middle) { high = middle } else { low = middle }
     }
     Some(high)
+}
+
+/// The smallest lag after which at most `tolerance` of a signal is left, if it is one of the first.
+fn lag_of(d: &Matrix, tolerance: f64) -> Option<usize> {
+    first(LONGEST_LAG, |lag| reach(d, lag) <= tolerance)
 }
 
 #[cfg(test)]
@@ -392,6 +478,10 @@ mod tests {
         assert_eq!(lag_of(&vec![vec![f64::INFINITY]], 1e-6), None);
         let cascade = vec![vec![0.9, 0.0], vec![0.5, 0.8]];
         let lag = lag_of(&cascade, 1e-6).expect("it forgets");
-        assert!(norm(&power(&cascade, lag)) <= 1e-6 && norm(&power(&cascade, lag - 1)) > 1e-6, "{lag}");
+        assert!(reach(&cascade, lag) <= 1e-6 && reach(&cascade, lag - 1) > 1e-6, "{lag}");
+        // A state that feeds another amplifies before it forgets: every later power counts.
+        let swing = vec![vec![0.5, 0.0], vec![4.0, 0.5]];
+        assert!(norm(&swing) > 1.0 && reach(&swing, 1) >= norm(&power(&swing, 3)));
+        assert_eq!(reach(&vec![vec![1.1]], 5), f64::INFINITY);
     }
 }

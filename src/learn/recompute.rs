@@ -9,6 +9,7 @@ use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
 use super::{
     Learner,
     chunk::Forward,
+    segment::starts,
     sequence::{Carry, Data, Sums},
     trace::{Arriving, Stretch},
 };
@@ -166,7 +167,7 @@ impl Learner {
         let seen = self.look(g, phis, &carry, inputs, target, counts.as_ref(), true);
         let plan = &self.lagged().all;
         let view = seen.view(self, g);
-        let stretch = Stretch::new(&view, plan, 0, None, seen.slots.as_ref(), length);
+        let stretch = Stretch::new(&view, plan, 0, None, seen.slots.as_ref());
         let pulled = stretch.pull(Some(&inputs.convert(DType::F32)), arriving);
         let mut arrives = pulled.arriving;
         if let Some(slots) = &seen.slots {
@@ -180,9 +181,4 @@ impl Learner {
         self.add_pulled(&mut sums, pulled.grads);
         Back { sums, arriving: arrives, states }
     }
-}
-
-/// The first step of each chunk, `s32[count]`.
-fn starts(g: &Graph, count: usize, length: usize) -> Tensor {
-    g.iota(Shape::s32([count]), 0) * g.scalar(DType::S32, length as f64)
 }

@@ -7,6 +7,7 @@ use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
 use super::{
     Learner, Vjp,
     chunk::{Forward, Steps, Transition, Values},
+    form::Form,
     sequence::{Carry, Data, Sums},
     signal::Signal,
     trace::{ChunkView, Slot, Slots, Stretch},
@@ -97,6 +98,15 @@ impl Learner {
         }
     }
 
+    /// Bytes of the arrays of traces that pass from chunk to chunk, in the form for a sequence of `steps` steps.
+    pub fn trace_bytes(&self, steps: usize) -> usize {
+        match self.form(steps) {
+            Form::Dense { .. } => self.slots_of(0).values().map(Shape::bytes).sum(),
+            Form::FixedLag { lag, .. } => self.slots_of(lag).values().map(Shape::bytes).sum(),
+            Form::Whole | Form::Recompute { .. } => 0,
+        }
+    }
+
     /// Every array that passes from chunk to chunk, with its shape.
     fn slots_of(&self, lag: usize) -> BTreeMap<Slot, Shape> {
         let mut slots = self.trace_slots();
@@ -159,8 +169,7 @@ impl Learner {
         init.extend([none.loss, none.out]);
         init.extend(none.tracked);
         init.extend(learned.iter().map(|&k| g.zeros(phis[k].shape())));
-        let starts =
-            g.iota(Shape::s32([count]), 0) * g.scalar(DType::S32, length as f64) + g.scalar(DType::S32, from as f64);
+        let starts = starts(g, count, length) + g.scalar(DType::S32, from as f64);
         let mut consts = phis.to_vec();
         consts.extend([data.target.clone(), data.inputs.clone()]);
 
@@ -227,13 +236,13 @@ impl Learner {
         let mut result = view.run(carry.traces.as_ref(), seen.slots.as_ref(), keep, &lagging);
         if let Some(plan) = wide {
             let (slots, lag) = (seen.slots.as_ref(), carry.lag);
-            let stretch = Stretch::new(&view, plan, lag, carry.traces.as_ref(), slots, length);
+            let stretch = Stretch::new(&view, plan, lag, carry.traces.as_ref(), slots);
             if learn {
                 let past = past.map(|t| t.convert(DType::F32));
                 self.add_pulled(&mut sums, stretch.pull(past.as_ref(), None).grads);
             }
             if let Some(traces) = &mut result.traces {
-                traces.extend(stretch.kept(lag));
+                traces.extend(stretch.kept());
             }
         }
         for (op, grad) in self.structure.ops.iter().zip(result.grads) {
@@ -353,6 +362,11 @@ fn later(t: &Tensor, length: usize) -> Option<Tensor> {
     let mut high = zeros.clone();
     high[0] = 1;
     (length > 1).then(|| t.slice_axis(0, 1, length).pad(&zeros, &high))
+}
+
+/// The first step of each of `count` chunks, `s32[count]`.
+pub(super) fn starts(g: &Graph, count: usize, length: usize) -> Tensor {
+    g.iota(Shape::s32([count]), 0) * g.scalar(DType::S32, length as f64)
 }
 
 /// `count` steps of a sequence from a computed one on, `[count, B, n_in]`; zeros before its first step.

@@ -35,18 +35,12 @@ pub struct LearnerConfig {
     /// Steps of the fixed-lag form, if not those that the tolerance needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<usize>,
-    /// Bytes that the form may keep; as many as the dense traces, if not given.
+    /// Bytes that the form may keep, where it is chosen; as many as the dense traces, 3 GiB at most, if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_budget: Option<u64>,
     /// The largest share of a signal that a lag may cut off.
     #[serde(default = "tolerance", skip_serializing_if = "is_tolerance")]
     pub lag_tolerance: f64,
-}
-
-/// Between which numbers the values of each parameter lie, for those that training does not change.
-pub fn fixed_ranges(model: &Model) -> Vec<Range> {
-    let params = model.params.iter().enumerate();
-    params.map(|(k, p)| if model.changes(k) { Range::ANY } else { p.init.range(&p.shape) }).collect()
 }
 
 // What is standard is left out, so that older configurations are written as they were read.
@@ -206,9 +200,9 @@ impl Learner {
             structure.check_online(&prepared, &names)?;
             paths = super::paths::paths(model, &prepared, &structure, config.vjp, &**rule)?;
         }
-        let plan = TracePlan::new(&**rule, config.old_correction, &structure, model.batch());
+        let plan = TracePlan::new(&**rule, config.old_correction, &structure);
         let is_spike = |k: &usize| model.observed[*k].rsplit('.').next() == Some("spike");
-        let ranges = prepared.prefix.ranges_of(&fixed_ranges(model));
+        let ranges = prepared.prefix.ranges_of(&(0..model.params.len()).map(|k| model.range(k)).collect::<Vec<_>>());
         let learner = Learner {
             prepared,
             structure,
@@ -222,7 +216,7 @@ impl Learner {
             ranges,
             spikes: (0..model.observed.len()).filter(is_spike).collect(),
         };
-        learner.check_lag()?;
+        learner.check_form()?;
         Ok(learner)
     }
 

@@ -345,12 +345,24 @@ pub fn load(
         if *want != got {
             return Err(wrong(format!("`{name}` is {got}, but this model needs {want}")));
         }
-        let array = Array::from_bytes(got, view.data().to_vec()).map_err(|e| wrong(e.to_string()))?;
-        session.client.upload(&array).map_err(|e| CheckpointError::Session(e.into()))
+        Array::from_bytes(got, view.data().to_vec()).map_err(|e| wrong(e.to_string()))
     };
-    let params = model.params.iter().map(|p| read(&p.name, &p.shape)).collect::<Result<_, _>>()?;
+    let upload = |array: &Array| session.client.upload(array).map_err(|e| CheckpointError::Session(e.into()));
+    let params = model.params.iter().enumerate().map(|(k, p)| {
+        let array = read(&p.name, &p.shape)?;
+        // Bounds that a learner has found hold for these values alone.
+        let range = model.range(k);
+        match array.to_f64_vec().into_iter().find(|v| !model.changes(k) && !range.has(*v)) {
+            Some(v) => Err(wrong(format!(
+                "the fixed `{}` lies between {} and {} in this model, but the file has {v}",
+                p.name, range.low, range.high
+            ))),
+            None => upload(&array),
+        }
+    });
+    let params = params.collect::<Result<_, _>>()?;
     let trained: Vec<&Shape> = model.params.iter().filter(|p| p.trainable).map(|p| &p.shape).collect();
     let slots = (0..rule.slots()).flat_map(|_| &trained).enumerate();
-    let slots = slots.map(|(k, shape)| read(&format!("slots.{k}"), shape)).collect::<Result<_, _>>()?;
-    Ok((TrainState { params, slots, count: read("count", &Shape::s32([]))? }, progress))
+    let slots = slots.map(|(k, shape)| upload(&read(&format!("slots.{k}"), shape)?)).collect::<Result<_, _>>()?;
+    Ok((TrainState { params, slots, count: upload(&read("count", &Shape::s32([]))?)? }, progress))
 }

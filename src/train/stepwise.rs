@@ -19,7 +19,6 @@ use super::{
 };
 use crate::learn::{
     Learner,
-    form::TraceSetting,
     sequence::Carry,
     trace::{Slot, Traces},
 };
@@ -47,13 +46,8 @@ impl Stepwise {
                 "driving a sequence step by step needs an online rule, got bptt; use --drive scan for it".into(),
             )));
         }
-        if !matches!(spec.learner.trace, TraceSetting::Auto | TraceSetting::Dense) {
-            return Err(ProgramError::Learn(crate::learn::LearnError::Setting(
-                "driving a sequence step by step keeps dense traces, got another --trace; leave it out, or use --drive scan".into(),
-            )));
-        }
-        spec.objective.one_class()?;
         let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
+        learner.check_stream()?;
         let model = &spec.model;
         if !model.tracked.is_empty() || model.states.iter().any(|s| s.init.is_drawn()) {
             return Err(ProgramError::Learn(crate::learn::LearnError::Setting(

@@ -47,8 +47,6 @@ pub struct TracedOp<'a> {
     pub structure: &'a Structure,
     /// The op's place in [`Structure::ops`].
     pub op: usize,
-    /// Sequences in a batch.
-    pub batch: usize,
 }
 
 /// A dense op `y = x W` that a learning signal passes on its way back, as a rule sees it.

@@ -10,16 +10,20 @@
 //! them. So the last W steps of `D, f, m, x` are kept in **rings**, and after each chunk of K steps the recursion runs backwards over W + K
 //! steps; the K oldest are then complete and give their part of the gradient in one product. At the end the rest follows exactly. What
 //! is cut off is at most the largest product of transitions over W steps, times the signals beyond. Without rings (W = 0) and with `lam`
-//! handed from a chunk to the one before it, the same recursion is exact: see [`recompute`](crate::learn::sequence).
+//! handed from a chunk to the one before it, the same recursion is exact: that is what `learn::recompute` does.
 //!
 //! Cost: products as in the forward pass, and element-wise recursions over (W + K) / K as many steps. Memory: W + K steps of values
 //! `[B, N]`, whatever the length of the sequence and the size of the weights. (`docs/spec/algorithms.md, "Forms of one rule"`)
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use hlo::{DType, Func, Graph, Shape, Tensor, func::downcast, ops::shaping::Broadcast, scan_whole};
+use hlo::{Graph, Shape, Tensor};
 
-use super::{ChunkView, Slot, Slots, Traces, over_steps, sum_to};
+use super::{
+    ChunkView, Slot, Slots, Traces, over_steps,
+    rows::{Row, Rows, Variation},
+    sum_to,
+};
 use crate::learn::structure::{Kind, Structure};
 
 /// A value of every step that the recursion needs.
@@ -105,18 +109,17 @@ impl LagPlan {
 
     fn note(&mut self, ring: Ring, value: Option<&Tensor>) {
         let Some(t) = value else { return };
-        let node = t.node();
-        let same = downcast::<Broadcast>(&node).is_some_and(|b| !b.axes.contains(&0));
-        let kept = match t.as_constant() {
-            Some(number) => Kept::Number(number),
-            None if same => Kept::Same(t.dims()[1..].to_vec()),
-            None => Kept::Steps(t.dims()[1..].to_vec()),
+        let row = t.dims()[1..].to_vec();
+        let kept = match Variation::of(t) {
+            Variation::Number(number) => Kept::Number(number),
+            Variation::Same(_) => Kept::Same(row),
+            Variation::Steps => Kept::Steps(row),
         };
         self.kept.insert(ring, kept);
     }
 
     /// The states of a group that the drives of these ops reach.
-    fn states(&self, structure: &Structure, g: usize) -> Vec<usize> {
+    pub fn states(&self, structure: &Structure, g: usize) -> Vec<usize> {
         let ops = self.ops.iter().map(|&k| &structure.ops[k]).filter(|op| op.groups.contains(&g));
         let states: BTreeSet<usize> = ops.flat_map(|op| op.reach(g).states.iter().copied()).collect();
         states.into_iter().collect()
@@ -169,17 +172,16 @@ pub struct Pulled {
 }
 
 impl<'a> Stretch<'a> {
-    /// A chunk with the `lag` steps before it, of which the oldest `complete` are to be learned from. Signals at the entry of the chunk
-    /// join those of the last step before it.
+    /// A chunk with the `lag` steps before it, of which the oldest are complete now, as many as the chunk has. Signals at the entry of
+    /// the chunk join those of the last step before it.
     pub fn new(
         view: &'a ChunkView<'a>,
         plan: &'a LagPlan,
         lag: usize,
         traces: Option<&Traces>,
         slots: Option<&Slots>,
-        complete: usize,
     ) -> Stretch<'a> {
-        let total = lag + view.length;
+        let (total, complete) = (lag + view.length, view.length);
         let (mut steps, mut same) = (BTreeMap::new(), BTreeMap::new());
         for (&ring, kept) in &plan.kept {
             let now = value(view, plan, slots, ring);
@@ -222,10 +224,9 @@ impl<'a> Stretch<'a> {
         Stretch { graph, structure, plan, total: lag, complete: lag, steps, same }
     }
 
-    /// The arrays that pass to the next chunk: the last `lag` steps.
-    pub fn kept(&self, lag: usize) -> Traces {
-        let rings =
-            self.steps.iter().map(|(&ring, t)| (Slot::Ring(ring), t.slice_axis(0, self.total - lag, self.total)));
+    /// The arrays that pass to the next chunk: the steps that are not complete.
+    pub fn kept(&self) -> Traces {
+        let rings = self.steps.iter().map(|(&ring, t)| (Slot::Ring(ring), t.slice_axis(0, self.complete, self.total)));
         rings.chain(self.same.iter().map(|(&ring, t)| (Slot::Same(ring), t.clone()))).collect()
     }
 
@@ -292,39 +293,32 @@ impl<'a> Stretch<'a> {
         let n = states.len();
         let shape = Shape::f32(self.structure.groups[g].dims.clone());
         let zero = self.graph.zeros(&shape);
-        let mut reads = Reads::default();
-        let ring = |reads: &mut Reads, ring: Ring| match self.plan.kept.get(&ring)? {
-            Kept::Number(v) => Some(Read::Number(*v)),
-            Kept::Same(_) => Some(reads.add(self.same.get(&ring)?, false)),
-            Kept::Steps(_) => Some(reads.add(self.steps.get(&ring)?, true)),
+        let mut rows = Rows::default();
+        let mut read = |ring: Ring| match self.plan.kept.get(&ring)? {
+            Kept::Number(v) => Some(Row::Number(*v)),
+            Kept::Same(_) => Some(rows.same(self.same.get(&ring)?.clone())),
+            Kept::Steps(_) => Some(rows.stack(self.steps.get(&ring)?.clone())),
         };
-        let d: Vec<Vec<Option<Read>>> = states
-            .iter()
-            .map(|&a| states.iter().map(|&c| ring(&mut reads, Ring::Transition(g, a, c))).collect())
-            .collect();
-        let m: Vec<Option<Read>> = states.iter().map(|&a| ring(&mut reads, Ring::Signal(g, a))).collect();
+        let d: Vec<Vec<Option<Row>>> =
+            states.iter().map(|&a| states.iter().map(|&c| read(Ring::Transition(g, a, c))).collect()).collect();
+        let m: Vec<Option<Row>> = states.iter().map(|&a| read(Ring::Signal(g, a))).collect();
         let mut carry: Vec<Tensor> = states.iter().map(|&a| from(a).unwrap_or_else(|| zero.clone())).collect();
         let mut lam = Vec::new();
         for (start, end) in [(self.complete, self.total), (0, self.complete)] {
-            let complete = start == 0;
             if start == end {
                 continue;
             }
-            let body = reads.body(&carry, |_, carry, at| {
-                let lam: Vec<Tensor> = (0..n)
-                    .map(|a| Tensor::sum_of([Some(carry[a].clone()), m[a].as_ref().map(at)]).expect("one term"))
-                    .collect();
+            (carry, lam) = rows.back(self.graph, &carry, (start, end), |carry, at| {
+                let signal = |a: usize| Tensor::sum_of([Some(carry[a].clone()), m[a].as_ref().map(at)]);
+                let lam: Vec<Tensor> = (0..n).filter_map(signal).collect();
                 let back = |c: usize| {
                     let terms = (0..n).map(|a| Some(&lam[a] * at(d[a][c].as_ref()?)));
                     Tensor::sum_of(terms).unwrap_or_else(|| lam[0].zeros_like())
                 };
                 let next = (0..n).map(back).collect();
-                (next, if complete { lam } else { vec![] })
+                // Of steps that are not complete nothing is needed.
+                (next, if start == 0 { lam } else { vec![] })
             });
-            let index = self.graph.iota(Shape::s32([end - start]), 0) + self.graph.scalar(DType::S32, start as f64);
-            let (after, stacks) = scan_whole(self.graph, &body, end - start, true, &carry, &[index], &reads.all());
-            carry = after;
-            lam = stacks;
         }
         Back { lam, arriving: carry }
     }
@@ -363,60 +357,4 @@ fn with_entry(old: Tensor, entry: Option<&Tensor>) -> Tensor {
         return last;
     }
     Tensor::concat(&[&old.slice_axis(0, 0, steps - 1), &last], 0)
-}
-
-/// How a loop reads a value.
-#[derive(Clone, Copy)]
-enum Read {
-    Number(f64),
-    /// One of the arrays, whole or a row of it.
-    Array {
-        index: usize,
-        row: bool,
-    },
-}
-
-/// The arrays that a loop reads where they are.
-#[derive(Default)]
-struct Reads {
-    arrays: Vec<Tensor>,
-    places: HashMap<hlo::Value, usize>,
-}
-
-impl Reads {
-    fn add(&mut self, t: &Tensor, row: bool) -> Read {
-        let next = self.arrays.len();
-        let index = *self.places.entry(t.value()).or_insert(next);
-        if index == next {
-            self.arrays.push(t.clone());
-        }
-        Read::Array { index, row }
-    }
-
-    fn all(&self) -> Vec<Tensor> {
-        self.arrays.clone()
-    }
-
-    /// A loop body over carries like `init`; its input is the row.
-    fn body(
-        &self,
-        init: &[Tensor],
-        step: impl FnOnce(&Graph, &[Tensor], &dyn Fn(&Read) -> Tensor) -> (Vec<Tensor>, Vec<Tensor>),
-    ) -> Func {
-        let mut shapes: Vec<Shape> = init.iter().map(|t| t.shape().clone()).collect();
-        shapes.push(Shape::s32([]));
-        shapes.extend(self.arrays.iter().map(|t| t.shape().clone()));
-        let n = init.len();
-        let dims = init[0].dims().to_vec();
-        Func::trace(&shapes, |g, p| {
-            let read = |read: &Read| match *read {
-                Read::Number(v) => g.full(&Shape::f32(dims.clone()), v),
-                Read::Array { index, row: false } => p[n + 1 + index].clone(),
-                Read::Array { index, row: true } => p[n + 1 + index].dynamic_slice(&p[n], 1).at(0),
-            };
-            let (mut new, ys) = step(g, &p[..n], &read);
-            new.extend(ys);
-            new
-        })
-    }
 }

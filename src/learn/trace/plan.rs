@@ -51,9 +51,9 @@ pub struct TracePlan {
 
 impl TracePlan {
     /// The plan of a rule.
-    pub fn new(rule: &dyn Rule, old_correction: bool, structure: &Structure, batch: usize) -> TracePlan {
+    pub fn new(rule: &dyn Rule, old_correction: bool, structure: &Structure) -> TracePlan {
         let ops = structure.ops.iter().enumerate();
-        let kind = |op: usize| rule.trace(TracedOp { structure, op, batch });
+        let kind = |op: usize| rule.trace(TracedOp { structure, op });
         let kinds = ops.map(|(k, op)| if op.exclusion.is_none() { kind(k) } else { None }).collect();
         TracePlan { kinds, decay: rule.decay(), old_correction }
     }

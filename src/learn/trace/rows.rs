@@ -1,6 +1,6 @@
 //! What a loop over the steps of a chunk reads.
 
-use hlo::{DType, Func, Graph, Shape, Tensor};
+use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
 
 use crate::learn::chunk::Transition;
 
@@ -24,21 +24,51 @@ pub struct Rows {
     pub same: Vec<Tensor>,
 }
 
+/// How a `[K, ..]` value differs from step to step.
+pub enum Variation {
+    /// It is a number.
+    Number(f64),
+    /// All its rows are this one.
+    Same(Tensor),
+    /// Its rows differ.
+    Steps,
+}
+
+impl Variation {
+    /// Finds out.
+    pub fn of(t: &Tensor) -> Variation {
+        if let Some(number) = t.as_constant() {
+            return Variation::Number(number);
+        }
+        let node = t.node();
+        match hlo::func::downcast::<hlo::ops::shaping::Broadcast>(&node) {
+            Some(b) if !b.axes.contains(&0) => {
+                let axes: Vec<usize> = b.axes.iter().map(|a| a - 1).collect();
+                Variation::Same(t.graph().tensor(node.operands[0]).broadcast(&t.dims()[1..], &axes))
+            }
+            _ => Variation::Steps,
+        }
+    }
+}
+
 impl Rows {
     /// Registers a `[K, ..]` value, finding out whether its rows are all alike.
     pub fn add(&mut self, t: &Tensor) -> Row {
-        if let Some(number) = t.as_constant() {
-            return Row::Number(number);
+        match Variation::of(t) {
+            Variation::Number(number) => Row::Number(number),
+            Variation::Same(row) => self.same(row),
+            Variation::Steps => self.stack(t.clone()),
         }
-        let node = t.node();
-        if let Some(b) = hlo::func::downcast::<hlo::ops::shaping::Broadcast>(&node)
-            && !b.axes.contains(&0)
-        {
-            let axes: Vec<usize> = b.axes.iter().map(|a| a - 1).collect();
-            let row = t.graph().tensor(node.operands[0]).broadcast(&t.dims()[1..], &axes);
-            return Row::Same(push_unique(&mut self.same, row));
-        }
-        Row::Stack(push_unique(&mut self.stacks, t.clone()))
+    }
+
+    /// Registers a value whose rows differ.
+    pub fn stack(&mut self, t: Tensor) -> Row {
+        Row::Stack(push_unique(&mut self.stacks, t))
+    }
+
+    /// Registers a row that all steps have.
+    pub fn same(&mut self, row: Tensor) -> Row {
+        Row::Same(push_unique(&mut self.same, row))
     }
 
     /// Registers the transitions among some states of a group.
@@ -66,6 +96,36 @@ impl Rows {
             new.extend(ys);
             new
         })
+    }
+}
+
+impl Rows {
+    /// A loop over steps `from .. to`, backwards, over carries like `init`. The stacks are read where they are: a loop over a part of
+    /// them copies nothing.
+    pub fn back(
+        &self,
+        g: &Graph,
+        init: &[Tensor],
+        (from, to): (usize, usize),
+        step: impl FnOnce(&[Tensor], &dyn Fn(&Row) -> Tensor) -> (Vec<Tensor>, Vec<Tensor>),
+    ) -> (Vec<Tensor>, Vec<Tensor>) {
+        let consts = [&self.stacks[..], &self.same].concat();
+        let mut shapes: Vec<Shape> = init.iter().map(|t| t.shape().clone()).collect();
+        shapes.push(Shape::s32([]));
+        shapes.extend(consts.iter().map(|t| t.shape().clone()));
+        let (n, s) = (init.len() + 1, self.stacks.len());
+        let body = Func::trace(&shapes, |g, p| {
+            let row = |r: &Row| match *r {
+                Row::Stack(k) => p[n + k].dynamic_slice(&p[n - 1], 1).at(0),
+                Row::Same(k) => p[n + s + k].clone(),
+                Row::Number(v) => g.scalar(DType::F32, v),
+            };
+            let (mut new, ys) = step(&p[..n - 1], &row);
+            new.extend(ys);
+            new
+        });
+        let index = g.iota(Shape::s32([to - from]), 0) + g.scalar(DType::S32, from as f64);
+        scan_whole(g, &body, to - from, true, init, &[index], &consts)
     }
 }
 

@@ -18,7 +18,7 @@ use hlo::{
 
 use super::{Engine, array, number};
 use crate::{
-    learn::{LearnError, Vjp, form::TraceSetting, sequence::Carry, trace::Slot},
+    learn::{LearnError, Vjp, sequence::Carry, trace::Slot},
     train::{program::ProgramError, session::SessionError},
 };
 
@@ -61,9 +61,7 @@ impl<'s> Engine<'s> {
                 config.warmup
             ));
         }
-        if !matches!(config.trace, TraceSetting::Auto | TraceSetting::Dense) {
-            return wrong(format!("a stream keeps dense traces, got {:?}; use TraceSetting::Auto", config.trace));
-        }
+        learner.check_stream()?;
         if let Vjp::MultiStep { window } = config.vjp
             && window > 1
             && window != chunk
