@@ -5,7 +5,8 @@ mod judge;
 use etrace::{
     cell::{Dense, Init, Model, StateInit, StepContext, readout},
     learn::{
-        Attachment, Exclusion, LearnError, Learner, Method, Objective, Vjp, objective::OfSum, sequence::LearnerConfig,
+        Attachment, Exclusion, LearnError, Learner, Method, Objective, Vjp, form::TraceSetting, objective::OfSum,
+        sequence::LearnerConfig,
     },
 };
 use hlo::Tensor;
@@ -182,6 +183,17 @@ fn a_loss_of_the_summed_output_needs_the_whole_sequence() {
     let online = gradients(&case, &config(Method::D_RTRL));
     let exact = gradients(&case, &config(Method::BPTT));
     assert!(case.worst(&online, &exact) > 1e-2);
+}
+
+#[test]
+fn a_stream_keeps_dense_traces() {
+    let model = model(|cx, x| leaky(cx, x, false));
+    for trace in [TraceSetting::FixedLag, TraceSetting::Whole, TraceSetting::Recompute] {
+        let config = LearnerConfig { trace, lag_tolerance: f64::INFINITY, lag: Some(5), ..config(Method::D_RTRL) };
+        // Refused when the learner is made, where it has no such form, or when a stream is.
+        let refused = Learner::new(&model, &Objective::default(), &config).and_then(|learner| learner.check_stream());
+        assert!(matches!(refused, Err(LearnError::Setting(_))), "{trace}: {refused:?}");
+    }
 }
 
 /// The page and the tests name the same limitations.

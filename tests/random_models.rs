@@ -138,8 +138,13 @@ fn check_draw(seed: u64, draw: u64) -> Result<Outcome, String> {
     let mut largest =
         compare(&case, &build(&config(&bptt)).map_err(|e| context(e.to_string()))?, &bptt, &exact).map_err(context)?;
     let trials = trials(seed);
+    let mut compared = 1;
     for trial in &trials {
-        let learner = build(&config(trial)).map_err(|e| context(e.to_string()))?;
+        let learner = match build(&config(trial)) {
+            // A lag is for weights with a value for each neuron: not every model has one that is remembered.
+            Err(LearnError::Setting(why)) if trial.trace == TraceSetting::FixedLag && why.contains("small") => continue,
+            other => other.map_err(|e| context(e.to_string()))?,
+        };
         let decay = learner.plan.decay;
         let rules: Vec<Rule> = judge.ops.iter().map(|op| rule_of(&learner, &op.site, op.traced(), decay)).collect();
         let want = match trial.vjp {
@@ -147,6 +152,7 @@ fn check_draw(seed: u64, draw: u64) -> Result<Outcome, String> {
             Vjp::SingleStep { .. } => judge.online(&rules, trial.warmup),
         };
         largest = largest.max(compare(&case, &learner, trial, &want).map_err(context)?);
+        compared += 1;
         if trial.vjp == EXIT && trial.warmup == 0 && trial.method == Method::D_RTRL {
             silent(seed, &case, &want, &exact).map_err(context)?;
         }
@@ -154,7 +160,7 @@ fn check_draw(seed: u64, draw: u64) -> Result<Outcome, String> {
     if case.smooth {
         differences(&case, &exact).map_err(context)?;
     }
-    Ok(Outcome::Agrees(trials.len() + 1, largest))
+    Ok(Outcome::Agrees(compared, largest))
 }
 
 /// Parameter `p` is said to learn nothing: the rule must indeed give it nothing, whatever the values, and BPTT something for some

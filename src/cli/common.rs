@@ -303,6 +303,10 @@ impl LearnerFlags {
         if let Some(decay) = self.etrace_decay {
             method.set_decay(decay);
         }
+        let own = toml::Table::try_from(method).map_or(0, |table| table.len());
+        if let (Some(first), 1) = (self.rule_set.first(), own) {
+            bail!("--rule_set sets a parameter of the rule, got {first}, but {} has none; leave it out", method.name());
+        }
         for parameter in &self.rule_set {
             method = change(&method, parameter).map_err(|e| anyhow::anyhow!("--rule_set {e}"))?;
         }

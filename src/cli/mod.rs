@@ -35,6 +35,11 @@ use std::{
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::{
+    learn::LearnError,
+    train::{program::ProgramError, trainer::TrainError},
+};
+
 pub use common::Global;
 
 /// Train spiking networks online with eligibility traces, compiled through XLA.
@@ -190,9 +195,22 @@ pub fn main() -> ExitCode {
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Stopped>() {
         Some(Stopped(signal)) => crate::train::stop::exit_code(*signal),
-        None if error.is::<Usage>() => 2,
+        None if error.is::<Usage>() || is_setting(error) => 2,
         None => 1,
     }
+}
+
+/// Whether a learner refuses its settings, which flags or a configuration gave.
+fn is_setting(error: &anyhow::Error) -> bool {
+    let program = error.downcast_ref::<ProgramError>().or_else(|| match error.downcast_ref::<TrainError>() {
+        Some(TrainError::Program(inner)) => Some(inner),
+        _ => None,
+    });
+    let learn = error.downcast_ref::<LearnError>().or(match program {
+        Some(ProgramError::Learn(inner)) => Some(inner),
+        _ => None,
+    });
+    matches!(learn, Some(LearnError::Setting(_)))
 }
 
 /// The chain of an error in one paragraph. A cause that its parent quotes already is left out.

@@ -247,6 +247,9 @@ impl Learner {
             None if trace != TraceSetting::FixedLag && self.has_factorised() => {
                 Some("some of its layers have factorised traces, which only go forwards")
             }
+            None if trace == TraceSetting::FixedLag && self.lagged().wide.ops.is_empty() => {
+                Some("all traces of this network are small")
+            }
             why => why,
         };
         if let Some(why) = why {
@@ -254,7 +257,7 @@ impl Learner {
                 "--trace chooses the form of traces as large as weights, got {trace}, but {why}; leave it out"
             ));
         }
-        if trace != TraceSetting::FixedLag || self.lagged().wide.ops.is_empty() {
+        if trace != TraceSetting::FixedLag {
             return Ok(());
         }
         let enough = self.sufficient_lag();
@@ -305,9 +308,10 @@ impl Learner {
         let (bytes, seconds) = match form {
             Form::Dense { chunk } => (traces + chunk * stack, values(chunk) + 1.5 * pass(traces) / chunk as f64),
             Form::FixedLag { chunk, lag } => {
-                // The rings as they pass from chunk to chunk, and with the chunk behind them.
                 let all = (lag + chunk) * ring;
-                (narrow + lag * ring + all + chunk * stack, values(chunk) + pass(all) / chunk as f64)
+                // XLA copies rings on the way into loops and out of them: compiled programs have 2.4 to 6.5 times their bytes.
+                let moved = (pass(all) + all as f64 / COSTS.fresh) / chunk as f64;
+                (narrow + 4 * all + chunk * stack, values(chunk) + moved)
             }
             Form::Whole => (steps * stack, values(steps)),
             Form::Recompute { chunk } => {
