@@ -298,10 +298,7 @@ impl Tensor {
         if let Some(c) = (node.op.as_ref() as &dyn std::any::Any).downcast_ref::<Constant>() {
             return Some(f64::from_bits(c.bits));
         }
-        match node.op.name() {
-            "broadcast" | "reshape" => self.graph.tensor(node.operands[0]).as_constant(),
-            _ => None,
-        }
+        node.op.spreads().then(|| self.graph.tensor(node.operands[0]).as_constant())?
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a primitive operation says about itself.
 //!
 //! Its `impl Primitive` has everything that derivatives, mapping, loops and lowering need: shape rule, forward derivative,
-//! transpose, batching, evaluation on the host and emission. Operations are named elsewhere in this crate only by simplifications, by the choice of what
-//! a loop computes again rather than reads (`transform::recurrence`), and by the printer of XLA's text.
+//! transpose, batching, evaluation on the host, cost and emission. Operations are named elsewhere only by simplifications and by the
+//! printer of XLA's text.
 //!
 //! Reverse mode is not a rule of its own: [`jvp`](Primitive::jvp) writes the derivative as *linear* operations on
 //! tangents, and [`transpose`](Primitive::transpose) of each linear operation runs them backwards.
@@ -98,5 +98,28 @@ pub trait Primitive: Any + fmt::Debug {
     /// Whether each element of a result depends only on the elements of the operands at the same position.
     fn elementwise(&self) -> bool {
         false
+    }
+
+    /// Whether the result is the elements of its operand and nothing else, in another shape, some of them more than once.
+    fn spreads(&self) -> bool {
+        false
+    }
+
+    /// Whether a derivative passes from an operand to the result.
+    fn passes_derivative(&self, operand: usize) -> bool {
+        let _ = operand;
+        true
+    }
+
+    /// Whether the result is cheaper to make again inside a loop than to bring in from outside.
+    fn cheap(&self) -> bool {
+        self.spreads()
+    }
+
+    /// Floating-point operations: one for each element that arithmetic makes, unless the operation says otherwise. Moving and
+    /// copying values is free.
+    fn flops(&self, args: &[&Shape], results: &[&Shape]) -> u64 {
+        let arithmetic = self.elementwise() && !args.is_empty();
+        if arithmetic { results.iter().map(|s| s.elements() as u64).sum() } else { 0 }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use hlo::{Dot, Func, Graph, Shape, Tensor, Value, graph::Node, ops::scan::Scan};
+use hlo::{Func, Graph, Shape, Tensor, Value, graph::Node, ops::scan::Scan};
 
 use super::Learner;
 use crate::cell::Model;
@@ -39,8 +39,6 @@ fn emitted(node: &Node) -> &[Value] {
 }
 
 fn node_cost(graph: &Graph, index: usize, node: &Node, used: &HashSet<Value>) -> Cost {
-    let elements: u64 = node.shapes.iter().map(|s| s.elements() as u64).sum();
-    let operand = |k: usize| graph.tensor(node.operands[k]).shape().clone();
     if let Some(scan) = hlo::func::downcast::<Scan>(node) {
         let kept = |k: &usize| *k < scan.carries || used.contains(&Value { node: index, result: *k });
         let kept: Vec<usize> = (0..node.shapes.len()).filter(kept).collect();
@@ -48,23 +46,9 @@ fn node_cost(graph: &Graph, index: usize, node: &Node, used: &HashSet<Value>) ->
         let stacks = kept.iter().filter(|&&k| k >= scan.carries).map(|&k| node.shapes[k].bytes() as u64);
         return Cost { flops: scan.length as u64 * body.flops, stacked: stacks.sum::<u64>() + body.stacked };
     }
-    if let Some(dot) = hlo::func::downcast::<Dot>(node) {
-        let left = operand(0);
-        let inner: usize = dot.lhs_contract.iter().map(|&axis| left.dims[axis]).product();
-        return Cost { flops: 2 * elements * inner as u64, stacked: 0 };
-    }
-    if node.op.name() == "convolution" {
-        let kernel = operand(1);
-        let field: usize = kernel.dims[..3].iter().product();
-        return Cost { flops: 2 * elements * field as u64, stacked: 0 };
-    }
-    let flops = match node.op.name() {
-        "tag" | "stop-gradient" | "custom-derivative" | "convert" => 0,
-        "reduce" => operand(0).elements() as u64,
-        _ if node.op.elementwise() && !node.operands.is_empty() => elements,
-        _ => 0,
-    };
-    Cost { flops, stacked: 0 }
+    let operands: Vec<Shape> = node.operands.iter().map(|&v| graph.tensor(v).shape().clone()).collect();
+    let results: Vec<&Shape> = node.shapes.iter().collect();
+    Cost { flops: node.op.flops(&operands.iter().collect::<Vec<_>>(), &results), stacked: 0 }
 }
 
 /// A sequence of `steps` steps without learning.

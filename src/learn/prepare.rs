@@ -92,7 +92,7 @@ impl Prepared {
             from_params[index] |= node.operands.iter().any(|o| from_params[o.node]);
         }
         let fixed = |v: Value| from_params[v.node] && !moving.has(v) && !tagged[v.node];
-        let spreads = |v: Value| matches!(joint.graph().node(v.node).op.name(), "broadcast" | "reshape");
+        let spreads = |v: Value| joint.graph().node(v.node).op.spreads();
         let mut frontier: Vec<Value> = Vec::new();
         let mut seen = vec![false; joint.graph().len()];
         let mut stack: Vec<Value> = joint.results().iter().map(Tensor::value).collect();

@@ -221,6 +221,10 @@ impl Primitive for Conv {
             (i.feature_group_count, i.batch_group_count) = (1, 1);
         })]
     }
+    fn flops(&self, args: &[&Shape], results: &[&Shape]) -> u64 {
+        let field: usize = args[1].dims[..3].iter().product();
+        2 * (results[0].elements() * field) as u64
+    }
 }
 
 impl Tensor {

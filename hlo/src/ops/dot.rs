@@ -229,6 +229,10 @@ impl Primitive for Dot {
         });
         vec![e.push("reshape", &results[0], &[product], |_| {})]
     }
+    fn flops(&self, args: &[&Shape], results: &[&Shape]) -> u64 {
+        let inner: usize = self.lhs_contract.iter().map(|&axis| args[0].dims[axis]).product();
+        2 * (results[0].elements() * inner) as u64
+    }
 }
 
 /// An operand seen as a matrix: contracted axes on one side, free ones on the other.

@@ -381,6 +381,9 @@ impl Primitive for Compare {
     fn elementwise(&self) -> bool {
         true
     }
+    fn passes_derivative(&self, _: usize) -> bool {
+        false
+    }
 }
 
 /// `pred ? a : b`, element by element.
@@ -428,6 +431,9 @@ impl Primitive for Select {
     }
     fn elementwise(&self) -> bool {
         true
+    }
+    fn passes_derivative(&self, operand: usize) -> bool {
+        operand > 0
     }
 }
 
@@ -477,6 +483,12 @@ impl Primitive for Convert {
     }
     fn elementwise(&self) -> bool {
         true
+    }
+    fn cheap(&self) -> bool {
+        true
+    }
+    fn flops(&self, _: &[&Shape], _: &[&Shape]) -> u64 {
+        0
     }
 }
 

@@ -44,6 +44,12 @@ impl Primitive for StopGradient {
     fn elementwise(&self) -> bool {
         true
     }
+    fn passes_derivative(&self, _: usize) -> bool {
+        false
+    }
+    fn flops(&self, _: &[&Shape], _: &[&Shape]) -> u64 {
+        0
+    }
 }
 
 /// Operands: the value, then pairs (input, slope). The tangent is the sum of slope x tangent of input; slopes are
@@ -95,6 +101,12 @@ impl Primitive for CustomDerivative {
     fn elementwise(&self) -> bool {
         true
     }
+    fn passes_derivative(&self, operand: usize) -> bool {
+        operand % 2 == 1
+    }
+    fn flops(&self, _: &[&Shape], _: &[&Shape]) -> u64 {
+        0
+    }
 }
 
 /// Operand 0 is the labelled value; the others are what the label is about.
@@ -134,6 +146,15 @@ impl Primitive for Tag {
     }
     fn elementwise(&self) -> bool {
         true
+    }
+    fn passes_derivative(&self, operand: usize) -> bool {
+        operand == 0
+    }
+    fn cheap(&self) -> bool {
+        true
+    }
+    fn flops(&self, _: &[&Shape], _: &[&Shape]) -> u64 {
+        0
     }
 }
 

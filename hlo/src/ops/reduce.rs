@@ -108,6 +108,9 @@ impl Primitive for Reduce {
             i.called_computation_ids = vec![combiner];
         })]
     }
+    fn flops(&self, args: &[&Shape], _: &[&Shape]) -> u64 {
+        args[0].elements() as u64
+    }
 }
 
 impl Tensor {

@@ -85,6 +85,9 @@ impl Primitive for Broadcast {
     fn range(&self, args: &[Range], _: &[Shape]) -> Range {
         args[0]
     }
+    fn spreads(&self) -> bool {
+        true
+    }
 }
 
 /// The same elements in row-major order with other sizes.
@@ -126,6 +129,9 @@ impl Primitive for Reshape {
     }
     fn range(&self, args: &[Range], _: &[Shape]) -> Range {
         args[0]
+    }
+    fn spreads(&self) -> bool {
+        true
     }
 }
 

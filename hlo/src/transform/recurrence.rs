@@ -12,10 +12,13 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::{
-    func::Func,
+    func::{Func, downcast},
     graph::{Graph, Node, Tensor, Value},
     op::Mapped,
-    ops::scan::{Scan, parts},
+    ops::{
+        leaf::Parameter,
+        scan::{Scan, parts},
+    },
     shape::Shape,
 };
 
@@ -81,7 +84,7 @@ fn checked(
 
 /// Whether a value is cheaper to make again inside a loop than to bring in from outside.
 fn cheap(node: &Node) -> bool {
-    matches!(node.op.name(), "broadcast" | "reshape" | "tag" | "convert" | "parameter")
+    node.op.cheap() || downcast::<Parameter>(node).is_some()
 }
 
 /// A loop being taken apart.
