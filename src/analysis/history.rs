@@ -13,8 +13,8 @@ use crate::{
     learn::{
         Learner, Method, Objective,
         chunk::{Forward, Steps},
+        op::Kind,
         sequence::LearnerConfig,
-        structure::Kind,
     },
     train::{program::ProgramError, session::Session},
 };

@@ -17,6 +17,10 @@ use crate::settings::node::choices;
 pub const DENSE: &str = "etp.dense";
 /// Kind of the tag on the output of a traced op `y = w`, one value per position; the tag refers to `w`.
 pub const ELEMENTWISE: &str = "etp.elementwise";
+/// Kind of the tag on the output of a traced op `y = F(x, w)`; the tag refers to `x` and `w`.
+pub const MAP: &str = "etp.map";
+/// Kind of the tag on the weight inside `F`, which makes what `F` makes of it a part of the op.
+const WEIGHT: &str = "etp.weight";
 /// Kind of the tag on a weight where a traced op uses it: each use of one weight is a value of its own, with a trace of its own.
 pub const USE: &str = "etp.use";
 
@@ -332,6 +336,36 @@ impl StepContext {
         weight.broadcast_to(&dims).tag(ELEMENTWISE, self.name(site), &[&weight])
     }
 
+    /// A traced op `y = F(x, w)` with any function `F`: `x: [B, I]`, `y: [B, N]`. `function` makes `y` of `x` and `w` alone; what else
+    /// it needs (patterns, masks) must be constants. D-RTRL and ES-D-RTRL train it like a [product](StepContext::matmul), but D-RTRL
+    /// has no trace of it that goes forwards, so not on a stream ([`learn::op`](crate::learn::op)).
+    #[track_caller]
+    pub fn traced(
+        &mut self,
+        site: &str,
+        x: &Tensor,
+        weight: &Tensor,
+        function: impl FnOnce(&Tensor, &Tensor) -> Tensor,
+    ) -> Tensor {
+        let site = self.name(site);
+        let weight = self.used(weight);
+        let y = function(x, &weight.tag(WEIGHT, site.clone(), &[]));
+        if y.rank() != 2 || y.dims()[0] != self.batch {
+            let (batch, got) = (self.batch, y.shape());
+            self.refuse(format!(
+                "a traced op gives [{batch}, N] for batch {batch}, but `{site}` gives {got}; reshape what it gives"
+            ));
+            return self.graph.placeholder(Shape::f32([self.batch, 1]));
+        }
+        if depends_on_more(&y, &[x, &weight]) {
+            self.refuse(format!(
+                "what `{site}` gives must depend on its input and its weight alone, but it reads another parameter, state or input; pass \
+                 that as the input, or take it out of the function"
+            ));
+        }
+        y.tag(MAP, site, &[x, &weight])
+    }
+
     /// One use of a weight.
     fn used(&mut self, weight: &Tensor) -> Tensor {
         self.uses += 1;
@@ -386,4 +420,23 @@ impl StepContext {
     pub fn scalar(&self, value: f64) -> Tensor {
         self.graph.scalar(DType::F32, value)
     }
+}
+
+/// Whether `y` depends on an argument of the step by a way that passes none of `sources`.
+fn depends_on_more(y: &Tensor, sources: &[&Tensor]) -> bool {
+    let graph = y.graph();
+    let mut seen = vec![false; graph.len()];
+    let mut stack = vec![y.value()];
+    while let Some(value) = stack.pop() {
+        if seen[value.node] || sources.iter().any(|s| s.value() == value) {
+            continue;
+        }
+        seen[value.node] = true;
+        let node = graph.node(value.node);
+        if hlo::func::downcast::<hlo::ops::leaf::Parameter>(&node).is_some() {
+            return true;
+        }
+        stack.extend(&node.operands);
+    }
+    false
 }

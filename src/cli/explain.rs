@@ -16,7 +16,7 @@ use crate::{
         Learner, Method, Objective, Prepared, Structure, Vjp, cost,
         form::TraceSetting,
         sequence::LearnerConfig,
-        structure::{Exclusion, Kind, Op},
+        structure::{Exclusion, Op},
         trace::{Slot, TraceKind, TracePlan},
     },
     net::Sizes,
@@ -163,7 +163,7 @@ impl Report {
             let note = if op.partial { "partial: its route through another traced op is left out" } else { "" };
             table.row([
                 k.to_string(),
-                kind(op).into(),
+                op.kind.rule().name().into(),
                 self.weight(prepared, op.phi),
                 sizes(&op.weight),
                 self.input(prepared, op),
@@ -357,13 +357,6 @@ impl Report {
             "{table}{refused}\n  Counted on the graph of a whole sequence. Loops keep values of all {} steps under bptt and in the whole form, of one chunk else; traces pass from chunk to chunk.",
             self.steps
         ))
-    }
-}
-
-fn kind(op: &Op) -> &'static str {
-    match op.kind {
-        Kind::Dense => "dense",
-        Kind::Elementwise => "elementwise",
     }
 }
 

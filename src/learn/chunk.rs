@@ -16,8 +16,9 @@ use hlo::{
 
 use super::{
     Prepared, Rule, Structure,
+    op::Kind,
     rule::Passage,
-    structure::{Kind, Op, drive},
+    structure::{Op, drive},
 };
 
 /// What the recurrence of a chunk leaves behind.
@@ -73,9 +74,9 @@ impl Forward {
 pub fn kept(p: &Prepared, s: &Structure) -> Vec<Value> {
     let old: Vec<Value> = p.old_states().iter().map(Tensor::value).collect();
     let of_states = Dependence::any(&p.body, &old);
-    let dense = s.ops.iter().filter(|op| op.recurrent && op.kind == Kind::Dense);
+    let recurrent = s.ops.iter().filter(|op| op.recurrent && op.x.is_some());
     let mut kept = Vec::new();
-    let ops = dense.flat_map(|op| op.x.filter(|x| of_states.has(*x)).into_iter().chain([op.y]));
+    let ops = recurrent.flat_map(|op| op.x.filter(|x| of_states.has(*x)).into_iter().chain([op.y]));
     for v in ops.chain(p.new_states().iter().map(Tensor::value)) {
         if !kept.contains(&v) && !old.contains(&v) {
             kept.push(v);

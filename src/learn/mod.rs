@@ -22,6 +22,7 @@ mod evaluation;
 mod exact;
 pub mod form;
 pub mod objective;
+pub mod op;
 pub mod paths;
 pub mod prepare;
 mod recompute;

@@ -166,7 +166,7 @@ impl Learner {
         });
         let seen = self.look(g, phis, &carry, inputs, target, counts.as_ref(), true);
         let plan = &self.lagged().all;
-        let view = seen.view(self, g);
+        let view = seen.view(self, g, phis);
         let stretch = Stretch::new(&view, plan, 0, None, seen.slots.as_ref());
         let pulled = stretch.pull(Some(&inputs.convert(DType::F32)), arriving);
         let mut arrives = pulled.arriving;

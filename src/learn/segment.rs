@@ -41,11 +41,12 @@ pub(super) struct Seen {
 
 impl Seen {
     /// What the rules need to know.
-    pub fn view<'a>(&'a self, learner: &'a Learner, graph: &'a Graph) -> ChunkView<'a> {
+    pub fn view<'a>(&'a self, learner: &'a Learner, graph: &'a Graph, phis: &'a [Tensor]) -> ChunkView<'a> {
         ChunkView {
             graph,
             structure: &learner.structure,
             plan: &learner.plan,
+            phis,
             transitions: &self.transitions,
             drives: &self.drives,
             inputs: &self.inputs,
@@ -84,7 +85,7 @@ impl Learner {
         let (carry, more) = self.segment(g, phis, carry, piece);
         sums = sums.add(more);
         if let (true, Some(traces)) = (lag > 0, &carry.traces) {
-            let rest = Stretch::rest(g, &self.structure, &self.lagged().wide, lag, traces);
+            let rest = Stretch::rest(g, &self.structure, &self.lagged().wide, phis, lag, traces);
             let past = past(data.inputs, &g.scalar(DType::S32, steps as f64 - lag as f64), lag);
             self.add_pulled(&mut sums, rest.pull(Some(&past.convert(DType::F32)), None).grads);
         }
@@ -230,7 +231,7 @@ impl Learner {
         let length = inputs.dims()[0];
         let mut seen = self.look(g, phis, &carry, inputs, target, None, learn);
         let mut sums = std::mem::replace(&mut seen.sums, self.no_sums(g));
-        let view = seen.view(self, g);
+        let view = seen.view(self, g, phis);
         let wide = (carry.lag > 0).then(|| &self.lagged().wide);
         let lagging = |k: usize| wide.is_some_and(|plan| plan.ops.contains(&k));
         let mut result = view.run(carry.traces.as_ref(), seen.slots.as_ref(), keep, &lagging);

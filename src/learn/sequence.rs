@@ -9,9 +9,10 @@ use super::{
     Attachment, LearnError, Method, Objective, Prepared, Rule, Structure, Vjp,
     form::{Form, Lagged, TraceSetting},
     objective::OfSum,
+    op::Kind,
     paths::Paths,
     rule::Passage,
-    structure::Kind,
+    structure::Op,
     trace::{Slot, TraceKind, TracePlan, Traces},
 };
 use crate::cell::Model;
@@ -193,7 +194,7 @@ impl Learner {
         }
         let prepared = Prepared::new(model, objective);
         let structure = Structure::new(&prepared)?;
-        check_window(config.vjp, &**rule, &prepared, &structure)?;
+        check_feedback(config.vjp, &**rule, &prepared, &structure)?;
         let mut paths = Vec::new();
         if rule.is_online() {
             let names: Vec<String> = model.states.iter().map(|s| s.name.clone()).collect();
@@ -263,7 +264,7 @@ impl Learner {
     /// Whether a trace has a value for each weight and sequence.
     fn has_wide_traces(&self) -> bool {
         self.structure.traced().any(|(k, op)| {
-            let full = self.plan.kinds[k] == Some(TraceKind::Full) && op.kind == Kind::Dense;
+            let full = self.plan.kinds[k] == Some(TraceKind::Full) && op.kind.rule().is_wide();
             full && op.reached.iter().any(|reach| !reach.wide.is_empty())
         })
     }
@@ -274,7 +275,7 @@ impl Learner {
         let wide = slots.iter().filter(|(slot, _)| match slot {
             Slot::Full(k, g, a) => {
                 let op = &self.structure.ops[*k];
-                op.kind == Kind::Dense && op.reach(*g).wide.contains(a)
+                op.kind.rule().is_wide() && op.reach(*g).wide.contains(a)
             }
             _ => false,
         });
@@ -300,8 +301,8 @@ impl Learner {
             let k = g.states.len();
             4 * g.dims.iter().product::<usize>() * 5 * k
         });
-        let inputs =
-            self.structure.ops.iter().filter(|op| op.kind == Kind::Dense).map(|op| 4 * self.batch * op.weight[0]);
+        let inputs = self.structure.ops.iter().filter(|op| op.x.is_some());
+        let inputs = inputs.map(|op| 4 * op.input.iter().product::<usize>());
         per_group.chain(inputs).sum()
     }
 
@@ -369,21 +370,30 @@ fn check(config: &LearnerConfig) -> Result<(), LearnError> {
     Ok(())
 }
 
-/// Inside a window gradients are exact, so there a rule cannot have signals of its own.
-fn check_window(vjp: Vjp, rule: &dyn Rule, prepared: &Prepared, structure: &Structure) -> Result<(), LearnError> {
-    let Vjp::MultiStep { window } = vjp else { return Ok(()) };
+/// A rule with signals of its own ([`Rule::feedback`]) has them everywhere, or not at all.
+fn check_feedback(vjp: Vjp, rule: &dyn Rule, prepared: &Prepared, structure: &Structure) -> Result<(), LearnError> {
     let g = Graph::new();
-    let mut dense = structure.ops.iter().filter(|op| op.kind == Kind::Dense);
-    let own = dense.any(|op| {
+    let own = |op: &Op| {
         let weight = g.parameter(op.phi, prepared.body.params()[op.phi].shape().clone());
         rule.feedback(&Passage { name: op.site.clone(), weight: &weight }).is_some()
-    });
-    if window == 1 || !own || !rule.is_online() {
+    };
+    if !rule.is_online() || !structure.ops.iter().any(|op| op.kind == Kind::Dense && own(op)) {
         return Ok(());
     }
-    Err(LearnError::Setting(format!(
-        "windows have exact gradients inside, which a rule with its own feedback has not, got --window {window}; use          --vjp_method single-step or --window 1"
-    )))
+    if let Some(op) = structure.ops.iter().find(|op| op.kind == Kind::Map) {
+        return Err(LearnError::Setting(format!(
+            "a rule with its own feedback replaces the matrices that signals pass back through, but the traced op `{}` is not a matrix; \
+             use another --method",
+            op.site
+        )));
+    }
+    match vjp {
+        Vjp::MultiStep { window } if window > 1 => Err(LearnError::Setting(format!(
+            "windows have exact gradients inside, which a rule with its own feedback has not, got --window {window}; use \
+             --vjp_method single-step or --window 1"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 impl From<Attachment> for Vjp {

@@ -11,8 +11,7 @@ use hlo::{
     transform::{Dependence, Dual, Rules, jvp_with},
 };
 
-use super::{LearnError, Prepared};
-use crate::cell::context::{DENSE, ELEMENTWISE};
+use super::{LearnError, Prepared, op::Kind};
 
 /// Hidden states coupled position by position.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,15 +20,6 @@ pub struct Group {
     pub states: Vec<usize>,
     /// Shape of each state, `[B, N]`.
     pub dims: Vec<usize>,
-}
-
-/// What a traced op computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// `y = x W`.
-    Dense,
-    /// `y = w` at every position.
-    Elementwise,
 }
 
 /// Why an op has no trace.
@@ -54,6 +44,10 @@ pub struct Op {
     pub y: Value,
     /// Its input.
     pub x: Option<Value>,
+    /// Shape of that input, `[B, ..]`.
+    pub input: Vec<usize>,
+    /// Output from input and weight, where its kind does not say it.
+    pub function: Option<Func>,
     /// Which `phi` is its weight.
     pub phi: usize,
     /// Shape of that weight.
@@ -119,24 +113,18 @@ pub struct Structure {
     pub ops: Vec<Op>,
 }
 
-/// Whether a derivative passes from operand `k` of a node to its result.
-fn differentiable(node: &Node, k: usize) -> bool {
-    match node.op.name() {
-        "stop-gradient" | "compare" => false,
-        "tag" => k == 0,
-        "custom-derivative" => k % 2 == 1,
-        "select" => k > 0,
-        _ => true,
-    }
+/// The kind of a traced op, if the node is the output of one.
+fn kind_of(node: &Node) -> Option<Kind> {
+    downcast::<Tag>(node).and_then(|tag| Kind::of_tag(tag.kind))
 }
 
 fn is_tag(node: &Node) -> bool {
-    downcast::<Tag>(node).is_some_and(|t| t.kind == DENSE || t.kind == ELEMENTWISE)
+    kind_of(node).is_some()
 }
 
 /// What derivatives reach from `sources`.
 pub(super) fn reach(func: &Func, sources: &[Value], through_ops: bool) -> Dependence {
-    Dependence::new(func, sources, |node, k| differentiable(node, k) && (through_ops || !is_tag(node)))
+    Dependence::new(func, sources, |node, k| node.op.passes_derivative(k) && (through_ops || !is_tag(node)))
 }
 
 /// Nodes from which a derivative reaches one of `targets` without passing a traced op.
@@ -150,7 +138,7 @@ fn leads_to(func: &Func, targets: &[Value]) -> Vec<bool> {
         leads[index] = true;
         let node = func.graph().node(index);
         for (k, operand) in node.operands.iter().enumerate() {
-            if differentiable(&node, k) && !is_tag(&func.graph().node(operand.node)) {
+            if node.op.passes_derivative(k) && !is_tag(&func.graph().node(operand.node)) {
                 stack.push(operand.node);
             }
         }
@@ -173,7 +161,7 @@ impl Structure {
         for op in &mut ops {
             // A group behind another group's state is a later layer: the learning signal covers it.
             let direct = Dependence::new(body, &[op.y], |node, k| {
-                differentiable(node, k) && !is_tag(node) && !new.iter().any(|v| v.node == node.operands[k].node)
+                node.op.passes_derivative(k) && !is_tag(node) && !new.iter().any(|v| v.node == node.operands[k].node)
             });
             let any = reach(body, &[op.y], true);
             let fed = |group: &Group| group.states.iter().any(|&s| direct.has(new[s]));
@@ -261,7 +249,7 @@ impl Structure {
                 let strength: Vec<Link> = self.groups[g].states.iter().map(|&s| Link::of(all[s].as_ref())).collect();
                 let (states, numbers) = spread(&links[g], &strength);
                 let kept = states.iter().copied().filter(|&a| read[self.groups[g].states[a]]);
-                let (uniform, wide) = kept.partition(|a| op.kind == Kind::Dense && numbers.contains(a));
+                let (uniform, wide) = kept.partition(|a| op.kind.rule().may_be_uniform() && numbers.contains(a));
                 Reach { states, numbers, wide, uniform }
             });
             self.ops[k].reached = reached.collect();
@@ -385,18 +373,26 @@ fn find_ops(prepared: &Prepared) -> Result<Vec<Op>, LearnError> {
     let phis: Vec<Value> = body.params()[..prepared.phis].iter().map(Tensor::value).collect();
     let mut ops = Vec::new();
     for (index, node) in body.live(false) {
-        let Some(tag) = downcast::<Tag>(&node).filter(|_| is_tag(&node)) else { continue };
-        let kind = if tag.kind == DENSE { Kind::Dense } else { Kind::Elementwise };
-        let weight = node.operands[if kind == Kind::Dense { 2 } else { 1 }];
-        let phi = phis.iter().position(|p| *p == weight);
+        let (Some(kind), Some(tag)) = (kind_of(&node), downcast::<Tag>(&node)) else { continue };
+        let (y, about) = node.operands.split_first().expect("a tag has a value");
+        let (weight, x) = about.split_last().expect("the tag of an op refers to its weight");
+        let phi = phis.iter().position(|p| p == weight);
         let phi = phi.ok_or_else(|| LearnError::MovingWeight { site: tag.label.clone() })?;
+        let tensor = |v: &Value| body.graph().tensor(*v);
+        let sources: Vec<Tensor> = about.iter().map(tensor).collect();
+        let function = (kind == Kind::Map).then(|| {
+            let shapes: Vec<Shape> = sources.iter().map(|t| t.shape().clone()).collect();
+            Func::trace(&shapes, |g, p| body.with_results(vec![tensor(y)]).rebuild(g, &sources, p))
+        });
         ops.push(Op {
             kind,
             site: tag.label.clone(),
             y: Value { node: index, result: 0 },
-            x: (kind == Kind::Dense).then(|| node.operands[1]),
+            x: x.first().copied(),
+            input: x.first().map_or_else(Vec::new, |x| tensor(x).dims().to_vec()),
+            function,
             phi,
-            weight: body.graph().tensor(weight).dims().to_vec(),
+            weight: tensor(weight).dims().to_vec(),
             groups: vec![],
             reached: vec![],
             exclusion: None,
@@ -427,7 +423,7 @@ fn reaches_through_another(body: &Func, y: Value, group: &Group, new: &[Value]) 
     let is_state = |index: usize| new.iter().any(|v| v.node == index);
     // Stop at states: a route through a state is a matter of the next layer.
     let before_states =
-        Dependence::new(body, &[y], |node, k| differentiable(node, k) && !is_state(node.operands[k].node));
+        Dependence::new(body, &[y], |node, k| node.op.passes_derivative(k) && !is_state(node.operands[k].node));
     let others: Vec<Value> = body
         .live(false)
         .into_iter()

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{About, Rule, TracedOp, check_decay};
-use crate::learn::{LearnError, structure::Kind, trace::TraceKind};
+use crate::learn::{LearnError, op::Kind, trace::TraceKind};
 
 /// For each layer D-RTRL or ES-D-RTRL.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

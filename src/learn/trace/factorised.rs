@@ -3,9 +3,8 @@
 use hlo::{DType, Func, Shape, Tensor, scan};
 
 use super::{
-    ChunkResult, ChunkView, Slot, Slots, Traces, over_steps,
+    ChunkResult, ChunkView, Slot, Slots, Traces,
     rows::{Row, Rows, place},
-    sum_first, sum_to,
 };
 
 impl ChunkView<'_> {
@@ -64,25 +63,25 @@ impl ChunkView<'_> {
             Some(m * like(e.as_ref()?, m))
         }))
         .map(|q| &q / like(&c, &q));
-        let dense = members.iter().any(|k| self.inputs.contains_key(k));
-        let filtered = dense.then(|| self.filter_back(q0.as_ref(), q.as_ref())).flatten();
+        let has_input = members.iter().any(|k| self.inputs.contains_key(k));
+        let filtered = has_input.then(|| self.filter_back(q0.as_ref(), q.as_ref())).flatten();
         for &k in members {
             let op = &self.structure.ops[k];
             let direct = slots.direct(self.structure, k, g);
             let Some(x) = self.inputs.get(&k) else {
                 let terms = [q0.clone(), q.as_ref().map(|q| q.sum(&[0])), direct.map(|d| d.sum(&[0]))];
                 if let Some(total) = Tensor::sum_of(terms) {
-                    out.add(k, sum_to(&total, &op.weight));
+                    out.add(k, op.gradient(self.phis, None, &total));
                 }
                 continue;
             };
             if let Some(w) = Tensor::sum_of([filtered.as_ref().map(|(_, r)| r.clone()), direct]) {
-                out.add(k, over_steps(x, &w));
+                out.add(k, op.gradient(self.phis, Some(x), &w));
             }
             let Some((r0, _)) = &filtered else { continue };
             let owner = self.plan.input_owner(self.structure, op);
             if let Some(ex) = traces.and_then(|t| t.get(&Slot::Input(owner))) {
-                out.add(k, ex.dot_general(r0, sum_first()));
+                out.add(k, op.kind.rule().gradient_of_step(op, &self.phis[op.phi], ex, r0));
             }
         }
     }

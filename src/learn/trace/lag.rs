@@ -20,11 +20,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use hlo::{Graph, Shape, Tensor};
 
 use super::{
-    ChunkView, Slot, Slots, Traces, over_steps,
+    ChunkView, Slot, Slots, Traces,
     rows::{Row, Rows, Variation},
-    sum_to,
 };
-use crate::learn::structure::{Kind, Structure};
+use crate::learn::structure::Structure;
 
 /// A value of every step that the recursion needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,8 +95,8 @@ impl LagPlan {
             }
         }
         // A parameter without an input learns from its drive alone: before the first step that must be zero.
-        let elementwise = plan.ops.iter().map(|&k| &view.structure.ops[k]).filter(|op| op.kind == Kind::Elementwise);
-        for (op, &g) in elementwise.flat_map(|op| op.groups.iter().map(move |g| (op, g))) {
+        let alone = plan.ops.iter().map(|&k| &view.structure.ops[k]).filter(|op| op.x.is_none());
+        for (op, &g) in alone.flat_map(|op| op.groups.iter().map(move |g| (op, g))) {
             for &a in &op.reach(g).states {
                 if let Some(kept) = plan.kept.get_mut(&Ring::Drive(op.drive, g, a)) {
                     *kept = Kept::Steps(view.structure.groups[g].dims.clone());
@@ -153,6 +152,8 @@ pub struct Stretch<'a> {
     pub structure: &'a Structure,
     /// What is kept.
     pub plan: &'a LagPlan,
+    /// Parameters as the step uses them.
+    pub phis: &'a [Tensor],
     /// Number of steps.
     pub total: usize,
     /// How many of them, the oldest, are complete.
@@ -205,7 +206,7 @@ impl<'a> Stretch<'a> {
                 }
             }
         }
-        Stretch { graph: view.graph, structure: view.structure, plan, total, complete, steps, same }
+        Stretch { graph: view.graph, structure: view.structure, plan, phis: view.phis, total, complete, steps, same }
     }
 
     /// What is left of a sequence after its last chunk: the rings, all complete.
@@ -213,6 +214,7 @@ impl<'a> Stretch<'a> {
         graph: &'a Graph,
         structure: &'a Structure,
         plan: &'a LagPlan,
+        phis: &'a [Tensor],
         lag: usize,
         traces: &Traces,
     ) -> Stretch<'a> {
@@ -221,7 +223,7 @@ impl<'a> Stretch<'a> {
             steps.extend(traces.get(&Slot::Ring(ring)).map(|t| (ring, t.clone())));
             same.extend(traces.get(&Slot::Same(ring)).map(|t| (ring, t.clone())));
         }
-        Stretch { graph, structure, plan, total: lag, complete: lag, steps, same }
+        Stretch { graph, structure, plan, phis, total: lag, complete: lag, steps, same }
     }
 
     /// The arrays that pass to the next chunk: the steps that are not complete.
@@ -276,12 +278,12 @@ impl<'a> Stretch<'a> {
         });
         let direct = (op.groups[0] == g).then(|| self.oldest(Ring::Direct(k))).flatten();
         let w = Tensor::sum_of(through.chain([direct]))?;
-        if op.kind == Kind::Elementwise {
-            return Some(sum_to(&w, &op.weight));
+        if op.x.is_none() {
+            return Some(op.gradient(self.phis, None, &w));
         }
         let owner = self.structure.ops.iter().position(|o| o.x == op.x)?;
         let x = if self.plan.outside.contains(&k) { outside.cloned() } else { self.oldest(Ring::Input(owner)) };
-        Some(over_steps(&x?, &w))
+        Some(op.gradient(self.phis, Some(&x?), &w))
     }
 
     fn oldest(&self, ring: Ring) -> Option<Tensor> {

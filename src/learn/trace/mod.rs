@@ -36,11 +36,13 @@ mod trace_pass;
 
 use std::collections::HashMap;
 
-use hlo::{Dot, Graph, Tensor};
+use hlo::{Graph, Tensor};
 
 use super::{Structure, chunk::Transition, signal::Signal};
+pub use full::{Backwards, Carried, Products};
 pub use lag::{Arriving, Kept, LagPlan, Ring, Stretch};
 pub use plan::{Slot, TraceKind, TracePlan, Traces};
+pub use trace_pass::{Update, pass};
 
 /// What the rules need to know of a chunk.
 pub struct ChunkView<'a> {
@@ -50,11 +52,13 @@ pub struct ChunkView<'a> {
     pub structure: &'a Structure,
     /// How ops learn.
     pub plan: &'a TracePlan,
+    /// Parameters as the step uses them.
+    pub phis: &'a [Tensor],
     /// Transition of every group.
     pub transitions: &'a [Transition],
     /// Drive of every (op, group) with a trace.
     pub drives: &'a HashMap<(usize, usize), Vec<Option<Tensor>>>,
-    /// Input of every dense op, `[K, B, I]`.
+    /// Input of every op that has one, `[K, B, ..]`.
     pub inputs: &'a HashMap<usize, Tensor>,
     /// Number of steps K.
     pub length: usize,
@@ -88,7 +92,8 @@ impl Slots {
 }
 
 impl ChunkResult {
-    fn add(&mut self, k: usize, grad: Tensor) {
+    /// Adds to the gradient of op `k`.
+    pub fn add(&mut self, k: usize, grad: Tensor) {
         self.grads[k] = Tensor::sum_of([self.grads[k].take(), Some(grad)]);
     }
 }
@@ -122,19 +127,4 @@ impl ChunkView<'_> {
         }
         out
     }
-}
-
-/// `sum over all leading axes` until the shape is that of an element-wise weight.
-fn sum_to(t: &Tensor, dims: &[usize]) -> Tensor {
-    t.sum(&(0..t.rank() - dims.len()).collect::<Vec<_>>())
-}
-
-/// `[K, B, I] x [K, B, N] -> [I, N]`.
-fn over_steps(x: &Tensor, w: &Tensor) -> Tensor {
-    x.dot_general(w, Dot { lhs_contract: vec![0, 1], rhs_contract: vec![0, 1], ..Dot::default() })
-}
-
-/// Sums over the first axis of both.
-fn sum_first() -> Dot {
-    Dot { lhs_contract: vec![0], rhs_contract: vec![0], ..Dot::default() }
 }

@@ -8,7 +8,7 @@ use super::lag::Ring;
 use crate::learn::{
     Structure,
     rule::{Rule, TracedOp},
-    structure::{Kind, Op},
+    structure::Op,
 };
 
 /// What kind of trace an op carries.
@@ -66,24 +66,19 @@ impl TracePlan {
                 let group = &structure.groups[g];
                 let reach = op.reach(g);
                 for a in reach.kept() {
-                    match (self.kinds[k], op.kind) {
-                        (Some(TraceKind::Full), Kind::Dense) => {
-                            let outputs = if reach.uniform.contains(&a) { &[] } else { &op.weight[1..] };
-                            slots.insert(Slot::Full(k, g, a), Shape::f32([&[batch, op.weight[0]], outputs].concat()));
+                    match self.kinds[k] {
+                        Some(TraceKind::Full) => {
+                            let trace = op.kind.rule().trace(op, group, reach, a, batch);
+                            slots.extend(trace.map(|shape| (Slot::Full(k, g, a), shape)));
                         }
-                        (Some(TraceKind::Full), Kind::Elementwise) => {
-                            slots.insert(Slot::Full(k, g, a), Shape::f32(group.dims.clone()));
-                        }
-                        (Some(TraceKind::Factorised), kind) => {
+                        Some(TraceKind::Factorised) => {
                             slots.insert(Slot::Output(op.drive, g, a), reach.output_trace(group, a));
-                            if kind == Kind::Dense {
-                                slots.insert(
-                                    Slot::Input(self.input_owner(structure, op)),
-                                    Shape::f32([batch, op.weight[0]]),
-                                );
+                            if op.x.is_some() {
+                                let owner = self.input_owner(structure, op);
+                                slots.insert(Slot::Input(owner), Shape::f32(op.input.clone()));
                             }
                         }
-                        (None, _) => {}
+                        None => {}
                     }
                 }
             }

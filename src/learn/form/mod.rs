@@ -13,6 +13,8 @@
 //! the same everywhere. Ops whose trace is small in any case (no value for each weight) keep it, whatever the form, except in the
 //! last two, which need no traces at all. (`docs/spec/algorithms.md, "Forms of one rule"`)
 
+mod decay;
+
 use std::{collections::BTreeSet, fmt};
 
 use hlo::{DType, Func, Graph, Range, Shape, Tensor};
@@ -21,10 +23,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     LearnError, Learner, Vjp,
     sequence::{Carry, LearnerConfig},
-    structure::Kind,
+    structure::Op,
     trace::{Kept, LagPlan, Ring, TraceKind},
 };
 use crate::report::bytes;
+use decay::{Matrix, lag_of, reach};
 
 /// Which form to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,8 +133,8 @@ pub(super) struct Lagged {
     pub wide: LagPlan,
     /// All ops with full traces.
     pub all: LagPlan,
-    /// `|dh'_a / dh_c|` at most, by group, a and c.
-    bounds: Vec<Vec<Vec<f64>>>,
+    /// Bounds on the transitions of each group.
+    bounds: Vec<Matrix>,
 }
 
 /// The machine that costs are told for, so that they are the same on every machine: two cores as `docs/results/memspeed.md` has them.
@@ -158,12 +161,6 @@ const CHUNK_BYTES: usize = 256 << 20;
 /// Steps of a chunk, where it has rings as well.
 const CHUNK_STEPS: usize = 50;
 
-/// No ring is longer than this.
-const LONGEST_LAG: usize = 1 << 16;
-
-/// States that feed each other may amplify a signal for this many steps before they forget it.
-const LONGEST_SWING: usize = 1 << 10;
-
 impl Learner {
     /// The form for a sequence of `steps` steps.
     pub fn form(&self, steps: usize) -> Form {
@@ -173,24 +170,57 @@ impl Learner {
     /// The form for a sequence of `steps` steps, and why.
     pub fn choice(&self, steps: usize) -> Choice {
         let LearnerConfig { trace, chunk, lag, .. } = *self.config();
-        let dense = self.candidate(Form::Dense { chunk: self.dense_chunk(steps) }, steps);
+        let dense = || self.candidate(Form::Dense { chunk: self.dense_chunk(steps) }, steps);
+        let backwards = self.only_backwards().is_some();
         // Someone who says how long a chunk is means that of the dense form, unless another is named.
-        let auto = trace == TraceSetting::Auto && chunk.is_none();
+        let auto = trace == TraceSetting::Auto && (chunk.is_none() || backwards);
         if trace == TraceSetting::Dense || self.no_other_form().is_some() || (trace == TraceSetting::Auto && !auto) {
-            return Choice { used: dense, turned_down: vec![] };
+            return Choice { used: dense(), turned_down: vec![] };
         }
         if auto && self.lagged().wide.ops.is_empty() {
-            return Choice { used: dense, turned_down: vec![] };
+            return Choice { used: dense(), turned_down: vec![] };
         }
         let chunk = chunk.unwrap_or_else(|| self.lag_chunk(steps)).clamp(1, steps.max(1));
         let lag = lag.or_else(|| self.sufficient_lag());
-        let mut all = vec![dense];
+        let mut all = if backwards { vec![] } else { vec![dense()] };
         all.extend(lag.map(|lag| self.candidate(Form::FixedLag { chunk, lag: lag.clamp(1, steps.max(1)) }, steps)));
         if !self.has_factorised() {
             all.push(self.candidate(Form::Whole, steps));
             all.push(self.candidate(Form::Recompute { chunk }, steps));
         }
         self.choose(trace, all)
+    }
+
+    /// An op whose trace does not go forwards, so that there is no dense form.
+    fn only_backwards(&self) -> Option<&Op> {
+        let traced = self.structure.traced().filter(|(k, _)| self.plan.kinds[*k] == Some(TraceKind::Full));
+        let lacks = |op: &&Op| {
+            op.groups.iter().any(|&g| {
+                let (group, reach) = (&self.structure.groups[g], op.reach(g));
+                reach.kept().any(|a| op.kind.rule().trace(op, group, reach, a, self.batch()).is_none())
+            })
+        };
+        traced.map(|(_, op)| op).find(lacks)
+    }
+
+    /// That the form which an op needs that only goes backwards is there, and was not excluded.
+    fn check_backwards(&self) -> Result<(), LearnError> {
+        let Some(op) = self.only_backwards() else { return Ok(()) };
+        let got = match self.no_other_form() {
+            _ if self.config().trace == TraceSetting::Dense => "--trace dense".into(),
+            Some(why) => format!("a setting where {why}"),
+            None if self.has_factorised() && self.sufficient_lag().is_none() => {
+                "a network where other layers have factorised traces, which only go forwards".to_string()
+            }
+            None => return Ok(()),
+        };
+        Err(LearnError::Setting(format!(
+            "the traced op `{}` ({}) has no trace of {} that goes forwards, got {got}; leave the form to --trace auto without windows, \
+             use --method es-d-rtrl, or train with --method bptt",
+            op.site,
+            op.kind.rule().name(),
+            self.config().method.name()
+        )))
     }
 
     /// Why there is no form but the dense one, if so.
@@ -215,7 +245,8 @@ impl Learner {
             )
         };
         let forgets = |c: &Candidate| c.cut.is_none_or(|cut| cut <= self.config().lag_tolerance);
-        let standard = all[0].bytes.min(STANDARD_BUDGET);
+        let dense = all.iter().find(|c| matches!(c.form, Form::Dense { .. })).map_or(usize::MAX, |c| c.bytes);
+        let standard = dense.min(STANDARD_BUDGET);
         let limit = self.config().memory_budget.map_or(standard, |b| usize::try_from(b).unwrap_or(usize::MAX));
         let fast = |a: &&Candidate, b: &&Candidate| a.seconds.total_cmp(&b.seconds);
         let fitting = all.iter().filter(|c| c.bytes <= limit && forgets(c)).min_by(fast);
@@ -227,7 +258,7 @@ impl Learner {
             _ if setting != TraceSetting::Auto => "another was asked for",
             Form::FixedLag { .. } if !forgets(c) => "the states forget too slowly",
             _ if c.bytes > limit && self.config().memory_budget.is_some() => "larger than --memory_budget",
-            _ if c.bytes > all[0].bytes => "larger than dense traces",
+            _ if c.bytes > dense => "larger than dense traces",
             _ if c.bytes > limit => "larger than the standard --memory_budget",
             _ => "slower",
         };
@@ -238,6 +269,7 @@ impl Learner {
 
     /// A form that was asked for must be there, and a lag not cut off more than it may.
     pub(super) fn check_form(&self) -> Result<(), LearnError> {
+        self.check_backwards()?;
         let LearnerConfig { trace, lag, lag_tolerance, .. } = *self.config();
         let wrong = |text: String| Err(LearnError::Setting(text));
         if matches!(trace, TraceSetting::Auto | TraceSetting::Dense) {
@@ -284,6 +316,13 @@ impl Learner {
     /// # Errors
     /// When another form than the dense one was asked for.
     pub fn check_stream(&self) -> Result<(), LearnError> {
+        if let Some(op) = self.only_backwards() {
+            return Err(LearnError::Setting(format!(
+                "a sequence that is driven step by step keeps dense traces, which the traced op `{}` does not have; use --drive scan, or \
+                 --method es-d-rtrl",
+                op.site
+            )));
+        }
         match self.config().trace {
             TraceSetting::Auto | TraceSetting::Dense => Ok(()),
             other => Err(LearnError::Setting(format!(
@@ -315,8 +354,8 @@ impl Learner {
             }
             Form::Whole => (steps * stack, values(steps)),
             Form::Recompute { chunk } => {
-                let products = self.structure.ops.iter().filter(|op| op.kind == Kind::Dense && op.recurrent);
-                let flops: usize = products.map(|op| 2 * self.batch() * op.weight.iter().product::<usize>()).sum();
+                let recurrent = self.structure.ops.iter().filter(|op| op.recurrent);
+                let flops: u64 = recurrent.map(|op| op.kind.rule().flops(op, self.batch())).sum();
                 (steps.div_ceil(chunk) * states + chunk * stack, values(chunk) + flops as f64 / COSTS.rate)
             }
         };
@@ -361,11 +400,11 @@ impl Learner {
         let full = self.structure.traced().filter(|(k, _)| self.plan.kinds[*k] == Some(TraceKind::Full));
         let all: BTreeSet<usize> = full.map(|(k, _)| k).collect();
         let ops = &self.structure.ops;
-        let is_wide = |k: &usize| ops[*k].kind == Kind::Dense && ops[*k].reached.iter().any(|r| !r.wide.is_empty());
+        let is_wide = |k: &usize| ops[*k].kind.rule().is_wide() && ops[*k].reached.iter().any(|r| !r.wide.is_empty());
         let mut wide: BTreeSet<usize> = all.iter().copied().filter(is_wide).collect();
         // A bias beside a wide weight has the same recursion.
         let beside = |k: &usize| wide.iter().any(|w| ops[*w].groups.iter().any(|g| ops[*k].groups.contains(g)));
-        let biases = all.iter().copied().filter(|k| ops[*k].kind == Kind::Elementwise && beside(k));
+        let biases = all.iter().copied().filter(|k| !ops[*k].kind.rule().is_wide() && beside(k));
         let biases: Vec<usize> = biases.collect();
         wide.extend(biases);
         if all.is_empty() {
@@ -383,7 +422,7 @@ impl Learner {
         let Some(slots) = &seen.slots else { return Lagged::default() };
         let outside: BTreeSet<usize> =
             all.iter().copied().filter(|&k| ops[k].x == Some(p.body.params()[p.phis + p.states].value())).collect();
-        let view = seen.view(self, &g);
+        let view = seen.view(self, &g, &args[..p.phis]);
         let of = |ops: BTreeSet<usize>| LagPlan::new(&view, slots, ops, outside.clone());
         let (wide, all) = (of(wide), of(all));
         let params = [&args[..], &[inputs.clone(), target.clone()]].concat();
@@ -403,89 +442,5 @@ impl Learner {
         };
         let bounds = (0..self.structure.groups.len()).map(bounds).collect();
         Lagged { wide, all, bounds }
-    }
-}
-
-type Matrix = Vec<Vec<f64>>;
-
-fn product(a: &Matrix, b: &Matrix) -> Matrix {
-    let n = a.len();
-    let entry = |i: usize, j: usize| {
-        (0..n).map(|k| if a[i][k] == 0.0 || b[k][j] == 0.0 { 0.0 } else { a[i][k] * b[k][j] }).sum()
-    };
-    (0..n).map(|i| (0..n).map(|j| entry(i, j)).collect()).collect()
-}
-
-fn power(d: &Matrix, mut exponent: usize) -> Matrix {
-    let n = d.len();
-    let mut result: Matrix = (0..n).map(|i| (0..n).map(|j| f64::from(u8::from(i == j))).collect()).collect();
-    let mut square = d.clone();
-    while exponent > 0 {
-        if exponent % 2 == 1 {
-            result = product(&result, &square);
-        }
-        square = product(&square, &square);
-        exponent /= 2;
-    }
-    result
-}
-
-/// The largest sum of a column.
-fn norm(m: &Matrix) -> f64 {
-    (0..m.len()).map(|c| m.iter().map(|row| row[c]).sum::<f64>()).fold(0.0, f64::max)
-}
-
-/// The largest norm of the powers of `d` from `exponent` on. Norms multiply to a bound: from the first power with a norm of at most 1 on,
-/// they only repeat smaller ones.
-fn reach(d: &Matrix, exponent: usize) -> f64 {
-    let Some(period) = first(LONGEST_SWING, |m| norm(&power(d, m)) <= 1.0) else { return f64::INFINITY };
-    let mut from = power(d, exponent);
-    let mut largest = norm(&from);
-    for _ in 1..period {
-        from = product(&from, d);
-        largest = largest.max(norm(&from));
-    }
-    largest
-}
-
-/// The smallest number from 1 on, up to `last`, from which on something holds.
-fn first(last: usize, holds: impl Fn(usize) -> bool) -> Option<usize> {
-    let mut high = 1;
-    while !holds(high) {
-        high *= 2;
-        if high > last {
-            return None;
-        }
-    }
-    let mut low = high / 2;
-    while high - low > 1 {
-        let middle = (low + high) / 2;
-        if holds(middle) { high = middle } else { low = middle }
-    }
-    Some(high)
-}
-
-/// The smallest lag after which at most `tolerance` of a signal is left, if it is one of the first.
-fn lag_of(d: &Matrix, tolerance: f64) -> Option<usize> {
-    first(LONGEST_LAG, |lag| reach(d, lag) <= tolerance)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lags_of_leaks() {
-        // 0.9^131 is the first power below 1e-6.
-        assert_eq!(lag_of(&vec![vec![0.9]], 1e-6), Some(132));
-        assert_eq!(lag_of(&vec![vec![1.0]], 1e-6), None);
-        assert_eq!(lag_of(&vec![vec![f64::INFINITY]], 1e-6), None);
-        let cascade = vec![vec![0.9, 0.0], vec![0.5, 0.8]];
-        let lag = lag_of(&cascade, 1e-6).expect("it forgets");
-        assert!(reach(&cascade, lag) <= 1e-6 && reach(&cascade, lag - 1) > 1e-6, "{lag}");
-        // A state that feeds another amplifies before it forgets: every later power counts.
-        let swing = vec![vec![0.5, 0.0], vec![4.0, 0.5]];
-        assert!(norm(&swing) > 1.0 && reach(&swing, 1) >= norm(&power(&swing, 3)));
-        assert_eq!(reach(&vec![vec![1.1]], 5), f64::INFINITY);
     }
 }
