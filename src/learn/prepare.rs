@@ -24,6 +24,71 @@ fn name_states(specs: &[StateSpec], results: &mut [Tensor]) {
     }
 }
 
+/// Step and loss in one function: (parameters, states, input, target) to (states, loss, out, observed, tracked).
+fn joint(model: &Model, objective: &Objective, target: &Shape) -> Func {
+    let (n_params, n_states) = (model.params.len(), model.states.len());
+    let mut shapes: Vec<Shape> = model.params.iter().map(|p| p.shape.clone()).collect();
+    shapes.extend(model.states.iter().map(|s| s.shape.clone()));
+    shapes.extend([model.input.clone(), target.clone()]);
+    Func::trace(&shapes, |g, p| {
+        let (args, target) = p.split_at(n_params + n_states + 1);
+        let mut results = model.step.call(g, args);
+        name_states(&model.states, &mut results);
+        let observed: Vec<(&str, Tensor)> =
+            model.observed.iter().map(String::as_str).zip(results[n_states + 1..].iter().cloned()).collect();
+        let loss = objective.step_loss(&results[n_states], &target[0], &observed);
+        results.insert(n_states, loss);
+        results
+    })
+}
+
+/// The values that the step needs of the parameters: made of parameters only, with no traced op on the way, and as late as that.
+fn frontier(joint: &Func, n_params: usize) -> Vec<Value> {
+    let graph = joint.graph();
+    let params: Vec<Value> = joint.params().iter().map(Tensor::value).collect();
+    let moving = Dependence::any(joint, &params[n_params..]);
+    let is_op = |v: Value| hlo::func::downcast::<Tag>(&graph.node(v.node)).is_some_and(|t| t.kind != USE);
+    let mut tagged = vec![false; graph.len()];
+    let mut from_params = vec![false; graph.len()];
+    for v in &params[..n_params] {
+        from_params[v.node] = true;
+    }
+    for (index, node) in joint.live(false) {
+        tagged[index] = is_op(Value { node: index, result: 0 }) || node.operands.iter().any(|o| tagged[o.node]);
+        from_params[index] |= node.operands.iter().any(|o| from_params[o.node]);
+    }
+    let fixed = |v: Value| from_params[v.node] && !moving.has(v) && !tagged[v.node];
+    let mut frontier: Vec<Value> = Vec::new();
+    let mut seen = vec![false; graph.len()];
+    let mut stack: Vec<Value> = joint.results().iter().map(Tensor::value).collect();
+    while let Some(v) = stack.pop() {
+        if fixed(v) && !graph.node(v.node).op.spreads() {
+            if !frontier.contains(&v) {
+                frontier.push(v);
+            }
+        } else if !seen[v.node] {
+            seen[v.node] = true;
+            stack.extend(&graph.node(v.node).operands);
+        }
+    }
+    frontier.sort();
+    frontier
+}
+
+/// (out, observed that enter the loss, target) to the loss of one step.
+fn loss_of(model: &Model, objective: &Objective, target: &Shape) -> Func {
+    let names: Vec<&str> =
+        if objective.regularized() { model.observed.iter().map(String::as_str).collect() } else { vec![] };
+    let observed = &model.step.results()[model.states.len() + 1..][..names.len()];
+    let mut shapes = vec![model.output.clone()];
+    shapes.extend(observed.iter().map(|t| t.shape().clone()));
+    shapes.push(target.clone());
+    Func::trace(&shapes, |_, p| {
+        let observed: Vec<(&str, Tensor)> = names.iter().copied().zip(p[1..].iter().cloned()).collect();
+        vec![objective.step_loss(&p[0], &p[p.len() - 1], &observed)]
+    })
+}
+
 /// A model with its loss, ready for a learner.
 pub struct Prepared {
     /// Parameters to `phi`: parameters as the step uses them. Computed once per program.
@@ -64,82 +129,26 @@ impl Prepared {
     /// Joins `model` and `objective`.
     pub fn new(model: &Model, objective: &Objective) -> Prepared {
         let target = objective.target.of_step(model.batch(), model.output.dims[1]);
-        let mut shapes: Vec<Shape> = model.params.iter().map(|p| p.shape.clone()).collect();
-        shapes.extend(model.states.iter().map(|s| s.shape.clone()));
-        shapes.extend([model.input.clone(), target.clone()]);
-        let (n_params, n_states) = (model.params.len(), model.states.len());
-        let joint = Func::trace(&shapes, |g, p| {
-            let mut results = model.step.call(g, &p[..n_params + n_states + 1]);
-            name_states(&model.states, &mut results);
-            let observed: Vec<(&str, Tensor)> =
-                model.observed.iter().map(String::as_str).zip(results[n_states + 1..].iter().cloned()).collect();
-            let loss = objective.step_loss(&results[n_states], &p[n_params + n_states + 1], &observed);
-            results.insert(n_states, loss);
-            results
-        });
-
-        // A value belongs to the prefix when only parameters, and no traced op, went into it.
-        let params: Vec<Value> = joint.params().iter().map(Tensor::value).collect();
-        let moving = Dependence::any(&joint, &params[n_params..]);
-        let is_op = |v: Value| hlo::func::downcast::<Tag>(&joint.graph().node(v.node)).is_some_and(|t| t.kind != USE);
-        let mut tagged = vec![false; joint.graph().len()];
-        let mut from_params = vec![false; joint.graph().len()];
-        for v in &params[..n_params] {
-            from_params[v.node] = true;
-        }
-        for (index, node) in joint.live(false) {
-            tagged[index] = is_op(Value { node: index, result: 0 }) || node.operands.iter().any(|o| tagged[o.node]);
-            from_params[index] |= node.operands.iter().any(|o| from_params[o.node]);
-        }
-        let fixed = |v: Value| from_params[v.node] && !moving.has(v) && !tagged[v.node];
-        let spreads = |v: Value| joint.graph().node(v.node).op.spreads();
-        let mut frontier: Vec<Value> = Vec::new();
-        let mut seen = vec![false; joint.graph().len()];
-        let mut stack: Vec<Value> = joint.results().iter().map(Tensor::value).collect();
-        while let Some(v) = stack.pop() {
-            if fixed(v) && !spreads(v) {
-                if !frontier.contains(&v) {
-                    frontier.push(v);
-                }
-            } else if !seen[v.node] {
-                seen[v.node] = true;
-                stack.extend(&joint.graph().node(v.node).operands);
-            }
-        }
-        frontier.sort();
-
-        let phi_tensors: Vec<Tensor> = frontier.iter().map(|&v| joint.graph().tensor(v)).collect();
-        let mut body_sources = phi_tensors.clone();
+        let n_params = model.params.len();
+        let joint = joint(model, objective, &target);
+        let frontier = frontier(&joint, n_params);
+        let phis: Vec<Tensor> = frontier.iter().map(|&v| joint.graph().tensor(v)).collect();
+        let mut body_sources = phis.clone();
         body_sources.extend(joint.params()[n_params..].iter().cloned());
         let body_shapes: Vec<Shape> = body_sources.iter().map(|t| t.shape().clone()).collect();
         let body = Func::trace(&body_shapes, |g, p| joint.rebuild(g, &body_sources, p));
-        let prefix = Func::from_values(joint.params()[..n_params].to_vec(), phi_tensors);
-        let sources = frontier
-            .iter()
-            .map(|&phi| {
-                (0..n_params)
-                    .filter(|&p| {
-                        let one = prefix.with_results(vec![joint.graph().tensor(phi)]);
-                        Dependence::any(&one, &[params[p]]).has(phi)
-                    })
-                    .collect()
-            })
-            .collect();
-        let names: Vec<&str> =
-            if objective.regularized() { model.observed.iter().map(String::as_str).collect() } else { vec![] };
-        let mut loss_shapes = vec![model.output.clone()];
-        loss_shapes.extend(model.step.results()[n_states + 1..][..names.len()].iter().map(|t| t.shape().clone()));
-        loss_shapes.push(target.clone());
-        let loss_of = Func::trace(&loss_shapes, |_, p| {
-            let observed: Vec<(&str, Tensor)> = names.iter().copied().zip(p[1..].iter().cloned()).collect();
-            vec![objective.step_loss(&p[0], &p[p.len() - 1], &observed)]
-        });
+        let prefix = Func::from_values(joint.params()[..n_params].to_vec(), phis);
+        let made_from = |phi: Value, p: usize| {
+            let one = prefix.with_results(vec![joint.graph().tensor(phi)]);
+            Dependence::any(&one, &[joint.params()[p].value()]).has(phi)
+        };
+        let sources = frontier.iter().map(|&phi| (0..n_params).filter(|&p| made_from(phi, p)).collect()).collect();
         Prepared {
             prefix,
             body,
-            loss_of,
+            loss_of: loss_of(model, objective, &target),
             phis: frontier.len(),
-            states: n_states,
+            states: model.states.len(),
             tracked: model.tracked.len(),
             sources,
             trainable: model.params.iter().map(|p| p.trainable).collect(),

@@ -10,7 +10,7 @@ use super::{
     Learner,
     chunk::Forward,
     segment::starts,
-    sequence::{Carry, Data, Sums},
+    sequence::{Adding, Carry, Data, Sums},
     trace::{Arriving, Stretch},
 };
 
@@ -91,16 +91,12 @@ impl Learner {
         arriving: &Arriving,
     ) -> Sums {
         let n = kept.len();
-        let learned: Vec<usize> = (0..self.prepared.phis).filter(|&k| self.prepared.is_trained(k)).collect();
-        let none = self.no_sums(g);
-        let tracked = none.tracked.len();
+        let adding = Adding::new(self, g, phis, true);
         let places: Vec<(usize, usize)> = (0..arriving.len())
             .flat_map(|gr| (0..arriving[gr].len()).filter(move |&a| arriving[gr][a].is_some()).map(move |a| (gr, a)))
             .collect();
-        let mut init = vec![none.loss, none.out];
-        init.extend(none.tracked);
-        init.extend(places.iter().filter_map(|&(gr, a)| arriving[gr][a].clone()));
-        init.extend(learned.iter().map(|&k| g.zeros(phis[k].shape())));
+        let mut init: Vec<Tensor> = places.iter().filter_map(|&(gr, a)| arriving[gr][a].clone()).collect();
+        init.extend(adding.start());
         let mut consts = phis.to_vec();
         consts.extend([data.target.clone(), data.inputs.clone()]);
         let mut rows = vec![starts(g, count, length)];
@@ -114,36 +110,21 @@ impl Learner {
             let (at, rest) = (&rest[0], &rest[1..]);
             let (states, rest) = rest.split_at(n);
             let (phis, data) = rest.split_at(self.prepared.phis);
-            let (sums, rest) = carried.split_at(2 + tracked);
-            let (arrives, grads) = rest.split_at(places.len());
+            let (arrives, sums) = carried.split_at(places.len());
             let mut arriving = empty.clone();
             places.iter().zip(arrives).for_each(|(&(gr, a), t)| arriving[gr][a] = Some(t.clone()));
             let piece = data[1].dynamic_slice(at, length);
             let target = self.prepared.target_at(&data[0], at, length);
             let back = self.back(g, phis, states, &piece, &target, (at, warmup), Some(&arriving));
-            let mut out = vec![&sums[0] + back.sums.loss, &sums[1] + back.sums.out];
-            out.extend(back.sums.tracked.iter().zip(&sums[2..]).map(|(new, sum)| sum + new));
-            out.extend(
-                places
-                    .iter()
-                    .zip(arrives)
-                    .map(|(&(gr, a), old)| back.arriving[gr][a].clone().unwrap_or_else(|| old.zeros_like())),
-            );
-            out.extend(learned.iter().zip(grads).map(|(&k, sum)| match &back.sums.grads[k] {
-                Some(grad) => sum + grad,
-                None => sum.clone(),
-            }));
+            let arrived = |(&(gr, a), old): (&(usize, usize), &Tensor)| {
+                back.arriving[gr][a].clone().unwrap_or_else(|| old.zeros_like())
+            };
+            let mut out: Vec<Tensor> = places.iter().zip(arrives).map(arrived).collect();
+            out.extend(adding.add(sums, &back.sums));
             out
         });
-        let mut last = scan_whole(g, &body, count, true, &init, &rows, &consts).0;
-        let mut sums = self.no_sums(g);
-        for (&k, grad) in learned.iter().zip(last.split_off(2 + tracked + places.len())) {
-            sums.grads[k] = Some(grad);
-        }
-        sums.tracked = last[2..2 + tracked].to_vec();
-        sums.loss = last[0].clone();
-        sums.out = last[1].clone();
-        sums
+        let last = scan_whole(g, &body, count, true, &init, &rows, &consts).0;
+        adding.sums(&last[places.len()..])
     }
 
     /// One chunk: what it adds up, and the signals that arrive at the step before it. `arriving` are those at its last step.

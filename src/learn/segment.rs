@@ -8,7 +8,7 @@ use super::{
     Learner, Vjp,
     chunk::{Forward, Steps, Transition, Values},
     form::Form,
-    sequence::{Carry, Data, Sums},
+    sequence::{Adding, Carry, Data, Sums},
     signal::Signal,
     trace::{ChunkView, Slot, Slots, Stretch},
 };
@@ -161,15 +161,12 @@ impl Learner {
         let zeros = || shapes_of.iter().map(|(slot, shape)| (slot.clone(), g.zeros(shape))).collect();
         let traces = carry.traces.unwrap_or_else(zeros);
         let slots: Vec<Slot> = shapes_of.keys().cloned().collect();
-        let learned: Vec<usize> = (0..self.prepared.phis).filter(|&k| learn && self.prepared.is_trained(k)).collect();
-        let none = self.no_sums(g);
+        let adding = Adding::new(self, g, phis, learn);
 
         let mut init = carry.states.clone();
         init.extend(slots.iter().map(|s| traces[s].clone()));
         init.push(carry.time);
-        init.extend([none.loss, none.out]);
-        init.extend(none.tracked);
-        init.extend(learned.iter().map(|&k| g.zeros(phis[k].shape())));
+        init.extend(adding.start());
         let starts = starts(g, count, length) + g.scalar(DType::S32, from as f64);
         let mut consts = phis.to_vec();
         consts.extend([data.target.clone(), data.inputs.clone()]);
@@ -177,7 +174,7 @@ impl Learner {
         let mut shapes: Vec<Shape> = init.iter().map(|t| t.shape().clone()).collect();
         shapes.push(Shape::s32([]));
         shapes.extend(consts.iter().map(|t| t.shape().clone()));
-        let (n, s, tracked) = (carry.states.len(), slots.len(), self.prepared.tracked);
+        let (n, s) = (carry.states.len(), slots.len());
         let body = Func::trace(&shapes, |g, p| {
             let (carried, rest) = p.split_at(init.len());
             let traces = slots.iter().cloned().zip(carried[n..n + s].iter().cloned()).collect();
@@ -193,23 +190,11 @@ impl Learner {
             let traces = next.traces.unwrap_or_default();
             out.extend(slots.iter().map(|s| traces[s].clone()));
             out.push(next.time);
-            let old = &carried[n + s + 1..];
-            out.extend([&old[0] + sums.loss, &old[1] + sums.out]);
-            out.extend(sums.tracked.iter().zip(&old[2..]).map(|(new, sum)| sum + new));
-            out.extend(learned.iter().zip(&old[2 + tracked..]).map(|(&k, sum)| match &sums.grads[k] {
-                Some(grad) => sum + grad,
-                None => sum.clone(),
-            }));
+            out.extend(adding.add(&carried[n + s + 1..], &sums));
             out
         });
-        let (mut last, _) = scan_whole(g, &body, count, false, &init, &[starts], &consts);
-        let mut sums = self.no_sums(g);
-        for (&k, grad) in learned.iter().zip(last.split_off(n + s + 3 + tracked)) {
-            sums.grads[k] = Some(grad);
-        }
-        sums.tracked = last.split_off(n + s + 3);
-        sums.loss = last[n + s + 1].clone();
-        sums.out = last[n + s + 2].clone();
+        let (last, _) = scan_whole(g, &body, count, false, &init, &[starts], &consts);
+        let sums = adding.sums(&last[n + s + 1..]);
         let traces = slots.into_iter().zip(last[n..n + s].iter().cloned()).collect();
         (Carry { states: last[..n].to_vec(), traces: Some(traces), time: last[n + s].clone(), lag }, sums)
     }

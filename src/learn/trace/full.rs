@@ -102,23 +102,12 @@ impl ChunkView<'_> {
         let mut init: Vec<Tensor> = Vec::new();
         let mut arriving: Vec<Option<Row>> = Vec::new();
         if let Some(slots) = signals {
+            // lam_K = m_K; going to slot s - 1 adds m_{s-1}.
             for &a in states {
-                // lam_K = m_K; going to slot s - 1 adds m_{s-1}.
                 let m = slots.steps[g][a].as_ref();
                 init.push(m.map_or_else(|| zero.clone(), |m| m.at(self.length - 1)));
-                let entry = slots.entry[g][a].as_ref();
-                let shifted = (m.is_some() || entry.is_some()).then(|| {
-                    let first = entry.unwrap_or(&zero);
-                    let first = first.reshape(&[&[1], first.dims()].concat());
-                    match m {
-                        Some(m) => Tensor::concat(&[&first, &m.slice_axis(0, 0, self.length - 1)], 0),
-                        None => first.pad(
-                            &vec![0; first.rank()],
-                            &[&[self.length - 1], &vec![0; first.rank() - 1][..]].concat(),
-                        ),
-                    }
-                });
-                arriving.push(shifted.map(|m| rows.add(&m)));
+                let before = before_steps(slots.entry[g][a].as_ref(), m, self.length);
+                arriving.push(before.map(|m| rows.add(&m)));
             }
         }
         let signal_count = init.len();
@@ -172,6 +161,23 @@ pub struct Products {
     pub whole: Vec<Vec<Option<Tensor>>>,
     /// `P_s = D_K .. D_{s+1}`, `[K, B, N]`.
     pub steps: Vec<Vec<Option<Tensor>>>,
+}
+
+/// The signal at slots 0 .. K - 1, `[K, B, N]`: `entry` at slot 0, and `steps: [K, B, N]` one step later.
+fn before_steps(entry: Option<&Tensor>, steps: Option<&Tensor>, length: usize) -> Option<Tensor> {
+    let row = |t: &Tensor| t.reshape(&[&[1], t.dims()].concat());
+    match (entry, steps) {
+        (None, None) => None,
+        (Some(first), None) => {
+            let mut high = vec![0; first.rank() + 1];
+            high[0] = length - 1;
+            Some(row(first).pad(&vec![0; first.rank() + 1], &high))
+        }
+        (entry, Some(m)) => {
+            let first = entry.cloned().unwrap_or_else(|| m.graph().zeros(&m.shape().with_dims(&m.dims()[1..])));
+            Some(Tensor::concat(&[&row(&first), &m.slice_axis(0, 0, length - 1)], 0))
+        }
+    }
 }
 
 /// Which of some states can reach which over any number of steps (each itself at least).
