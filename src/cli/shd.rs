@@ -231,11 +231,11 @@ enum ReadoutName {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LossOf {
-    /// One loss of the output summed over all steps (BPTT only)
+    /// One loss of the output summed over all steps; online rules pass twice over the sequence
     Sum,
     /// The losses of the output of every step, summed
     Steps,
-    /// The losses, at every step, of the output summed so far: close to `sum`, and known online
+    /// The losses, at every step, of the output summed so far: close to `sum`, in one pass
     Running,
 }
 
@@ -445,11 +445,6 @@ fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
     let learner = args.learner.config(&published, DECAY)?;
     let online = learner.method.is_online();
     let loss_of = args.loss_of.unwrap_or(if online { LossOf::Steps } else { LossOf::Sum });
-    if online && loss_of == LossOf::Sum {
-        bail!(usage(
-            "--loss_of sum is known only after the last step, so an online rule cannot learn from it; use running or steps".into()
-        ));
-    }
     let net = args.net(cell, loss_of, opened.as_ref())?;
     let has_valid = args.select == Select::Speaker && opened.samples(Split::Valid).is_ok_and(|n| n.is_some());
     if args.select == Select::Speaker && !has_valid {

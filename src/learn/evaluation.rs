@@ -30,7 +30,7 @@ impl Learner {
         let warmup = self.config().warmup.min(steps);
         let length = self.dense_chunk(steps);
         let mut carry: Vec<Tensor> = states.to_vec();
-        let per_sequence = g.zeros(&Shape::f32([p.target.dims[0]]));
+        let per_sequence = g.zeros(&Shape::f32([self.batch()]));
         carry.extend([per_sequence.clone(), g.zeros(p.out().shape())]);
         carry.extend(self.spikes.iter().map(|_| per_sequence.clone()));
         let carried = carry.len();
@@ -93,7 +93,7 @@ impl Learner {
         let (mut after, outs) = scan(g, &body, inputs.dims()[0], false, &carry[..n], &[inputs], phis);
         let (mut losses, mut sum) = (carry[n].clone(), carry[n + 1].clone());
         if counts {
-            let shapes = [p.out().shape().clone(), p.target.clone()];
+            let shapes = [p.out().shape().clone(), p.given_target.clone()];
             let each = Func::trace(&shapes, |_, v| vec![self.objective.sequence_losses(&v[0], &v[1])]);
             let args = [
                 Mapped { tensor: outs[0].clone(), mapped: true },

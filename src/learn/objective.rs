@@ -153,7 +153,8 @@ pub enum OfSum {
     Never,
     /// In evaluation.
     Evaluation,
-    /// In evaluation and in training with BPTT. An online rule cannot wait for the sum.
+    /// In evaluation and in training. An online rule passes twice over the sequence: forwards for the sum, and once more with the
+    /// derivative of its loss, which is the same at every step.
     Always,
 }
 
@@ -170,6 +171,12 @@ impl Objective {
         loss: impl Fn(&Tensor, &Tensor) -> Tensor + Send + Sync + 'static,
     ) -> Objective {
         Objective::new(LossKind::Own(OwnLoss { name: name.into(), loss: Arc::new(loss) }), target)
+    }
+
+    /// The loss of each step in a second pass: `out . d`, where the target `d` is the derivative of one loss with respect to the summed
+    /// output, `[B, C]`. Its gradient is that of the one loss.
+    pub(super) fn along_a_derivative() -> Objective {
+        Objective::own("second pass", Target::VECTOR, |out, d| (out * d).sum(&[1]) * out.dims()[0] as f64)
     }
 
     /// Checks that loss, target and `outputs` outputs fit each other.

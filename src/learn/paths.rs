@@ -103,7 +103,8 @@ fn signals(prepared: &Prepared, structure: &Structure, vjp: Vjp, rule: &dyn Rule
     let states: Vec<Tensor> = args.by_ref().take(prepared.states).collect();
     let input = g.parameter(prepared.phis + prepared.states, prepared.input.clone());
     let input = input.convert(DType::F32).reshape(&[&[1], &prepared.input.dims[..]].concat());
-    let target = g.zeros(&prepared.targets(1));
+    // Not zeros: nothing may follow from the values.
+    let target = g.parameter(prepared.phis + prepared.states + 1, prepared.targets(1));
     let forward = Forward::run(&g, prepared, structure, &phis, &states, &input);
     let steps = Steps::new(&g, prepared, structure, &phis, &forward, &input, &target).with_feedback(rule);
     match vjp {

@@ -111,6 +111,8 @@ pub struct Prepared {
     pub input: Shape,
     /// Target of one step: `s32[B]` or `f32[B, n]`.
     pub target: Shape,
+    /// Target of one step as it is given: the same, but for second passes ([`OfSum`](super::objective::OfSum)).
+    pub given_target: Shape,
     /// Whether every step has a target of its own.
     pub target_per_step: bool,
     /// Names of the parameters, for errors.
@@ -153,6 +155,7 @@ impl Prepared {
             sources,
             trainable: model.params.iter().map(|p| p.trainable).collect(),
             input: model.input.clone(),
+            given_target: target.clone(),
             target,
             target_per_step: objective.target.per_step,
             param_names: model.params.iter().map(|p| p.name.clone()).collect(),
@@ -197,7 +200,7 @@ impl Prepared {
             ));
         }
         let steps = inputs.dims[0];
-        let wanted = self.targets(steps);
+        let wanted = self.over_steps(&self.given_target, steps);
         if let Some(got) = target.filter(|got| **got != wanted) {
             return wrong(format!(
                 "the objective compares outputs with {wanted} here, got {got}; change the targets, or the `Target` of the objective"
@@ -208,11 +211,11 @@ impl Prepared {
 
     /// Targets of `steps` steps: `[T, B, ..]`, or `[B, ..]` where a sequence has one.
     pub fn targets(&self, steps: usize) -> Shape {
-        if self.target_per_step {
-            self.target.with_dims([&[steps], &self.target.dims[..]].concat())
-        } else {
-            self.target.clone()
-        }
+        self.over_steps(&self.target, steps)
+    }
+
+    fn over_steps(&self, target: &Shape, steps: usize) -> Shape {
+        if self.target_per_step { target.with_dims([&[steps], &target.dims[..]].concat()) } else { target.clone() }
     }
 
     /// The targets of steps `from .. to` of a sequence.

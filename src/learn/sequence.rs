@@ -2,7 +2,7 @@
 
 use std::{cell::OnceCell, ops::Deref};
 
-use hlo::{DType, Graph, Range, Shape, Tensor};
+use hlo::{DType, Func, Graph, Range, Shape, Tensor, transform::vjp};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -85,6 +85,8 @@ pub struct Learner {
     /// How traced ops learn.
     pub plan: TracePlan,
     pub(super) objective: Objective,
+    /// Whether a sequence is passed twice: its loss is one of the summed output, and the rule is online.
+    pub(super) twice: bool,
     rule: Box<dyn Deref<Target = dyn Rule>>,
     pub(super) config: LearnerConfig,
     batch: usize,
@@ -240,7 +242,10 @@ impl Learner {
                 "regularisers act on single steps, but the loss is one of the summed output; leave one of them out";
             return Err(LearnError::Setting(text.into()));
         }
-        let prepared = Prepared::new(model, objective);
+        let twice = objective.of_sum == OfSum::Always && rule.is_online();
+        let step_objective = if twice { Objective::along_a_derivative() } else { objective.clone() };
+        let mut prepared = Prepared::new(model, &step_objective);
+        prepared.given_target = objective.target.of_step(model.batch(), model.output.dims[1]);
         let structure = Structure::new(&prepared)?;
         check_feedback(config.vjp, &**rule, &prepared, &structure)?;
         let mut paths = Vec::new();
@@ -258,6 +263,7 @@ impl Learner {
             paths,
             plan,
             objective: objective.clone(),
+            twice,
             rule,
             config: config.clone(),
             batch: model.batch(),
@@ -376,6 +382,8 @@ impl Learner {
         let phis = self.prepared.prefix.call(g, params);
         let steps = inputs.dims()[0];
         let warmup = self.config.warmup.min(steps);
+        let one_loss = self.twice.then(|| self.loss_of_sum(g, params, states, inputs, target));
+        let target = one_loss.as_ref().map_or(target, |(_, derivative)| derivative);
         let data = Data { inputs, target };
         let (sums, states) = match (self.rule.is_online(), self.form(steps)) {
             (false, _) => self.bptt(g, &phis, states, inputs, target, warmup),
@@ -388,7 +396,25 @@ impl Learner {
         };
         let grads = self.prepared.pull(g, params, &sums.grads);
         let tracked = sums.tracked.iter().map(|sum| sum * (1.0 / steps.max(1) as f64)).collect();
-        SequenceOut { grads, loss: sums.loss, out: sums.out, tracked, states }
+        let loss = one_loss.map_or(sums.loss, |(loss, _)| loss);
+        SequenceOut { grads, loss, out: sums.out, tracked, states }
+    }
+
+    /// The loss of the summed output, and its derivative with respect to that output, `[B, C]`: the first of two passes.
+    fn loss_of_sum(
+        &self,
+        g: &Graph,
+        params: &[Tensor],
+        states: &[Tensor],
+        inputs: &Tensor,
+        target: &Tensor,
+    ) -> (Tensor, Tensor) {
+        let out = self.evaluate(g, params, states, inputs, target).out;
+        let shapes = [out.shape().clone(), target.shape().clone()];
+        let loss = Func::trace(&shapes, |_, v| vec![self.objective.mean_loss(&v[0], &v[1])]);
+        let vjp = vjp(g, &loss, &[out.clone(), target.clone()], &[true, false]);
+        let pulled = vjp.pull(&[Some(vjp.results[0].full_like(1.0))]).swap_remove(0);
+        (vjp.results[0].clone(), pulled.unwrap_or_else(|| out.zeros_like()))
     }
 
     /// The state before a sequence.

@@ -208,7 +208,7 @@ impl TrainProgram {
             let (given, data) = rest[2..].split_at(rest.len() - 4);
             let states = initial_states(g, model, given);
             let out = learner.sequence(g, params, &states, &data[0], &data[1]);
-            let one_loss = spec.objective.of_sum == OfSum::Always && !spec.learner.method.is_online();
+            let one_loss = spec.objective.of_sum == OfSum::Always;
             let per_step = if one_loss { 1.0 } else { 1.0 / counted.max(1) as f64 };
             let pick = |all: &[Tensor]| trained.iter().map(|&k| all[k].clone()).collect::<Vec<_>>();
             let grads: Vec<Tensor> =

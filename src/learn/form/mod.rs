@@ -316,6 +316,13 @@ impl Learner {
     /// # Errors
     /// When another form than the dense one was asked for.
     pub fn check_stream(&self) -> Result<(), LearnError> {
+        if self.twice {
+            return Err(LearnError::Setting(
+                "one loss of the summed output needs two passes over a sequence, and a stream passes once; use --drive scan, or the loss \
+                 of every step (--loss_of steps or running)"
+                    .into(),
+            ));
+        }
         if let Some(op) = self.only_backwards() {
             return Err(LearnError::Setting(format!(
                 "a sequence that is driven step by step keeps dense traces, which the traced op `{}` does not have; use --drive scan, or \
