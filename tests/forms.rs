@@ -7,6 +7,8 @@ use etrace::{
     learn::{
         LearnError, Learner, LossKind, Method, Objective, Vjp,
         form::{Form, TraceSetting},
+        objective::OfSum,
+        rule::{Bptt, Checkpoint},
         sequence::LearnerConfig,
     },
 };
@@ -65,6 +67,25 @@ fn a_lag_that_the_graph_bounds_agrees_to_the_bound() {
         let gradients = |config| case.gradients(&learner(&case.model, config).expect("a learner"), false);
         let apart = case.worst(&gradients(of(fixed_lag(None, 1e-6))), &gradients(of(textbook())));
         assert!(apart < 1e-5, "warm-up {warmup}: {apart:e}");
+    }
+}
+
+/// BPTT that recomputes is BPTT.
+#[test]
+fn checkpoints_change_no_gradient() {
+    let of = |checkpoint| Method::Bptt(Bptt { checkpoint });
+    for of_sum in [OfSum::Never, OfSum::Always] {
+        let objective = Objective { of_sum, ..objective() };
+        let case = Case::of(leaky(0.9, 4), objective.clone(), 1, 23);
+        let gradients = |config: LearnerConfig| {
+            case.gradients(&Learner::new(&case.model, &objective, &config).expect("a learner"), false)
+        };
+        for (chunk, warmup) in [(None, 0), (Some(1), 0), (Some(5), 0), (Some(23), 3), (Some(5), 7), (Some(4), 8)] {
+            let config =
+                |checkpoint| LearnerConfig { method: of(checkpoint), chunk, warmup, ..LearnerConfig::default() };
+            let apart = case.worst(&gradients(config(Checkpoint::Auto)), &gradients(config(Checkpoint::None)));
+            assert!(apart < 1e-9, "chunks of {chunk:?}, warm-up {warmup}, {of_sum:?}: {apart:e}");
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{OrUsage, Usage, flags};
 use crate::{
-    learn::{Attachment, Method, Vjp, form::TraceSetting, sequence::LearnerConfig},
+    learn::{Attachment, Method, Vjp, form::TraceSetting, rule::Checkpoint, sequence::LearnerConfig},
     settings::{Change, Listed, Row, change},
     train::session::Session,
 };
@@ -226,9 +226,21 @@ pub struct LearnerFlags {
     /// Bytes that a form may keep, where --trace is auto [default: as many as dense traces, 3 GiB at most]
     #[arg(long = "memory_budget", value_name = "BYTES", value_parser = flags::budget)]
     pub memory_budget: Option<u64>,
+    /// What bptt keeps of a sequence [default: none]
+    #[arg(long, value_enum)]
+    pub checkpoint: Option<CheckpointName>,
     /// The largest share of a learning signal that a lag may cut off [default: 1e-6]
     #[arg(long = "lag_tolerance", value_name = "X", value_parser = flags::below_one)]
     pub lag_tolerance: Option<f64>,
+}
+
+/// Values of `--checkpoint`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckpointName {
+    /// What derivatives need of every step: fastest.
+    None,
+    /// The states at the boundaries of chunks; the steps between are computed again.
+    Auto,
 }
 
 /// Values of `--trace`.
@@ -302,6 +314,15 @@ impl LearnerFlags {
         };
         if let Some(decay) = self.etrace_decay {
             method.set_decay(decay);
+        }
+        if let Some(checkpoint) = self.checkpoint {
+            let Method::Bptt(bptt) = &mut method else {
+                bail!(
+                    "--checkpoint says what bptt keeps, got --method {}; for an online rule see --trace",
+                    method.name()
+                );
+            };
+            bptt.checkpoint = if checkpoint == CheckpointName::Auto { Checkpoint::Auto } else { Checkpoint::None };
         }
         let own = toml::Table::try_from(method).map_or(0, |table| table.len());
         if let (Some(first), 1) = (self.rule_set.first(), own) {

@@ -109,7 +109,7 @@ impl Learner {
     }
 
     /// `step` with its arguments in the order of a loop: states, input, phi. No state depends on the target.
-    fn loop_body(&self, step: &Func, phis: &[Tensor]) -> Func {
+    pub(super) fn loop_body(&self, step: &Func, phis: &[Tensor]) -> Func {
         let p = &self.prepared;
         let n = p.states;
         let mut shapes: Vec<Shape> = p.old_states().iter().map(|t| t.shape().clone()).collect();

@@ -16,6 +16,7 @@
 //! step), [`structure`] (what the graph says), [`chunk`] (K steps at once), [`signal`] (what the loss asks of a trace),
 //! [`rule`] (the rules as a table), [`trace`] (their traces), [`sequence`] (a whole sequence, any method).
 
+mod checkpointed;
 pub mod chunk;
 pub mod cost;
 mod evaluation;

@@ -50,7 +50,7 @@ impl Learner {
     }
 
     /// States after `count` chunks, and before each of them.
-    fn boundaries(
+    pub(super) fn boundaries(
         &self,
         g: &Graph,
         phis: &[Tensor],

@@ -85,7 +85,7 @@ pub struct Learner {
     /// How traced ops learn.
     pub plan: TracePlan,
     pub(super) objective: Objective,
-    /// Whether a sequence is passed twice: its loss is one of the summed output, and the rule is online.
+    /// Whether a sequence is passed twice: its loss is one of the summed output, which the rule cannot wait for.
     pub(super) twice: bool,
     rule: Box<dyn Deref<Target = dyn Rule>>,
     pub(super) config: LearnerConfig,
@@ -242,7 +242,7 @@ impl Learner {
                 "regularisers act on single steps, but the loss is one of the summed output; leave one of them out";
             return Err(LearnError::Setting(text.into()));
         }
-        let twice = objective.of_sum == OfSum::Always && rule.is_online();
+        let twice = objective.of_sum == OfSum::Always && (rule.is_online() || rule.recomputes());
         let step_objective = if twice { Objective::along_a_derivative() } else { objective.clone() };
         let mut prepared = Prepared::new(model, &step_objective);
         prepared.given_target = objective.target.of_step(model.batch(), model.output.dims[1]);
@@ -386,6 +386,9 @@ impl Learner {
         let target = one_loss.as_ref().map_or(target, |(_, derivative)| derivative);
         let data = Data { inputs, target };
         let (sums, states) = match (self.rule.is_online(), self.form(steps)) {
+            (false, _) if self.rule.recomputes() => {
+                self.checkpointed(g, &phis, states, data, warmup, self.checkpoint_chunk(steps))
+            }
             (false, _) => self.bptt(g, &phis, states, inputs, target, warmup),
             (true, Form::Dense { .. }) => self.forwards(g, &phis, self.start(g, states), data, warmup),
             (true, Form::FixedLag { lag, .. }) => {

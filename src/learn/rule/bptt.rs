@@ -8,14 +8,31 @@ use crate::learn::trace::TraceKind;
 /// Exact gradients: the sequence is unrolled and differentiated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Bptt {}
+pub struct Bptt {
+    /// Which states are kept on the way forward.
+    pub checkpoint: Checkpoint,
+}
+
+/// What BPTT keeps of a sequence on the way forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Checkpoint {
+    /// What derivatives need of every step: fastest.
+    #[default]
+    None,
+    /// The states at the boundaries of chunks, `--chunk` steps long or about as many as there are chunks; the steps of a chunk are computed
+    /// once more on the way back.
+    Auto,
+}
 
 impl Rule for Bptt {
     fn about(&self) -> About {
         About {
             equation: "G = dL/dw, all paths",
-            source: "Werbos, Proceedings of the IEEE 78 (1990); surrogate slopes: Neftci, Mostafa and Zenke (2019)",
-            memory: "everything that a derivative needs, of every step: grows with T",
+            source: "Werbos, Proceedings of the IEEE 78 (1990); surrogate slopes: Neftci, Mostafa and Zenke (2019); checkpoints: \
+                     Chen et al., arXiv:1604.06174 (2016)",
+            memory: "everything that a derivative needs, of every step: grows with T; with --checkpoint auto of about the square root of T \
+                     steps, for one forward pass more",
             use_when: "when sequences are short, or as the judge of other rules",
         }
     }
@@ -26,5 +43,9 @@ impl Rule for Bptt {
 
     fn is_online(&self) -> bool {
         false
+    }
+
+    fn recomputes(&self) -> bool {
+        self.checkpoint == Checkpoint::Auto
     }
 }

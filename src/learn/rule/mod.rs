@@ -18,7 +18,7 @@ mod hybrid;
 
 use hlo::Tensor;
 
-pub use bptt::Bptt;
+pub use bptt::{Bptt, Checkpoint};
 pub use d_rtrl::DRtrl;
 pub use es_d_rtrl::EsDRtrl;
 pub use feedback::RandomFeedback;
@@ -70,6 +70,11 @@ pub trait Rule {
         true
     }
 
+    /// Whether steps are computed once more on the way back, rather than kept ([`Checkpoint`]).
+    fn recomputes(&self) -> bool {
+        false
+    }
+
     /// Smoothing factor of factorised traces, in [0, 1).
     fn decay(&self) -> f64 {
         0.0
@@ -116,7 +121,7 @@ crate::table! {
 
 impl Method {
     /// Back-propagation through time.
-    pub const BPTT: Method = Method::Bptt(Bptt {});
+    pub const BPTT: Method = Method::Bptt(Bptt { checkpoint: Checkpoint::None });
     /// D-RTRL.
     pub const D_RTRL: Method = Method::DRtrl(DRtrl {});
 
