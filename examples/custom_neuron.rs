@@ -1,17 +1,31 @@
 //! A neuron that this project does not have, in a layer with synapses that it has, trained by every rule:
-//! `cargo run --release --example custom_neuron`. It follows `docs/adding-a-neuron.md`.
+//! `cargo run --release --example custom_neuron`. It follows `docs/adding-a-neuron.md`: what stands above `main` is the file of the neuron,
+//! and the table of neurons takes it as it is, with the paths of imports inside the crate.
 
 use etrace::{
     cell::spiking::{ExpCu, Site},
     net,
     prelude::*,
+    settings::range,
 };
+use serde::{Deserialize, Serialize};
 
 /// A resonate-and-fire neuron (Izhikevich 2001): a damped oscillator `z = u + iv` driven by its input, here written with two
 /// real states that turn by `omega` per step. It fires when `v` crosses 1, and a spike shortens `v` by its surrogate.
-struct Resonator {
-    damping: f64,
-    surrogate: Surrogate,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Resonator {
+    /// What is left of the oscillation after a step.
+    #[serde(deserialize_with = "range::below_one")]
+    pub damping: f64,
+    /// Derivative of a spike.
+    pub surrogate: Surrogate,
+}
+
+impl Default for Resonator {
+    fn default() -> Self {
+        Resonator { damping: 0.9, surrogate: Surrogate::default() }
+    }
 }
 
 impl Resonator {
@@ -43,7 +57,7 @@ impl Neuron for Resonator {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (steps, batch, n_in) = (40, 32, 12);
-    let neuron = Resonator { damping: 0.9, surrogate: Surrogate::default() };
+    let neuron = Resonator::default();
     let at = Population { n: 24, dt: 1.0 };
     let init = [Init::KaimingNormal(2.0), Init::KaimingNormal(2.0)];
     let model = StepContext::trace(batch, n_in, |cx, x| {

@@ -2,7 +2,8 @@
 //!
 //! Run with `cargo run --release --example custom_rule`. The learning signal passes back through the *signs* of the weights, scaled to
 //! their mean size: a synapse must know whether the one behind it excites or inhibits, and not how strongly (Liao, Leibo and Poggio, AAAI
-//! 2016). Everything else is D-RTRL. `docs/adding-a-rule.md` says how such a rule becomes a row of the table.
+//! 2016). Everything else is D-RTRL. It follows `docs/adding-a-rule.md`: what stands above `network` is the file of the rule, and the table
+//! of rules takes it as it is, with the paths of imports inside the crate.
 
 use etrace::{
     learn::{
@@ -10,15 +11,29 @@ use etrace::{
         trace::TraceKind,
     },
     prelude::*,
+    settings::range,
 };
+use serde::{Deserialize, Serialize};
 
-/// D-RTRL with sign-symmetric feedback.
-struct SignSymmetric;
+/// The traces of D-RTRL with learning signals that come back through the signs of the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SignSymmetric {
+    /// Size of the feedback, in units of the mean size of the weights.
+    #[serde(deserialize_with = "range::positive")]
+    pub scale: f64,
+}
+
+impl Default for SignSymmetric {
+    fn default() -> Self {
+        SignSymmetric { scale: 1.0 }
+    }
+}
 
 impl Rule for SignSymmetric {
     fn about(&self) -> About {
         About {
-            equation: "L_t pulled back with sign(W) mean |W| in place of every W",
+            equation: "L_t pulled back with scale sign(W) mean |W| in place of every W",
             source: "Liao, Leibo and Poggio, AAAI 2016",
             memory: "as d-rtrl",
             use_when: "when synapses may know each other's sign alone",
@@ -31,9 +46,13 @@ impl Rule for SignSymmetric {
 
     fn feedback(&self, passage: &Passage<'_>) -> Option<Tensor> {
         let w = passage.weight;
-        let size = w.abs().mean_all();
+        let size = w.abs().mean_all() * self.scale;
         let sign = w.heaviside() * 2.0 - 1.0;
         Some(sign * size.broadcast_to(w.dims()))
+    }
+
+    fn check(&self) -> Result<(), LearnError> {
+        range::POSITIVE.check(self.scale).map(|_| ()).map_err(|text| LearnError::Setting(format!("scale {text}")))
     }
 }
 
@@ -79,7 +98,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rules: [(&str, Box<dyn Rule>); 3] = [
         ("d-rtrl", Box::new(etrace::learn::rule::DRtrl {})),
         ("random-feedback", Box::new(etrace::learn::rule::RandomFeedback::default())),
-        ("sign-symmetric", Box::new(SignSymmetric)),
+        ("sign-symmetric", Box::new(SignSymmetric::default())),
     ];
     let optimizer = Optimizer { lr: 5e-3, ..Optimizer::default() };
     let [spikes, classes] = data()?;

@@ -1,5 +1,6 @@
 //! A task that this project does not have, learned by a network that it has: `cargo run --release --example custom_task`.
-//! It follows `docs/adding-a-task.md`.
+//! It follows `docs/adding-a-task.md`: what stands above `main` is the file of the task, and the table of tasks takes it as it is, with the
+//! paths of imports inside the crate.
 
 use std::sync::Arc;
 
@@ -23,15 +24,15 @@ use tasks::{Batch, Split, Task, TaskSettings, rng::Stream};
 /// different groups.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct TemporalXor {
+pub struct TemporalXor {
     /// Inputs of each group.
-    group: usize,
+    pub group: usize,
     /// Steps of a pulse.
-    pulse: usize,
+    pub pulse: usize,
     /// Steps between the pulses.
-    pause: usize,
+    pub pause: usize,
     /// Probability of a spike per step during a pulse.
-    rate: f64,
+    pub rate: f64,
 }
 
 impl Default for TemporalXor {
@@ -74,6 +75,10 @@ impl Task for TemporalXor {
     }
     fn samples(&self, _: Split) -> tasks::Result<Option<u64>> {
         Ok(None)
+    }
+    fn phases(&self) -> Vec<(String, usize, usize)> {
+        let second = self.pulse + self.pause;
+        vec![("first".into(), 0, self.pulse), ("second".into(), second, self.steps())]
     }
     fn batches(&self, _: Split, _: usize) -> tasks::Result<Option<u64>> {
         Ok(None)

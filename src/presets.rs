@@ -6,7 +6,7 @@ use tasks::{
 };
 
 use crate::{
-    cell::spiking::Tau,
+    cell::{rate::CELLS, spiking::Tau},
     experiment::{Experiment, NetConfig, TaskConfig},
     learn::{Method, Objective, Vjp, objective::OfSum, objective::Regularizer, sequence::LearnerConfig},
     net::{ETraceNet, EiNet, GestureCell, GestureNet, GifNet, RateNet, SpeechCell, SpeechNet},
@@ -100,10 +100,12 @@ impl Experiment {
         let layer = NetConfig::composed(name).map(alone);
         layer.ok_or_else(|| {
             let names: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
+            let cells: Vec<&str> = CELLS.iter().map(|row| row.name).collect();
             SettingError::new(format!(
                 "no preset, layer or rate cell is called `{name}`; {}; a layer NEURON-SYNAPSE (lif_delta, alif_expcu, lif_expco, ...); a \
-                 rate cell (rnn, gru, lstm, mgu, minimal-rnn, egru)",
-                choices(name, &names)
+                 rate cell ({})",
+                choices(name, &names),
+                cells.join(", ")
             ))
         })
     }

@@ -9,7 +9,8 @@ use std::{
 use etrace::{
     cell::{rate::RateCell, spiking::NeuronConfig, spiking::SynapseConfig},
     experiment::{Experiment, NetConfig, TaskConfig},
-    net::Stack,
+    learn::Method,
+    net::{Sizes, Stack},
     presets::PRESETS,
     settings::Listed,
 };
@@ -80,7 +81,7 @@ fn every_layer_and_every_rate_cell_is_trained_and_explained() {
 #[test]
 fn every_rule_trains_a_layer_and_a_run_of_it_is_resumed() {
     let folder = Folder::new("resume");
-    for method in ["bptt", "d-rtrl", "es-d-rtrl", "hybrid"] {
+    for method in Method::names() {
         let (whole, halves) = (folder.join(&format!("{method}-whole")), folder.join(&format!("{method}-halves")));
         let line = format!("{TINY} --set net=alif-std-exp-cu --set net.n_rec=8 --method {method} -q");
         succeeds(&format!("{line} --epochs 4 --out {whole}"));
@@ -168,6 +169,35 @@ fn every_task_is_stored_and_read_back() {
         }
         let (steps, warmup) = task.timing().expect("standard settings make sense");
         assert!(warmup < steps, "{}", row.name);
+    }
+}
+
+#[test]
+fn every_task_without_files_is_trained_and_explained() {
+    let folder = Folder::new("tasks");
+    for row in TaskConfig::ROWS {
+        let mut task = (row.standard)();
+        if task.folders().is_some() {
+            continue;
+        }
+        if let TaskConfig::Copying(copying) = &mut task {
+            copying.length = 1; // A class for each sequence.
+        }
+        let mut all = Experiment::published("gru").expect("a rate cell");
+        let opened = task.open().expect("standard settings make sense");
+        let sizes = Sizes { n_in: Some(opened.n_in()), n_rec: Some(4), n_out: Some(opened.n_out()), n_layer: None };
+        all.net.resize(&sizes).expect("every network has these");
+        if let NetConfig::Rate(net) = &mut all.net {
+            net.dt = task.dt().unwrap_or(net.dt);
+        }
+        (all.learner.warmup, all.settings.batch, all.task) = (opened.warmup(), 2, task);
+        let (file, run) = (folder.join(&format!("{}.toml", row.name)), folder.join(row.name));
+        fs::write(&file, toml::to_string(&all).expect("it can be written")).expect("a file");
+        let said = succeeds(&format!("train {file} --epochs 2 --out {run} -q"));
+        assert!(said.contains(&format!("{}: ", opened.name())), "{said}");
+        let metrics = fs::read_to_string(Path::new(&run).join("metrics.jsonl")).expect("a recorded run");
+        assert_eq!(metrics.lines().count(), 2, "{}", row.name);
+        succeeds(&format!("explain {run}"));
     }
 }
 

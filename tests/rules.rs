@@ -73,11 +73,20 @@ fn the_guide_describes_every_rule() {
     for method in Method::all() {
         let About { equation, source, memory, use_when } = method.about();
         let start = text.find(&format!("## `{}`", method.name()));
-        let start = start.unwrap_or_else(|| panic!("docs/learning-rules.md lacks a stanza `{}`", method.name()));
+        let (name, doc) = (method.name(), method.row().doc.trim());
+        let start = start.unwrap_or_else(|| {
+            panic!(
+                "docs/learning-rules.md lacks the stanza of `{name}`; add it, with the parameters of the rule in the first lines:\n\n\
+                 ## `{name}`\n{doc}.\n\n* Gradient: {equation}\n* Source: {source}\n* Memory: {memory}\n* Use it {use_when}\n"
+            )
+        });
         let stanza = text[start + 3..].split("\n## ").next().unwrap_or_default();
         let plain = |t: &str| t.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [equation, source, memory, use_when] {
-            assert!(plain(stanza).contains(&plain(part)), "`{}`: the guide lacks \"{part}\"", method.name());
+            assert!(
+                plain(stanza).contains(&plain(part)),
+                "`{name}` in docs/learning-rules.md lacks what `about` says: \"{part}\""
+            );
         }
     }
 }

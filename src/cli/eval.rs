@@ -143,6 +143,6 @@ pub fn report(found: &Evaluation, task: &dyn Task, split: Split, dt: f64, dir: &
 pub fn silent(layer: &str) -> String {
     format!(
         "warning: layer {layer} did not spike once, so the weights that read its spikes cannot learn; raise the scale of its \
-         input (--ff_scale, for shd --inp_scale) or lower its threshold"
+         input (--ff_scale, for shd --inp_scale; in `etrace train` net.ff_scale) or lower its threshold"
     )
 }

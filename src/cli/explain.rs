@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Preset (dms, ei, shd, gesture, memspeed, ...; `etrace train --list`), configuration file, folder of a run; layer NEURON-SYNAPSE
-    /// (lif_delta, alif_expcu, lif_expco, ...) or rate cell (rnn, gru, lstm, mgu, minimal-rnn, egru)
+    /// (lif_delta, alif_expcu, lif_expco, ...) or rate cell (rnn, gru, ...)
     #[arg(value_name = "MODEL")]
     model: String,
     /// One setting of the experiment, as in net.tau_syn=20; may be repeated

@@ -23,7 +23,7 @@ use crate::{
     learn::{Method, sequence::LearnerConfig},
     net::{ETraceNet, Layer},
     plot::{Axis, Figure, LineChart, Scale, Series, Unit, quantity},
-    report::bytes,
+    report::{Align, Table, bytes},
     say,
     train::{
         checkpoint::write_atomic,
@@ -358,26 +358,27 @@ fn print_row(row: &Row) {
 }
 
 fn table(rows: &[Row]) -> String {
-    let mut text = format!(
-        "{:<10} {:>6} {:>6} {:>6} {:>11} {:>11} {:>11} {:>12} {:>12}\n",
-        "method", "T", "drive", "chunk", "compile", "run", "per step", "compiled mem", "peak mem"
-    );
+    let columns = ["T", "drive", "chunk", "compile", "run", "per step", "compiled mem", "peak mem"];
+    let columns = columns.map(|name| (name, Align::Right));
+    let mut table = Table::new([("method", Align::Left)].into_iter().chain(columns).chain([("", Align::Left)]));
     for r in rows {
         let drive = if r.drive == Drive::Scan { "scan" } else { "step" };
-        text += &format!("{:<10} {:>6} {drive:>6} {:>6} ", r.method, r.length, r.chunk);
         let seconds = |s: Option<f64>| s.map_or("-".into(), |s| quantity(s, Unit::Seconds, 3));
         let size = |b: Option<u64>| b.map_or("-".into(), bytes);
-        text += &format!(
-            "{:>11} {:>11} {:>11} {:>12} {:>12}{}\n",
+        table.row([
+            r.method.to_string(),
+            r.length.to_string(),
+            drive.into(),
+            r.chunk.to_string(),
             seconds(r.compile_seconds),
             seconds(r.run_seconds),
             seconds(r.run_seconds.map(|s| s / r.length as f64)),
             size(r.compiled_bytes),
             size(r.peak_bytes),
-            r.error.as_ref().map_or(String::new(), |e| format!("  {e}"))
-        );
+            r.error.clone().unwrap_or_default(),
+        ]);
     }
-    text
+    format!("{table}\n")
 }
 
 fn write_results(out: &std::path::Path, rows: &[Row], net: &ETraceNet, batch: usize) -> Result<()> {

@@ -125,7 +125,9 @@ fn pictures(
     }
     say!("{table}\n");
     let rates: Vec<(String, f64)> = seen.layers().into_iter().map(|(l, _)| (l.clone(), seen.rate(&l))).collect();
-    say!("{}", Rates(&rates, dt));
+    if !rates.is_empty() {
+        say!("{}", Rates(&rates, dt));
+    }
     for (layer, _) in rates.iter().filter(|(_, rate)| *rate == 0.0) {
         say!("{}", eval::silent(layer));
     }

@@ -193,8 +193,8 @@ pub struct Outcome {
 pub enum TrainError {
     /// The loss is not a number.
     #[error(
-        "the loss must be finite, but it was {loss} at update {step}; lower --lr, or check the input scale \
-         (--ff_scale, for shd --inp_scale) and the data{saved}"
+        "the loss must be finite, but it was {loss} at update {step}; lower --lr (in `etrace train` optimizer.lr), or check the input \
+         scale (--ff_scale, for shd --inp_scale, in `etrace train` net.ff_scale) and the data{saved}"
     )]
     LossNotFinite {
         /// Which update.

@@ -3,6 +3,8 @@
 //! A [`Task`] is a pure function from (split, seed, epoch, step) to a [`Batch`]: spike counts as bytes, `[T, B, n_in]`, time first, and one
 //! class a row. A [`Loader`] makes batches ahead of time on other threads and hands them out in order, from any position on.
 //!
+//! The tasks of the experiments (`etrace train --list` prints all there are):
+//!
 //! | task | inputs | classes | what for |
 //! |---|---|---|---|
 //! | [`Dms`] | 100 tuned to directions | 2 | memory over a delay |
