@@ -1,5 +1,5 @@
 //! The documents hang together: what sources cite exists, links lead somewhere, every command and environment variable is
-//! described.
+//! described. And a source file is short enough to be read.
 //!
 //! Sources cite the specification as `docs/spec/PAGE.md, "Heading"`, never by the number of a section, which would go stale
 //! without anybody noticing.
@@ -274,6 +274,32 @@ fn every_command_is_in_the_readme() {
         assert!(
             readme.contains(&format!("| `etrace {name}")),
             "the table of commands in README.md has no `etrace {name}`"
+        );
+    }
+}
+
+/// Files that may be longer than the others: tables, which nobody reads from the beginning to the end.
+const LONG: &[&str] = &["hlo/src/ops/elementwise.rs", "hlo/src/proto.rs"];
+
+#[test]
+fn source_files_have_at_most_500_lines() {
+    let members = ["src", "hlo/src", "tasks/src", "revision/src", "examples", "hlo/examples", "benches"];
+    for path in files(&members, "rs") {
+        let name = path.strip_prefix(root()).expect("a file of the repository").to_string_lossy().replace('\\', "/");
+        let (text, excepted) = (read(&path), LONG.contains(&name.as_str()));
+        let lines = text.lines().count();
+        assert!(
+            lines <= 500 || excepted,
+            "{name} has {lines} lines, at most 500 are wanted; split it by what its parts are about"
+        );
+        assert!(lines > 500 || !excepted, "{name} has {lines} lines and needs no exception: take it out of the list");
+    }
+    for name in LONG {
+        let head = read(&root().join(name));
+        let mut head = head.lines().take_while(|line| line.starts_with("//!"));
+        assert!(
+            head.any(|line| line.contains("above 500 lines")),
+            "{name} must say at its head why it is above 500 lines"
         );
     }
 }

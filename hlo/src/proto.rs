@@ -14,6 +14,8 @@
 //! * `while` calls `[body, condition]`, in that order; `conditional` its branches; `reduce`, `reduce-window`,
 //!   `sort` and `all-reduce` their combiner; `select-and-scatter` calls `[select, scatter]`;
 //! * the root of the entry may be a tuple, but not a nested one.
+//!
+//! The file is above 500 lines because it is a table of messages: a reader looks one up.
 
 use crate::shape::{DType, Shape};
 use prost::Message;

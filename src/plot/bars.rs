@@ -1,7 +1,7 @@
 //! Bar charts: one value for each of several things, and histograms.
 
 use super::Figure;
-use super::axis::{Axis, Scale};
+use super::axis::{Axis, Axle, Scale};
 use super::font;
 use super::frame::{self, Entry, Key};
 use super::number;
@@ -98,36 +98,18 @@ impl Figure for BarChart {
         let (width, height) = self.size;
         let mut scene = Scene::new(width, height, &self.title);
         let top = frame::heading(&mut scene, &self.title, &self.subtitle);
-        let named = self.sets.iter().enumerate().filter(|(_, s)| !s.0.is_empty());
-        let entries: Vec<Entry> =
-            named.map(|(i, s)| Entry { name: s.0.clone(), key: Key::Fill(style::color(i)) }).collect();
-        let entries = if entries.len() > 1 { entries } else { Vec::new() };
+        let entries = self.entries();
         let below = frame::height_below(&entries, width - 2.0 * EDGE);
 
-        // Bars start at zero, or their lengths would lie; a log axis has no zero and they start at its end.
-        let floor = (self.y.scale == Scale::Linear).then_some(0.0);
-        let values = self.sets.iter().flat_map(|s| s.1.iter().copied()).chain(floor);
-        let (mut least, mut most) = (0.0f64, 0.0f64);
-        for v in values.clone().filter(|v| v.is_finite()) {
-            (least, most) = (least.min(v), most.max(v));
-        }
-        let headroom = if self.digits.is_some() { 0.12 } else { 0.05 };
-        let mut y_axis = self.y.clone();
-        if floor.is_some() && least >= 0.0 {
-            y_axis = y_axis.from(0.0);
-        } else if floor.is_some() && most <= 0.0 {
-            y_axis = y_axis.to(0.0);
-        }
-        let mut y = y_axis.resolve(values, headroom);
-
+        let mut y = self.y_axle();
         let ticks = y.tick_upright((height - top - 60.0).max(80.0));
         let left = EDGE + frame::width_of_y_axis(&self.y.label, ticks);
         let plot_width = (width - left - EDGE - 10.0).max(60.0);
-        let (label, count, names) = match &self.x {
-            Columns::Named { label, names } => (label.as_str(), names.len(), names.as_slice()),
-            Columns::Binned { axis, .. } => (axis.label.as_str(), self.sets.first().map_or(0, |s| s.1.len()), &[][..]),
+        let (label, names) = match &self.x {
+            Columns::Named { label, names } => (label.as_str(), names.as_slice()),
+            Columns::Binned { axis, .. } => (axis.label.as_str(), &[][..]),
         };
-        let pitch = plot_width / count.max(1) as f64;
+        let pitch = plot_width / self.count().max(1) as f64;
         let fit = frame::fit_names(names, pitch);
         let names_height = if names.is_empty() { 20.0 } else { fit.height };
         let axis_height = names_height + if label.is_empty() { 0.0 } else { 24.0 };
@@ -150,8 +132,63 @@ impl Figure for BarChart {
                 frame::x_axis(&mut scene, plot, &x, Some(label));
             }
         }
-        let binned = names.is_empty();
-        let filled = if binned { pitch } else { pitch * 0.78 };
+        self.draw_bars(&mut scene, plot, &y);
+        let at = (left, plot.bottom() + axis_height + 8.0);
+        if !entries.is_empty() {
+            frame::draw_below(&mut scene, &entries, at, width - EDGE - left);
+        }
+        scene
+    }
+}
+
+impl BarChart {
+    /// The legend; none for a single set.
+    fn entries(&self) -> Vec<Entry> {
+        let named = self.sets.iter().enumerate().filter(|(_, s)| !s.0.is_empty());
+        let entries: Vec<Entry> =
+            named.map(|(i, s)| Entry { name: s.0.clone(), key: Key::Fill(style::color(i)) }).collect();
+        if entries.len() > 1 { entries } else { Vec::new() }
+    }
+
+    /// Number of categories.
+    fn count(&self) -> usize {
+        match &self.x {
+            Columns::Named { names, .. } => names.len(),
+            Columns::Binned { .. } => self.sets.first().map_or(0, |s| s.1.len()),
+        }
+    }
+
+    /// Bars start at zero, or their lengths would lie; a log axis has no zero and they start at its end.
+    fn floor(&self) -> Option<f64> {
+        (self.y.scale == Scale::Linear).then_some(0.0)
+    }
+
+    fn y_axle(&self) -> Axle {
+        let floor = self.floor();
+        let values = self.sets.iter().flat_map(|s| s.1.iter().copied()).chain(floor);
+        let (mut least, mut most) = (0.0f64, 0.0f64);
+        for v in values.clone().filter(|v| v.is_finite()) {
+            (least, most) = (least.min(v), most.max(v));
+        }
+        let headroom = if self.digits.is_some() { 0.12 } else { 0.05 };
+        let mut axis = self.y.clone();
+        if floor.is_some() && least >= 0.0 {
+            axis = axis.from(0.0);
+        } else if floor.is_some() && most <= 0.0 {
+            axis = axis.to(0.0);
+        }
+        axis.resolve(values, headroom)
+    }
+
+    /// Draws the bars, their numbers, and the lines that they stand on and begin at.
+    fn draw_bars(&self, scene: &mut Scene, plot: Rect, y: &Axle) {
+        let (count, floor) = (self.count(), self.floor());
+        let pitch = plot.w / count.max(1) as f64;
+        let touching = match &self.x {
+            Columns::Named { names, .. } => names.is_empty(),
+            Columns::Binned { .. } => true,
+        };
+        let filled = if touching { pitch } else { pitch * 0.78 };
         let bar = filled / self.sets.len().max(1) as f64;
         let base = floor.and_then(|v| y.place(v)).unwrap_or(0.0).clamp(0.0, 1.0);
         let text = |v: f64| self.digits.map(|d| number::quantity(v, self.y.unit, d)).unwrap_or_default();
@@ -180,11 +217,6 @@ impl Figure for BarChart {
         let zero = plot.bottom() - base * plot.h;
         scene.line((plot.x, zero), (plot.right(), zero), stroke(style::AXIS, 1.0));
         scene.line((plot.x, plot.y), (plot.x, plot.bottom()), stroke(style::AXIS, 1.0));
-        let at = (left, plot.bottom() + axis_height + 8.0);
-        if !entries.is_empty() {
-            frame::draw_below(&mut scene, &entries, at, width - EDGE - left);
-        }
-        scene
     }
 }
 

@@ -1,5 +1,6 @@
 //! From a gradient to a trained network: devices, programs, optimisers, runs.
 
+mod carried;
 pub mod checkpoint;
 pub mod engine;
 pub mod evaluate;
@@ -15,3 +16,4 @@ pub mod stepwise;
 pub mod stop;
 pub mod sweep;
 pub mod trainer;
+mod update;

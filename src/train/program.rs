@@ -11,13 +11,13 @@
 use hlo::{
     DType, Func, Graph, Program, Shape, Tensor,
     array::Array,
-    lower,
     pjrt::{Arg, Buffer, Executable},
 };
 
 use super::{
     optimizer::{Optimizer, Rule},
     session::{Session, SessionError},
+    update::{Argument, Given, Update, parameters},
 };
 use crate::{
     cell::{Model, StateInit},
@@ -71,8 +71,7 @@ pub struct TrainProgram {
     /// The compiled program.
     pub executable: Executable,
     learner: Learner,
-    model: Model,
-    slots: usize,
+    update: Update,
 }
 
 /// A compiled evaluation.
@@ -131,9 +130,13 @@ pub fn drawn_states(model: &Model, seed: u64, step: u64) -> Vec<Array> {
         .collect()
 }
 
-fn drawn_shapes(model: &Model) -> Vec<(String, Shape)> {
+/// A batch of sequences as arguments: drawn states, inputs, targets.
+fn sequences(model: &Model, steps: usize) -> Vec<Argument> {
     let drawn = model.states.iter().filter(|s| s.init.is_drawn());
-    drawn.map(|s| (format!("state.{}", s.name), s.shape.clone())).collect()
+    let mut all: Vec<Argument> = drawn.map(|s| (format!("state.{}", s.name), s.shape.clone())).collect();
+    all.push(("inputs".into(), Shape::new(DType::U8, [&[steps], &model.input.dims[..]].concat())));
+    all.push(("target".into(), Shape::s32([model.batch()])));
+    all
 }
 
 /// Fresh parameters and optimiser state for `seed`.
@@ -156,7 +159,7 @@ pub fn start(session: &Session, model: &Model, rule: Rule, seed: u64) -> Result<
 }
 
 /// 1 where the largest output is the target's, `f32[B]`.
-fn hits(out: &Tensor, target: &Tensor) -> Tensor {
+pub(super) fn hits(out: &Tensor, target: &Tensor) -> Tensor {
     let hit = out.argmax_last().eq(target);
     hit.convert(DType::F32)
 }
@@ -169,8 +172,7 @@ impl TrainProgram {
     pub fn new(session: &Session, spec: &Spec) -> Result<TrainProgram, ProgramError> {
         let (program, learner) = TrainProgram::lower(spec)?;
         let executable = session.client.compile(&program, &session.options).map_err(SessionError::from)?;
-        let slots = spec.model.params.iter().filter(|p| p.trainable).count() * spec.optimizer.rule.slots();
-        Ok(TrainProgram { executable, learner, model: spec.model.clone(), slots })
+        Ok(TrainProgram { executable, learner, update: Update::new(&spec.model, spec.optimizer.rule) })
     }
 
     /// The program as XLA takes it, for any device.
@@ -181,47 +183,26 @@ impl TrainProgram {
         spec.objective.one_class()?;
         let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
         let model = &spec.model;
-        let trained: Vec<usize> = (0..model.params.len()).filter(|&k| model.params[k].trainable).collect();
-        let changed: Vec<usize> = (0..model.params.len()).filter(|&k| model.changes(k)).collect();
-        let slots = trained.len() * spec.optimizer.rule.slots();
-        let mut arguments: Vec<(String, Shape)> =
-            model.params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
-        for s in 0..spec.optimizer.rule.slots() {
-            arguments.extend(
-                trained.iter().map(|&k| (format!("{}.slot{s}", model.params[k].name), model.params[k].shape.clone())),
-            );
-        }
-        arguments.push(("count".into(), Shape::s32([])));
-        arguments.push(("lr".into(), Shape::f32([])));
-        arguments.extend(drawn_shapes(model));
-        let inputs = [&[spec.steps], &model.input.dims[..]].concat();
-        arguments.push(("inputs".into(), Shape::new(DType::U8, inputs)));
-        arguments.push(("target".into(), Shape::s32([model.batch()])));
-
-        let shapes: Vec<Shape> = arguments.iter().map(|(_, s)| s.clone()).collect();
-        let n = model.params.len();
+        let update = Update::new(model, spec.optimizer.rule);
+        let arguments = update.arguments(model, sequences(model, spec.steps));
+        let shapes: Vec<Shape> = arguments.iter().map(|(_, shape)| shape.clone()).collect();
         let counted = spec.steps - spec.learner.warmup.min(spec.steps);
+        let one_loss = spec.objective.of_sum == OfSum::Always;
+        let per_step = if one_loss { 1.0 } else { 1.0 / counted.max(1) as f64 };
         let func = Func::trace(&shapes, |g, v| {
-            let (params, rest) = v.split_at(n);
-            let (old_slots, rest) = rest.split_at(slots);
-            let (count, lr) = (&rest[0], &rest[1]);
-            let (given, data) = rest[2..].split_at(rest.len() - 4);
-            let states = initial_states(g, model, given);
+            let Given { params, slots, count, lr, rest } = update.split(v);
+            let (drawn, data) = rest.split_at(rest.len() - 2);
+            let states = initial_states(g, model, drawn);
             let out = learner.sequence(g, params, &states, &data[0], &data[1]);
-            let one_loss = spec.objective.of_sum == OfSum::Always;
-            let per_step = if one_loss { 1.0 } else { 1.0 / counted.max(1) as f64 };
-            let pick = |all: &[Tensor]| trained.iter().map(|&k| all[k].clone()).collect::<Vec<_>>();
-            let grads: Vec<Tensor> =
-                pick(&out.grads).into_iter().map(|d| if spec.mean_over_time { d * per_step } else { d }).collect();
-            let updated = spec.optimizer.update(&pick(params), &grads, old_slots, count, lr);
-            let mut results: Vec<Tensor> = params.to_vec();
-            for (&k, new) in trained.iter().zip(updated.params) {
-                results[k] = new;
-            }
+            let grads = update.trained(&out.grads).into_iter();
+            let grads: Vec<Tensor> = grads.map(|d| if spec.mean_over_time { d * per_step } else { d }).collect();
+            let trained = update.trained(params);
+            let updated = spec.optimizer.update(&trained, &grads, slots, count, lr);
+            let mut new = update.replaced(params, updated.params);
             for (t, mean) in model.tracked.iter().zip(&out.tracked) {
-                results[t.param] = average(&params[t.param], mean, t.momentum, count);
+                new[t.param] = average(&params[t.param], mean, t.momentum, count);
             }
-            let mut results: Vec<Tensor> = changed.iter().map(|&k| results[k].clone()).collect();
+            let mut results: Vec<Tensor> = update.changed.iter().map(|&k| new[k].clone()).collect();
             results.extend(updated.slots);
             results.push(updated.count);
             results.extend([
@@ -229,16 +210,11 @@ impl TrainProgram {
                 (hits(&out.out, &data[1]) * spec.objective.weights(&data[1])).mean_all(),
                 updated.norm,
             ]);
-            results.push(spec.optimizer.l1(g, &pick(params)));
+            results.push(spec.optimizer.l1(g, &trained));
             results
         });
-        let names: Vec<String> = arguments.into_iter().map(|(n, _)| n).collect();
-        // What training changes is replaced by results of the same name.
-        let replaced: Vec<usize> = changed.iter().copied().chain(n..=n + slots).collect();
-        let mut results: Vec<String> = replaced.iter().map(|&k| names[k].clone()).collect();
-        results.extend(["loss", "accuracy", "norm", "l1"].map(String::from));
-        let donations: Vec<(usize, usize)> = replaced.iter().enumerate().map(|(r, &a)| (a, r)).collect();
-        Ok((lower("train", &func, &names, &results, &donations).map_err(SessionError::from)?, learner))
+        let program = update.lower("train", &func, arguments, &["loss", "accuracy", "norm", "l1"]);
+        Ok((program.map_err(SessionError::from)?, learner))
     }
 
     /// The learner inside.
@@ -281,35 +257,7 @@ impl TrainProgram {
         drawn: &[Buffer],
         data: &[Buffer; 2],
     ) -> Result<(TrainState, Vec<Buffer>), SessionError> {
-        let mut fixed: Vec<Option<Buffer>> = Vec::new();
-        let mut given: Vec<Buffer> = Vec::new();
-        for (k, buffer) in state.params.into_iter().enumerate() {
-            if self.model.changes(k) {
-                given.push(buffer);
-                fixed.push(None);
-            } else {
-                fixed.push(Some(buffer));
-            }
-        }
-        let mut trained = given.into_iter();
-        let mut args: Vec<Arg<'_>> = Vec::new();
-        for kept in &fixed {
-            match kept {
-                Some(buffer) => args.push(Arg::Keep(buffer)),
-                None => args.extend(trained.next().map(Arg::Give)),
-            }
-        }
-        args.extend(state.slots.into_iter().map(Arg::Give));
-        args.push(Arg::Give(state.count));
-        args.push(Arg::Keep(lr));
-        args.extend(drawn.iter().chain(data).map(Arg::Keep));
-        let mut results = self.executable.run(args)?.into_iter();
-        let params = fixed.into_iter().map(|kept| kept.or_else(|| results.next())).collect::<Option<Vec<_>>>();
-        let slots: Vec<Buffer> = results.by_ref().take(self.slots).collect();
-        let (Some(params), Some(count)) = (params, results.next()) else {
-            unreachable!("the runtime checks the number of results")
-        };
-        Ok((TrainState { params, slots, count }, results.collect()))
+        self.update.run(&self.executable, state, lr, drawn.iter().chain(data))
     }
 }
 
@@ -326,12 +274,7 @@ impl EvalProgram {
             &LearnerConfig { method: crate::learn::Method::BPTT, ..spec.learner.clone() },
         )?;
         let model = &spec.evaluation;
-        let mut arguments: Vec<(String, Shape)> =
-            model.params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
-        arguments.extend(drawn_shapes(model));
-        let inputs = [&[spec.steps], &model.input.dims[..]].concat();
-        arguments.push(("inputs".into(), Shape::new(DType::U8, inputs)));
-        arguments.push(("target".into(), Shape::s32([model.batch()])));
+        let arguments = [parameters(model), sequences(model, spec.steps)].concat();
         let shapes: Vec<Shape> = arguments.iter().map(|(_, s)| s.clone()).collect();
         let n = model.params.len();
         let counted = (spec.steps - spec.learner.warmup.min(spec.steps)).max(1) as f64;

@@ -8,20 +8,18 @@
 //! What a robot or a live stream needs: nothing depends on the length of the sequence, neither code nor memory.
 
 use hlo::{
-    DType, Func, Shape, Tensor,
+    DType, Func, Shape,
     array::Array,
     pjrt::{Arg, Buffer, Executable, MemoryStats},
 };
 
 use super::{
-    program::{ProgramError, Spec, TrainState},
+    carried::{Carried, Chunk},
+    program::{ProgramError, Spec, TrainState, hits},
     session::{Session, SessionError},
+    update::{Argument, Given, Update, parameters},
 };
-use crate::learn::{
-    Learner,
-    sequence::Carry,
-    trace::{Slot, Traces},
-};
+use crate::learn::{LearnError, Learner};
 
 /// The two programs.
 pub struct Stepwise {
@@ -31,8 +29,7 @@ pub struct Stepwise {
     carried: Vec<Shape>,
     /// How many of them, at the end, are sums over the sequence.
     sums: usize,
-    trained: Vec<usize>,
-    slots: usize,
+    update: Update,
 }
 
 impl Stepwise {
@@ -41,109 +38,25 @@ impl Stepwise {
     /// # Errors
     /// When the rule is not an online one or a program does not compile.
     pub fn new(session: &Session, spec: &Spec, chunk: usize) -> Result<Stepwise, ProgramError> {
+        let wrong = |text: &str| Err(LearnError::Setting(text.into()).into());
         if !spec.learner.method.is_online() {
-            return Err(ProgramError::Learn(crate::learn::LearnError::Setting(
-                "driving a sequence step by step needs an online rule, got bptt; use --drive scan for it".into(),
-            )));
+            return wrong("driving a sequence step by step needs an online rule, got bptt; use --drive scan for it");
         }
         let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
         learner.check_stream()?;
         let model = &spec.model;
         if !model.tracked.is_empty() || model.states.iter().any(|s| s.init.is_drawn()) {
-            return Err(ProgramError::Learn(crate::learn::LearnError::Setting(
-                "driving a sequence step by step needs a model without running statistics and drawn states; use --drive scan".into(),
-            )));
+            return wrong(
+                "driving a sequence step by step needs a model without running statistics and drawn states; use --drive scan",
+            );
         }
-        let n = model.params.len();
-        let states = model.states.len();
-        let trace_slots: Vec<(Slot, Shape)> = learner.trace_slots().into_iter().collect();
-        let phis: Vec<usize> = (0..learner.prepared.phis).filter(|&k| learner.prepared.is_trained(k)).collect();
-        let phi_shape = |k: usize| learner.prepared.body.params()[k].shape().clone();
-        let out = learner.prepared.out().shape().clone();
-
-        let mut carried: Vec<Shape> = model.states.iter().map(|s| s.shape.clone()).collect();
-        carried.extend(trace_slots.iter().map(|(_, s)| s.clone()));
-        carried.push(Shape::s32([]));
-        carried.extend(phis.iter().map(|&k| phi_shape(k)));
-        carried.extend([Shape::f32([]), out]);
-
-        let mut shapes: Vec<Shape> = model.params.iter().map(|p| p.shape.clone()).collect();
-        shapes.extend(carried.iter().cloned());
-        shapes.push(Shape::new(DType::U8, [&[chunk], &model.input.dims[..]].concat()));
-        shapes.push(Shape::s32([model.batch()]));
-        let traces = trace_slots.len();
-        let advance = Func::trace(&shapes, |g, v| {
-            let (params, rest) = v.split_at(n);
-            let (old, data) = rest.split_at(carried.len());
-            let values = learner.prepared.prefix.call(g, params);
-            let held: Traces = trace_slots.iter().map(|(s, _)| s.clone()).zip(old[states..].iter().cloned()).collect();
-            let carry = Carry {
-                states: old[..states].to_vec(),
-                traces: Some(held),
-                time: old[states + traces].clone(),
-                lag: 0,
-            };
-            let (next, sums) = learner.chunk(g, &values, carry, &data[0], &data[1], true, true, None);
-            let held = next.traces.unwrap_or_default();
-            let mut results = next.states;
-            results.extend(trace_slots.iter().map(|(s, _)| held[s].clone()));
-            results.push(next.time);
-            let before = &old[states + traces + 1..];
-            results.extend(phis.iter().zip(before).map(|(&k, sum)| match &sums.grads[k] {
-                Some(grad) => sum + grad,
-                None => sum.clone(),
-            }));
-            results.push(&before[phis.len()] + sums.loss);
-            results.push(&before[phis.len() + 1] + sums.out);
-            results
-        });
-        let carried_names: Vec<String> = (0..carried.len()).map(|k| format!("carried.{k}")).collect();
-        let mut names: Vec<String> = model.params.iter().map(|p| p.name.clone()).collect();
-        names.extend(carried_names.iter().cloned());
-        names.extend(["inputs", "target"].map(String::from));
-        let donations: Vec<(usize, usize)> = (0..carried.len()).map(|k| (n + k, k)).collect();
-        let advance = session.compile("advance", &advance, &names, &carried_names, &donations)?;
-
-        let trained: Vec<usize> = (0..n).filter(|&k| model.params[k].trainable).collect();
-        let slots = trained.len() * spec.optimizer.rule.slots();
-        let sums: Vec<Shape> = carried[states + traces + 1..].to_vec();
-        let mut arguments: Vec<(String, Shape)> =
-            model.params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
-        for s in 0..spec.optimizer.rule.slots() {
-            let slot = |k: usize| (format!("{}.slot{s}", model.params[k].name), model.params[k].shape.clone());
-            arguments.extend(trained.iter().map(|&k| slot(k)));
-        }
-        arguments.push(("count".into(), Shape::s32([])));
-        arguments.push(("lr".into(), Shape::f32([])));
-        arguments.extend(sums.iter().enumerate().map(|(k, s)| (format!("sums.{k}"), s.clone())));
-        arguments.push(("target".into(), Shape::s32([model.batch()])));
-        let shapes: Vec<Shape> = arguments.iter().map(|(_, s)| s.clone()).collect();
-        let per_step = 1.0 / spec.steps.max(1) as f64;
-        let apply = Func::trace(&shapes, |g, v| {
-            let (params, rest) = v.split_at(n);
-            let (old_slots, rest) = rest.split_at(slots);
-            let sums = &rest[2..];
-            let mut grads: Vec<Option<Tensor>> = vec![None; learner.prepared.phis];
-            for (&k, sum) in phis.iter().zip(sums) {
-                grads[k] = Some(sum.clone());
-            }
-            let grads = learner.prepared.pull(g, params, &grads);
-            let pick = |all: &[Tensor]| trained.iter().map(|&k| all[k].clone()).collect::<Vec<_>>();
-            let updated = spec.optimizer.update(&pick(params), &pick(&grads), old_slots, &rest[0], &rest[1]);
-            let mut results = updated.params;
-            results.extend(updated.slots);
-            results.push(updated.count);
-            let hits = sums[phis.len() + 1].argmax_last().eq(&sums[phis.len() + 2]).convert(DType::F32).mean_all();
-            results.extend([&sums[phis.len()] * per_step, hits, updated.norm]);
-            results
-        });
-        let names: Vec<String> = arguments.into_iter().map(|(n, _)| n).collect();
-        let replaced: Vec<usize> = trained.iter().copied().chain(n..=n + slots).collect();
-        let mut results: Vec<String> = replaced.iter().map(|&k| names[k].clone()).collect();
-        results.extend(["loss", "accuracy", "norm"].map(String::from));
-        let donations: Vec<(usize, usize)> = replaced.iter().enumerate().map(|(r, &a)| (a, r)).collect();
-        let apply = session.compile("apply", &apply, &names, &results, &donations)?;
-        Ok(Stepwise { advance, apply, carried, sums: phis.len() + 2, trained, slots })
+        let update = Update::new(model, spec.optimizer.rule);
+        let parts = Parts { spec, carried: Carried::of(&learner), learner };
+        let advance = parts.advance(session, chunk)?;
+        let apply = parts.apply(session, &update)?;
+        let sums = parts.sums();
+        let carried = [parts.carried.shapes(), sums.clone()].concat();
+        Ok(Stepwise { advance, apply, carried, sums: sums.len(), update })
     }
 
     /// Seconds both programs took to compile.
@@ -181,34 +94,66 @@ impl Stepwise {
             carried = self.advance.run(args)?;
         }
         let sums = carried.split_off(carried.len() - self.sums);
-        let mut kept: Vec<Option<Buffer>> = Vec::new();
-        let mut given = Vec::new();
-        for (k, buffer) in state.params.into_iter().enumerate() {
-            if self.trained.contains(&k) {
-                given.push(buffer);
-                kept.push(None);
-            } else {
-                kept.push(Some(buffer));
-            }
-        }
-        let mut given = given.into_iter();
-        let mut args: Vec<Arg<'_>> = Vec::new();
-        for slot in &kept {
-            match slot {
-                Some(buffer) => args.push(Arg::Keep(buffer)),
-                None => args.extend(given.next().map(Arg::Give)),
-            }
-        }
-        args.extend(state.slots.into_iter().map(Arg::Give));
-        args.push(Arg::Give(state.count));
-        args.push(Arg::Keep(lr));
-        args.extend(sums.iter().chain([target]).map(Arg::Keep));
-        let mut results = self.apply.run(args)?.into_iter();
-        let params = kept.into_iter().map(|k| k.or_else(|| results.next())).collect::<Option<Vec<_>>>();
-        let slots: Vec<Buffer> = results.by_ref().take(self.slots).collect();
-        let (Some(params), Some(count)) = (params, results.next()) else {
-            unreachable!("the runtime checks the number of results")
-        };
-        Ok((TrainState { params, slots, count }, results.collect()))
+        self.update.run(&self.apply, state, lr, sums.iter().chain([target]))
+    }
+}
+
+/// What both programs are made of.
+struct Parts<'a> {
+    spec: &'a Spec,
+    learner: Learner,
+    carried: Carried,
+}
+
+impl Parts<'_> {
+    /// Sums over the sequence: gradients, loss, output.
+    fn sums(&self) -> Vec<Shape> {
+        let out = self.learner.prepared.out().shape().clone();
+        self.carried.sums.iter().cloned().chain([Shape::f32([]), out]).collect()
+    }
+
+    fn advance(&self, session: &Session, chunk: usize) -> Result<Executable, SessionError> {
+        let model = &self.spec.model;
+        let mut arguments = parameters(model);
+        let n = arguments.len();
+        let carried = [self.carried.shapes(), self.sums()].concat();
+        let carried: Vec<Argument> =
+            carried.into_iter().enumerate().map(|(k, shape)| (format!("carried.{k}"), shape)).collect();
+        arguments.extend(carried.iter().cloned());
+        arguments.push(("inputs".into(), Shape::new(DType::U8, [&[chunk], &model.input.dims[..]].concat())));
+        arguments.push(("target".into(), Shape::s32([model.batch()])));
+        let (names, shapes): (Vec<String>, Vec<Shape>) = arguments.into_iter().unzip();
+        let func = Func::trace(&shapes, |g, v| {
+            let (params, rest) = v.split_at(n);
+            let (old, data) = rest.split_at(carried.len());
+            let (old, totals) = old.split_at(carried.len() - 2);
+            let chunk = Chunk { inputs: &data[0], target: &data[1], learn: true };
+            let next = self.carried.advance(&self.learner, g, params, old, chunk);
+            [next.carried, next.sums, vec![&totals[0] + next.loss, &totals[1] + next.out]].concat()
+        });
+        let results: Vec<String> = carried.into_iter().map(|(name, _)| name).collect();
+        let donations: Vec<(usize, usize)> = (0..results.len()).map(|k| (n + k, k)).collect();
+        session.compile("advance", &func, &names, &results, &donations)
+    }
+
+    fn apply(&self, session: &Session, update: &Update) -> Result<Executable, SessionError> {
+        let Spec { model, optimizer, steps, .. } = self.spec;
+        let sums = self.sums().into_iter().enumerate().map(|(k, shape)| (format!("sums.{k}"), shape));
+        let rest: Vec<Argument> = sums.chain([("target".into(), Shape::s32([model.batch()]))]).collect();
+        let arguments = update.arguments(model, rest);
+        let shapes: Vec<Shape> = arguments.iter().map(|(_, shape)| shape.clone()).collect();
+        let per_step = 1.0 / (*steps).max(1) as f64;
+        let func = Func::trace(&shapes, |g, v| {
+            let Given { params, slots, count, lr, rest } = update.split(v);
+            let (sums, rest) = rest.split_at(self.carried.sums.len());
+            let (loss, out, target) = (&rest[0], &rest[1], &rest[2]);
+            let grads = self.carried.pull(&self.learner, g, params, sums);
+            let updated = optimizer.update(&update.trained(params), &update.trained(&grads), slots, count, lr);
+            let accuracy = hits(out, target).mean_all();
+            let report = vec![loss * per_step, accuracy, updated.norm];
+            [updated.params, updated.slots, vec![updated.count], report].concat()
+        });
+        let program = update.lower("apply", &func, arguments, &["loss", "accuracy", "norm"])?;
+        Ok(session.client.compile(&program, &session.options)?)
     }
 }

@@ -4,6 +4,8 @@
 //! with. Kinks follow `docs/spec/networks-dms-ei.md, "Derivatives at kinks"`: `|x|` has slope +1 at 0, `max` splits a tie in half.
 //!
 //! Integers wrap around, as they do in hardware; operations on their bits have no derivative.
+//!
+//! The file is above 500 lines because it is a table of operations: a reader looks one up.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 

@@ -148,71 +148,102 @@ pub(crate) fn transpose(
     linear: &[bool],
     cotangents: &[Option<Tensor>],
 ) -> Vec<Option<Tensor>> {
-    let graph = args[0].graph().clone();
-    let body = &outer.body;
-    let carries = outer.carries;
-    let range = |from: usize, to: usize, want: bool| (from..to).filter(|&k| linear[k] == want).collect::<Vec<_>>();
-    let end = carries + outer.inputs;
-    // Every carry is a tangent, also one that starts as plain zero.
-    let linear: Vec<bool> = linear.iter().enumerate().map(|(k, &l)| l || k < carries).collect();
-    let linear_inputs = range(carries, end, true);
-    let plain_inputs = range(carries, end, false);
-    let linear_consts = range(end, args.len(), true);
-    let plain_consts = range(end, args.len(), false);
-    let with_ct: Vec<usize> = (carries..cotangents.len()).filter(|&k| cotangents[k].is_some()).collect();
+    Transposed::new(outer, linear, cotangents).apply(args, cotangents)
+}
 
-    let shape = |k: usize| body.params()[k].shape().clone();
-    let mut shapes: Vec<Shape> = (0..carries).map(shape).collect();
-    shapes.extend(linear_consts.iter().map(|&k| shape(k)));
-    shapes.extend(with_ct.iter().map(|&k| body.results()[k].shape().clone()));
-    shapes.extend(plain_inputs.iter().map(|&k| shape(k)));
-    shapes.extend(plain_consts.iter().map(|&k| shape(k)));
-    let back = Func::trace(&shapes, |g, params| {
-        let (ct_carries, rest) = params.split_at(carries);
-        let (sums, rest) = rest.split_at(linear_consts.len());
-        let (ct_ys, rest) = rest.split_at(with_ct.len());
-        let mut values: HashMap<usize, Tensor> = HashMap::new();
-        for (&k, p) in plain_inputs.iter().chain(&plain_consts).zip(rest) {
-            values.insert(k, p.clone());
-        }
-        let mut seeds: Vec<(usize, Tensor)> = Vec::new();
-        for k in (0..args.len()).filter(|&k| linear[k]) {
-            let seed = g.placeholder(shape(k));
-            values.insert(k, seed.clone());
-            seeds.push((k, seed));
-        }
-        let step: Vec<Tensor> = (0..args.len()).map(|k| values[&k].clone()).collect();
-        let out = body.call(g, &step);
-        let mut ends: Vec<(Tensor, Tensor)> = (0..carries).map(|k| (out[k].clone(), ct_carries[k].clone())).collect();
-        ends.extend(with_ct.iter().zip(ct_ys).map(|(&k, ct)| (out[k].clone(), ct.clone())));
-        let seed_tensors: Vec<Tensor> = seeds.iter().map(|(_, s)| s.clone()).collect();
-        let found = pullback(g, &seed_tensors, &ends);
-        let ct_of: HashMap<usize, Tensor> =
-            seeds.iter().zip(found).filter_map(|((k, _), ct)| Some((*k, ct?))).collect();
-        let or_zero = |k: usize| ct_of.get(&k).cloned().unwrap_or_else(|| g.zeros(&shape(k)));
-        let mut results: Vec<Tensor> = (0..carries).map(or_zero).collect();
-        results.extend(linear_consts.iter().zip(sums).map(|(k, sum)| match ct_of.get(k) {
-            Some(ct) => sum + ct,
-            None => sum.clone(),
-        }));
-        results.extend(linear_inputs.iter().map(|&k| or_zero(k)));
-        results
-    });
+/// A linear loop with its operands and results sorted, by position.
+struct Transposed<'a> {
+    outer: &'a Scan,
+    linear_inputs: Vec<usize>,
+    plain_inputs: Vec<usize>,
+    linear_consts: Vec<usize>,
+    plain_consts: Vec<usize>,
+    /// Which stacked results have a cotangent.
+    with_ct: Vec<usize>,
+}
 
-    let mut init: Vec<Tensor> =
-        (0..carries).map(|k| cotangents[k].clone().unwrap_or_else(|| graph.zeros(&shape(k)))).collect();
-    init.extend(linear_consts.iter().map(|&k| graph.zeros(&shape(k))));
-    let mut rows: Vec<Tensor> = with_ct.iter().filter_map(|&k| cotangents[k].clone()).collect();
-    rows.extend(plain_inputs.iter().map(|&k| args[k].clone()));
-    let fixed: Vec<Tensor> = plain_consts.iter().map(|&k| args[k].clone()).collect();
-    let (final_carries, stacks) = scan(&graph, &back, outer.length, !outer.reverse, &init, &rows, &fixed);
-
-    let mut out = vec![None; args.len()];
-    for (k, ct) in (0..carries).chain(linear_consts).zip(final_carries) {
-        out[k] = Some(ct);
+impl<'a> Transposed<'a> {
+    fn new(outer: &'a Scan, linear: &[bool], cotangents: &[Option<Tensor>]) -> Transposed<'a> {
+        let (inputs, consts) = (outer.carries, outer.carries + outer.inputs);
+        let sorted = |from: usize, to: usize| (from..to).partition(|&k| linear[k]);
+        let (linear_inputs, plain_inputs) = sorted(inputs, consts);
+        let (linear_consts, plain_consts) = sorted(consts, linear.len());
+        let with_ct = (outer.carries..cotangents.len()).filter(|&k| cotangents[k].is_some()).collect();
+        Transposed { outer, linear_inputs, plain_inputs, linear_consts, plain_consts, with_ct }
     }
-    for (k, ct) in linear_inputs.into_iter().zip(stacks) {
-        out[k] = Some(ct);
+
+    /// Shape of an operand of one step.
+    fn shape(&self, operand: usize) -> Shape {
+        self.outer.body.params()[operand].shape().clone()
     }
-    out
+
+    /// One step backwards. Parameters: cotangents of the carries, those of linear constants so far, those of stacked results, plain
+    /// inputs, plain constants. Results: cotangents of the carries, those of linear constants, those of linear inputs.
+    fn body(&self) -> Func {
+        let (body, carries) = (&self.outer.body, self.outer.carries);
+        let operands = |list: &[usize]| list.iter().map(|&k| self.shape(k)).collect::<Vec<_>>();
+        let mut shapes: Vec<Shape> = (0..carries).map(|k| self.shape(k)).collect();
+        shapes.extend(operands(&self.linear_consts));
+        shapes.extend(self.with_ct.iter().map(|&k| body.results()[k].shape().clone()));
+        shapes.extend(operands(&self.plain_inputs));
+        shapes.extend(operands(&self.plain_consts));
+        Func::trace(&shapes, |g, params| {
+            let (ct_carries, rest) = params.split_at(carries);
+            let (sums, rest) = rest.split_at(self.linear_consts.len());
+            let (ct_ys, rest) = rest.split_at(self.with_ct.len());
+            let plain: HashMap<usize, &Tensor> =
+                self.plain_inputs.iter().chain(&self.plain_consts).copied().zip(rest).collect();
+            let mut seeds: Vec<(usize, Tensor)> = Vec::new();
+            let step: Vec<Tensor> = (0..body.params().len())
+                .map(|k| match plain.get(&k) {
+                    Some(&value) => value.clone(),
+                    // Every carry is a tangent, also one that starts as plain zero.
+                    None => {
+                        let seed = g.placeholder(self.shape(k));
+                        seeds.push((k, seed.clone()));
+                        seed
+                    }
+                })
+                .collect();
+            let out = body.call(g, &step);
+            let mut ends: Vec<(Tensor, Tensor)> =
+                (0..carries).map(|k| (out[k].clone(), ct_carries[k].clone())).collect();
+            ends.extend(self.with_ct.iter().zip(ct_ys).map(|(&k, ct)| (out[k].clone(), ct.clone())));
+            let (places, seeds): (Vec<usize>, Vec<Tensor>) = seeds.into_iter().unzip();
+            let found = pullback(g, &seeds, &ends);
+            let ct_of: HashMap<usize, Tensor> =
+                places.into_iter().zip(found).filter_map(|(k, ct)| Some((k, ct?))).collect();
+            let or_zero = |k: usize| ct_of.get(&k).cloned().unwrap_or_else(|| g.zeros(&self.shape(k)));
+            let mut results: Vec<Tensor> = (0..carries).map(or_zero).collect();
+            results.extend(self.linear_consts.iter().zip(sums).map(|(k, sum)| match ct_of.get(k) {
+                Some(ct) => sum + ct,
+                None => sum.clone(),
+            }));
+            results.extend(self.linear_inputs.iter().map(|&k| or_zero(k)));
+            results
+        })
+    }
+
+    /// Builds the loop; a cotangent for each operand that has one.
+    fn apply(&self, args: &[Tensor], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        let graph = args[0].graph().clone();
+        let back = self.body();
+        let mut init: Vec<Tensor> = (0..self.outer.carries)
+            .map(|k| cotangents[k].clone().unwrap_or_else(|| graph.zeros(&self.shape(k))))
+            .collect();
+        init.extend(self.linear_consts.iter().map(|&k| graph.zeros(&self.shape(k))));
+        let mut rows: Vec<Tensor> = self.with_ct.iter().filter_map(|&k| cotangents[k].clone()).collect();
+        rows.extend(self.plain_inputs.iter().map(|&k| args[k].clone()));
+        let fixed: Vec<Tensor> = self.plain_consts.iter().map(|&k| args[k].clone()).collect();
+        let (final_carries, stacks) = scan(&graph, &back, self.outer.length, !self.outer.reverse, &init, &rows, &fixed);
+
+        let mut out = vec![None; args.len()];
+        for (k, ct) in (0..self.outer.carries).chain(self.linear_consts.iter().copied()).zip(final_carries) {
+            out[k] = Some(ct);
+        }
+        for (&k, ct) in self.linear_inputs.iter().zip(stacks) {
+            out[k] = Some(ct);
+        }
+        out
+    }
 }

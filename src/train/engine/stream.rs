@@ -18,8 +18,12 @@ use hlo::{
 
 use super::{Engine, array, number};
 use crate::{
-    learn::{LearnError, Vjp, sequence::Carry, trace::Slot},
-    train::{program::ProgramError, session::SessionError},
+    learn::{LearnError, Vjp},
+    train::{
+        carried::{Carried, Chunk},
+        program::ProgramError,
+        session::SessionError,
+    },
 };
 
 /// A running network.
@@ -27,9 +31,8 @@ pub struct Stream<'e, 's> {
     engine: &'e Engine<'s>,
     /// Steps per call.
     chunk: usize,
-    traces: Vec<(Slot, Shape)>,
-    /// Which `phi` are trained.
-    phis: Vec<usize>,
+    /// What passes from call to call.
+    shapes: Carried,
     /// States, traces and time.
     carried: Vec<Buffer>,
     /// Sums of the gradients by `phi`.
@@ -73,13 +76,15 @@ impl<'s> Engine<'s> {
         if chunk == 0 {
             return wrong("a call makes at least one step, got 0; 1 is the usual choice".into());
         }
-        let prepared = &learner.prepared;
-        let traces = learner.trace_slots().into_iter().collect();
-        let phis = (0..prepared.phis).filter(|&k| prepared.is_trained(k)).collect();
-        let mut stream = Stream { engine: self, chunk, traces, phis, carried: vec![], sums: vec![] };
-        stream.sums = stream.zeros(stream.sum_shapes())?;
+        let shapes = Carried::of(learner);
+        let sums = self.zeros(&shapes.sums)?;
+        let mut stream = Stream { engine: self, chunk, shapes, carried: vec![], sums };
         stream.reset(states)?;
         Ok(stream)
+    }
+
+    fn zeros(&self, shapes: &[Shape]) -> Result<Vec<Buffer>, SessionError> {
+        shapes.iter().map(|shape| self.upload(&Array::zeros(shape.clone()))).collect()
     }
 }
 
@@ -97,9 +102,7 @@ impl Stream<'_, '_> {
             return Err(LearnError::Shape(text).into());
         }
         self.carried = states;
-        let mut rest: Vec<Shape> = self.traces.iter().map(|(_, shape)| shape.clone()).collect();
-        rest.push(Shape::s32([]));
-        self.carried.extend(self.zeros(rest)?);
+        self.carried.extend(self.engine.zeros(&self.shapes.memory())?);
         Ok(())
     }
 
@@ -156,35 +159,23 @@ impl Stream<'_, '_> {
         let engine = self.engine;
         let n = engine.model.params.len();
         let mut shapes: Vec<Shape> = engine.model.params.iter().map(|p| p.shape.clone()).collect();
-        shapes.extend(self.sum_shapes());
+        shapes.extend(self.shapes.sums.iter().cloned());
         let program = engine.program("pull", &shapes, &[], |g, v| {
             let (params, sums) = v.split_at(n);
-            let mut grads: Vec<Option<Tensor>> = vec![None; engine.learner.prepared.phis];
-            for (&k, sum) in self.phis.iter().zip(sums) {
-                grads[k] = Some(sum.clone());
-            }
-            engine.learner.prepared.pull(g, params, &grads)
+            self.shapes.pull(&engine.learner, g, params, sums)
         })?;
         let args = params.iter().chain(&self.sums).map(Arg::Keep).collect();
         let grads = program.run(args).map_err(SessionError::from)?;
-        self.sums = self.zeros(self.sum_shapes())?;
+        self.sums = engine.zeros(&self.shapes.sums)?;
         Ok(grads)
-    }
-
-    fn zeros(&self, shapes: Vec<Shape>) -> Result<Vec<Buffer>, SessionError> {
-        shapes.into_iter().map(|shape| self.engine.upload(&Array::zeros(shape))).collect()
-    }
-
-    fn sum_shapes(&self) -> Vec<Shape> {
-        self.phis.iter().map(|&k| self.engine.learner.prepared.body.params()[k].shape().clone()).collect()
     }
 
     fn advancing(&self, inputs: &Shape, learn: bool) -> Result<Rc<Executable>, ProgramError> {
         let engine = self.engine;
         let n = engine.model.params.len();
-        let mut shapes = engine.shapes(self.traces.iter().map(|(_, shape)| shape));
-        shapes.push(Shape::s32([]));
-        shapes.extend(self.sum_shapes());
+        let mut shapes: Vec<Shape> = engine.model.params.iter().map(|p| p.shape.clone()).collect();
+        shapes.extend(self.shapes.shapes());
+        shapes.extend(self.shapes.sums.iter().cloned());
         let changed = shapes.len() - n;
         shapes.push(inputs.clone());
         if learn {
@@ -209,34 +200,17 @@ impl Stream<'_, '_> {
         target: Option<&Tensor>,
     ) -> Vec<Tensor> {
         let learner = &self.engine.learner;
-        let (states, rest) = old.split_at(self.engine.model.states.len());
-        let (held, rest) = rest.split_at(self.traces.len());
-        let (time, sums) = (&rest[0], &rest[1..]);
-        let slots = || self.traces.iter().map(|(slot, _)| slot.clone());
-        let carry = Carry {
-            states: states.to_vec(),
-            traces: Some(slots().zip(held.iter().cloned()).collect()),
-            time: time.clone(),
-            lag: 0,
-        };
-        let phis = learner.prepared.prefix.call(g, params);
         let zeros = g.zeros(&learner.prepared.targets(self.chunk));
-        let learn = target.is_some();
-        let (next, found) = learner.chunk(g, &phis, carry, inputs, target.unwrap_or(&zeros), learn, true, None);
-        let traces = next.traces.unwrap_or_default();
-        let out = match learn {
-            true => found.out,
+        let chunk = Chunk { inputs, target: target.unwrap_or(&zeros), learn: target.is_some() };
+        let next = self.shapes.advance(learner, g, params, old, chunk);
+        let out = match target {
+            Some(_) => next.out,
             // Where nothing is learned, no outputs are added up either.
-            false => learner.observe(g, params, states, inputs)[states.len()].sum(&[0]),
+            None => {
+                let states = self.engine.model.states.len();
+                learner.observe(g, params, &old[..states], inputs)[states].sum(&[0])
+            }
         };
-        let mut results = next.states;
-        results.extend(slots().map(|slot| traces[&slot].clone()));
-        results.push(next.time);
-        results.extend(self.phis.iter().zip(sums).map(|(&k, sum)| match &found.grads[k] {
-            Some(grad) => sum + grad,
-            None => sum.clone(),
-        }));
-        results.extend([found.loss, out]);
-        results
+        [next.carried, next.sums, vec![next.loss, out]].concat()
     }
 }

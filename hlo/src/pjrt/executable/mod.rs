@@ -12,6 +12,8 @@
 //! [`Executable::run`] may return before the results are there. An error that happens while running is
 //! reported by [`Buffer::wait`] or [`Buffer::to_array`].
 
+mod signature;
+
 use super::{
     buffer::{Buffer, buffer_dtype},
     cache,
@@ -21,12 +23,9 @@ use super::{
     options::CompileOptions,
     plugin::{self, Named},
 };
-use crate::{
-    Program,
-    proto::{self, OpSharding},
-    shape::Shape,
-};
+use crate::{Program, proto, shape::Shape};
 use prost::Message;
+use signature::Signature;
 use std::{
     ptr::null_mut,
     sync::Arc,
@@ -116,22 +115,6 @@ struct Handle {
 unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
-
-/// What a call is checked against, per device.
-struct Signature {
-    program: String,
-    devices: usize,
-    arguments: Vec<Slot>,
-    /// Shapes of the results, shared with the buffers that a run returns.
-    results: Vec<Arc<Shape>>,
-}
-
-struct Slot {
-    name: String,
-    shape: Shape,
-    /// Name of the result that takes the buffer over.
-    donated_to: Option<String>,
-}
 
 impl Executable {
     pub(super) fn compile(client: &Arc<Client>, program: &Program, options: &CompileOptions) -> Result<Executable> {
@@ -438,75 +421,5 @@ impl Drop for Handle {
         args.executable = self.loaded;
         // SAFETY: ours, and not used again; runs in progress hold their own reference inside the plugin.
         let _ = unsafe { plugin.call(&mut args) };
-    }
-}
-
-impl Signature {
-    fn new(program: &Program, options: &CompileOptions, results: Vec<Arc<Shape>>) -> Signature {
-        let parameters = program.module.entry().map_or(&[][..], |entry| &entry.instructions);
-        let partitioned = options.partitions.get() > 1;
-        let slot = |(index, argument): (usize, &crate::Argument)| {
-            let sharding = parameters
-                .iter()
-                .find(|i| i.opcode == "parameter" && i.parameter_number == index as i64)
-                .and_then(|i| i.sharding.as_ref())
-                .filter(|_| partitioned);
-            Slot {
-                name: argument.name.clone(),
-                shape: piece(&argument.shape, sharding),
-                donated_to: argument
-                    .donated_to
-                    .map(|to| program.results.get(to).map_or_else(|| format!("#{to}"), |result| result.name.clone())),
-            }
-        };
-        Signature {
-            program: program.module.name.clone(),
-            devices: options.devices(),
-            arguments: program.arguments.iter().enumerate().map(slot).collect(),
-            results,
-        }
-    }
-
-    fn check(&self, arguments: &[Arg<'_>], client: &Arc<Client>) -> Result<()> {
-        if arguments.len() != self.arguments.len() {
-            return Err(Error::ArgumentCount {
-                program: self.program.clone(),
-                expected: self.arguments.len(),
-                got: arguments.len(),
-                names: self.arguments.iter().map(|slot| slot.name.clone()).collect(),
-            });
-        }
-        for (index, (argument, slot)) in arguments.iter().zip(&self.arguments).enumerate() {
-            let buffer = argument.buffer();
-            let (program, name) = (|| self.program.clone(), || slot.name.clone());
-            if *buffer.shape != slot.shape {
-                return Err(Error::ArgumentShape {
-                    program: program(),
-                    index,
-                    name: name(),
-                    expected: slot.shape.clone(),
-                    got: Shape::clone(&buffer.shape),
-                });
-            }
-            if let (Arg::Keep(_), Some(result)) = (argument, &slot.donated_to) {
-                return Err(Error::Donated { program: program(), index, name: name(), result: result.clone() });
-            }
-            if !Arc::ptr_eq(&buffer.client, client) {
-                return Err(Error::OtherClient { program: program(), index, name: name() });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The piece of a value that one device holds.
-fn piece(whole: &Shape, sharding: Option<&OpSharding>) -> Shape {
-    match sharding {
-        Some(s) if s.kind == OpSharding::OTHER => {
-            let cuts = s.tile_assignment_dimensions.iter().map(|&n| n.max(1) as usize);
-            let dims: Vec<usize> = whole.dims.iter().zip(cuts).map(|(&size, n)| size.div_ceil(n)).collect();
-            whole.with_dims(dims)
-        }
-        _ => whole.clone(),
     }
 }

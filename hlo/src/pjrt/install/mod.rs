@@ -9,6 +9,8 @@
 //!
 //! The folder keeps the layout of `site-packages`: the CUDA plugin finds its libraries by relative path.
 
+mod download;
+
 use super::{
     cache,
     device::PluginKind,
@@ -17,14 +19,13 @@ use super::{
     private,
     wheels::{self, Package, Wheel},
 };
+use download::{EMPTY, TEMPORARY, download};
 use serde_json::{Value, json};
 use std::{
     borrow::Cow,
     fs::{self, File},
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Duration,
 };
 
 /// What an installation is doing.
@@ -61,9 +62,6 @@ pub enum Progress {
         path: PathBuf,
     },
 }
-
-/// Where Python is started: modules are looked for in the current folder, and this one has none.
-const EMPTY: &str = "empty";
 
 /// Name of the record that an installation leaves beside the files.
 const RECORD: &str = "etrace-plugin.json";
@@ -208,7 +206,7 @@ impl Workplace {
         if path.exists() {
             fs::remove_dir_all(&path).map_err(Error::io(&path))?;
         }
-        for inner in ["temporary", EMPTY] {
+        for inner in [TEMPORARY, EMPTY] {
             private::create_all(&path.join(inner))?;
         }
         Ok(Workplace { path, _lock: lock })
@@ -220,104 +218,6 @@ impl Drop for Workplace {
         // What cannot be removed now is removed by the next installation.
         let _ = fs::remove_dir_all(&self.path);
     }
-}
-
-fn download(kind: PluginKind, wheel: &Wheel, work: &Path, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
-    let package = wheel.title();
-    let folder = work.join("wheel");
-    fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    let mut words: Vec<String> =
-        ["download", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
-            .map(String::from)
-            .to_vec();
-    words.extend(["--platform".into(), wheel.platform.into()]);
-    if let Some(version) = wheel.python {
-        words.extend(["--implementation", "cp", "--python-version", version].map(String::from));
-        words.extend(["--abi".into(), format!("cp{version}")]);
-    }
-    words.extend(["--dest".into(), folder.display().to_string(), format!("{}=={}", wheel.name, wheel.version)]);
-
-    let mut attempts = Vec::new();
-    // `-I`: no modules from the current folder, and none that variables name.
-    for (program, before) in [("python3", &["-I", "-m", "pip"][..]), ("pip3", &[]), ("pip", &[])] {
-        let command = std::iter::once(program).chain(before.iter().copied()).collect::<Vec<_>>().join(" ");
-        let shown = format!("{command} download --no-deps {}=={}", wheel.name, wheel.version);
-        let failed = |message: String| Error::Pip { kind, package: package.clone(), command: shown.clone(), message };
-        let errors = work.join("pip-errors");
-        let child = Command::new(program)
-            .args(before)
-            .args(&words)
-            .current_dir(work.join(EMPTY))
-            // Unfinished data then lies in our folder, where it can be measured and removed.
-            .env("TMPDIR", work.join("temporary"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&errors).map_err(Error::io(&errors))?)
-            .spawn();
-        let mut child = match child {
-            Ok(child) => child,
-            Err(error) => {
-                attempts.push(failed(error.to_string()));
-                continue;
-            }
-        };
-        let status = loop {
-            if let Some(status) = child.try_wait().map_err(Error::io(program))? {
-                break status;
-            }
-            let received = size_of_folder(&folder).max(size_of_folder(&work.join("temporary")));
-            progress(Progress::Download { package: package.clone(), received, total: wheel.bytes });
-            std::thread::sleep(Duration::from_millis(100));
-        };
-        let wheels = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
-        let wheels: Vec<PathBuf> = wheels.filter(|path| path.extension().is_some_and(|e| e == "whl")).collect();
-        match wheels.as_slice() {
-            [archive] if status.success() => {
-                let received = fs::metadata(archive).map_or(0, |data| data.len());
-                progress(Progress::Download { package: package.clone(), received, total: Some(received) });
-                progress(Progress::Verify { package });
-                check_wheel(archive, wheel.sha256)?;
-                return Ok(archive.clone());
-            }
-            _ => {
-                let text = fs::read_to_string(&errors).unwrap_or_default();
-                let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-                let tail = lines[lines.len().saturating_sub(3)..].join(" ");
-                let message = if tail.is_empty() { status.to_string() } else { tail };
-                // A Python without pip is no verdict on the download: try the next.
-                let last = !message.contains("No module named pip");
-                attempts.push(failed(message));
-                if last {
-                    break;
-                }
-            }
-        }
-    }
-    Err(attempts.pop().unwrap_or_else(|| Error::Pip {
-        kind,
-        package,
-        command: "pip".into(),
-        message: "no pip was found".into(),
-    }))
-}
-
-fn check_wheel(archive: &Path, expected: &str) -> Result<()> {
-    let got = cache::hex(&cache::file_hash(archive)?);
-    if got == expected {
-        return Ok(());
-    }
-    Err(Error::Checksum { path: archive.to_owned(), expected: expected.to_owned(), got })
-}
-
-fn size_of_folder(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.metadata() {
-            Ok(data) if data.is_dir() => size_of_folder(&entry.path()),
-            Ok(data) => data.len(),
-            Err(_) => 0,
-        })
-        .sum()
 }
 
 fn unpack(archive: &Path, to: &Path, package: &str, progress: &mut dyn FnMut(Progress)) -> Result<()> {
@@ -374,7 +274,11 @@ fn make_executable(path: &Path, mode: Option<u32>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        download::{check_wheel, size_of_folder},
+        *,
+    };
+    use std::time::Duration;
 
     fn folder(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("hlo-install-{}-{name}", std::process::id()));
@@ -429,7 +333,7 @@ mod tests {
                     let work = Workplace::new(&folder, PluginKind::Cpu, &mut |_| {}).unwrap();
                     assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0, "two at once");
                     assert_eq!(size_of_folder(&work.path), 0, "something is left");
-                    fs::write(work.path.join("temporary/part"), b"part").unwrap();
+                    fs::write(work.path.join(TEMPORARY).join("part"), b"part").unwrap();
                     std::thread::sleep(Duration::from_millis(20));
                     inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
                 });

@@ -3,6 +3,8 @@
 //! Without a data set it sweeps sequence lengths on random spikes and measures one training step per point. With
 //! `--dataset` it trains and tests the same network on recordings.
 
+mod results;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -18,20 +20,23 @@ use super::{
     usage,
 };
 use crate::{
-    cell::spiking::{Reset, Tau},
+    cell::{
+        Model,
+        spiking::{Reset, Tau},
+    },
     experiment::{Experiment, NetConfig, TaskConfig},
-    learn::{Method, sequence::LearnerConfig},
+    learn::{Learner, Method, Objective, sequence::LearnerConfig},
     net::{ETraceNet, Layer},
-    plot::{Axis, Figure, LineChart, Scale, Series, Unit, quantity},
-    report::{Align, Table, bytes},
     say,
     train::{
-        checkpoint::write_atomic,
+        optimizer::Optimizer,
         program::Spec,
+        session::Session,
         sweep::{self, Drive, Row},
         trainer::Settings,
     },
 };
+use results::Results;
 
 /// The published memory-and-speed evaluation: time and memory of one training step against sequence length.
 #[derive(Clone, Debug, ClapArgs)]
@@ -253,8 +258,6 @@ pub fn run(args: Args, global: &Global) -> Result<()> {
 }
 
 fn sweep(args: &Args, global: &Global) -> Result<()> {
-    let sizes = args.sizes(global);
-    let net = args.net(&sizes, sizes.n_in, ETraceNet::default().n_out)?;
     let learners = args.learners()?;
     let lengths = if args.length.is_empty() { LENGTHS.to_vec() } else { args.length.clone() };
     if let Some(steps) = lengths.iter().find(|steps| args.warmup(**steps) >= **steps) {
@@ -263,185 +266,99 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
             args.warmup_ratio
         )));
     }
-    let (optimizer, objective) = (args.training.optimizer()?, args.training.objective(args.dt)?);
     let drives: &[Drive] = match args.drive {
         DriveArg::Scan => &[Drive::Scan],
         DriveArg::Step => &[Drive::Step],
         DriveArg::Both => &[Drive::Scan, Drive::Step],
     };
-    let mut session = global.session()?;
-    session.options = session.options.uncached(); // compile times are to be those of compiling
-    let model = net.model(sizes.batch);
-    say!(
-        "{} inputs, {} x {} neurons ({}), batch {}, {} parameters; {}",
-        net.n_in,
-        sizes.n_layer,
-        net.n_rec,
-        args.model,
-        sizes.batch,
-        model.trainable_elements(),
-        common::device_line(&session)
-    );
+    let sweep = Sweep::new(args, global)?;
     let mut rows = Vec::new();
     // Methods are measured side by side, so that the machine's moods fall on all of them.
     for &steps in &lengths {
         for &drive in drives {
             for config in &learners {
-                let warmup = args.warmup(steps);
-                let chunk = config.chunk.or((drive == Drive::Step).then_some(1));
-                let learner = LearnerConfig { chunk, warmup, ..config.clone() };
-                let spec = Spec {
-                    model: model.clone(),
-                    evaluation: model.clone(),
-                    objective: objective.clone(),
-                    learner,
-                    optimizer: optimizer.clone(),
-                    steps,
-                    mean_over_time: config.method == Method::BPTT,
-                };
-                let length = match crate::learn::Learner::new(&spec.model, &spec.objective, &spec.learner) {
-                    Ok(learner) => learner.chunk_length(steps),
-                    Err(error) => bail!(error),
-                };
-                if args.training.run.dry_run {
-                    say!("{}", toml::to_string_pretty(&spec.learner)?);
-                    train::print_program(&session, &spec, args.training.run.target.as_deref())?;
-                    continue;
-                }
-                let length = if drive == Drive::Step { divisor(length, steps) } else { length };
-                let row =
-                    sweep::measure(&session, &spec, drive, length, args.repeats, args.training.run.seed(), args.rate);
-                print_row(&row);
-                rows.push(row);
+                rows.extend(sweep.point(steps, drive, config)?);
             }
         }
     }
     rows.sort_by_key(|r| learners.iter().position(|l| l.method.name() == r.method));
-    if !rows.is_empty() {
-        say!("\n{}", table(&rows));
-        if let Some(out) = &args.training.run.out {
-            write_results(out, &rows, &net, sizes.batch)
-                .with_context(|| format!("cannot write results to {}", out.display()))?;
-        }
-        if rows.iter().all(|row| row.error.is_some()) {
-            bail!(
-                "a sweep must measure something, but each of its {} points failed; see the table for why",
-                rows.len()
-            );
-        }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let results = Results { rows, net: sweep.net, batch: sweep.model.batch() };
+    say!("\n{results}");
+    if let Some(out) = &args.training.run.out {
+        results.write(out).with_context(|| format!("cannot write results to {}", out.display()))?;
+    }
+    if results.rows.iter().all(|row| row.error.is_some()) {
+        bail!(
+            "a sweep must measure something, but each of its {} points failed; see the table for why",
+            results.rows.len()
+        );
     }
     Ok(())
+}
+
+/// What all points of a sweep share.
+struct Sweep<'a> {
+    args: &'a Args,
+    session: Session,
+    net: ETraceNet,
+    model: Model,
+    optimizer: Optimizer,
+    objective: Objective,
+}
+
+impl<'a> Sweep<'a> {
+    fn new(args: &'a Args, global: &Global) -> Result<Sweep<'a>> {
+        let sizes = args.sizes(global);
+        let net = args.net(&sizes, sizes.n_in, ETraceNet::default().n_out)?;
+        let (optimizer, objective) = (args.training.optimizer()?, args.training.objective(args.dt)?);
+        let mut session = global.session()?;
+        session.options = session.options.uncached(); // compile times are to be those of compiling
+        let model = net.model(sizes.batch);
+        say!(
+            "{} inputs, {} x {} neurons ({}), batch {}, {} parameters; {}",
+            net.n_in,
+            sizes.n_layer,
+            net.n_rec,
+            args.model,
+            sizes.batch,
+            model.trainable_elements(),
+            common::device_line(&session)
+        );
+        Ok(Sweep { args, session, net, model, optimizer, objective })
+    }
+
+    /// Measures a learner on sequences of so many steps; with `--dry-run`, prints its program.
+    fn point(&self, steps: usize, drive: Drive, config: &LearnerConfig) -> Result<Option<Row>> {
+        let (run, session) = (&self.args.training.run, &self.session);
+        let chunk = config.chunk.or((drive == Drive::Step).then_some(1));
+        let spec = Spec {
+            model: self.model.clone(),
+            evaluation: self.model.clone(),
+            objective: self.objective.clone(),
+            learner: LearnerConfig { chunk, warmup: self.args.warmup(steps), ..config.clone() },
+            optimizer: self.optimizer.clone(),
+            steps,
+            mean_over_time: config.method == Method::BPTT,
+        };
+        let length = Learner::new(&spec.model, &spec.objective, &spec.learner)?.chunk_length(steps);
+        if run.dry_run {
+            say!("{}", toml::to_string_pretty(&spec.learner)?);
+            train::print_program(session, &spec, run.target.as_deref())?;
+            return Ok(None);
+        }
+        let length = if drive == Drive::Step { divisor(length, steps) } else { length };
+        let row = sweep::measure(session, &spec, drive, length, self.args.repeats, run.seed(), self.args.rate);
+        results::print_row(&row);
+        Ok(Some(row))
+    }
 }
 
 /// The largest chunk not above `length` that divides `steps`: every call of the step drive has the same size.
 fn divisor(length: usize, steps: usize) -> usize {
     (1..=length.min(steps)).rev().find(|k| steps.is_multiple_of(*k)).unwrap_or(1)
-}
-
-/// The published line for a measured point.
-fn print_row(row: &Row) {
-    let gb = |b: u64| b as f64 / (1u64 << 30) as f64;
-    match (&row.error, row.loss, row.accuracy, row.run_seconds) {
-        (None, Some(loss), Some(accuracy), Some(seconds)) => say!(
-            "{:>10} T = {:4} {:?}: Batch = 0, training loss = {loss:.8}, training acc = {accuracy:.6}, time = {seconds:.5} s, \
-             memory before = {:.2} GB, memory after = {:.2} GB",
-            row.method,
-            row.length,
-            row.drive,
-            gb(row.in_use.0),
-            gb(row.in_use.1)
-        ),
-        (error, ..) => {
-            say!("{:>10} T = {:4} {:?}: {}", row.method, row.length, row.drive, error.as_deref().unwrap_or("no result"))
-        }
-    }
-}
-
-fn table(rows: &[Row]) -> String {
-    let columns = ["T", "drive", "chunk", "compile", "run", "per step", "compiled mem", "peak mem"];
-    let columns = columns.map(|name| (name, Align::Right));
-    let mut table = Table::new([("method", Align::Left)].into_iter().chain(columns).chain([("", Align::Left)]));
-    for r in rows {
-        let drive = if r.drive == Drive::Scan { "scan" } else { "step" };
-        let seconds = |s: Option<f64>| s.map_or("-".into(), |s| quantity(s, Unit::Seconds, 3));
-        let size = |b: Option<u64>| b.map_or("-".into(), bytes);
-        table.row([
-            r.method.to_string(),
-            r.length.to_string(),
-            drive.into(),
-            r.chunk.to_string(),
-            seconds(r.compile_seconds),
-            seconds(r.run_seconds),
-            seconds(r.run_seconds.map(|s| s / r.length as f64)),
-            size(r.compiled_bytes),
-            size(r.peak_bytes),
-            r.error.clone().unwrap_or_default(),
-        ]);
-    }
-    format!("{table}\n")
-}
-
-fn write_results(out: &std::path::Path, rows: &[Row], net: &ETraceNet, batch: usize) -> Result<()> {
-    std::fs::create_dir_all(out)?;
-    let mut csv = String::from(
-        "method,length,drive,chunk,compile_seconds,run_seconds,compiled_bytes,peak_bytes,loss,accuracy,error\n",
-    );
-    let cell = |v: Option<String>| v.unwrap_or_default();
-    for r in rows {
-        let drive = if r.drive == Drive::Scan { "scan" } else { "step" };
-        csv += &format!(
-            "{},{},{drive},{},{},{},{},{},{},{},\"{}\"\n",
-            r.method,
-            r.length,
-            r.chunk,
-            cell(r.compile_seconds.map(|v| v.to_string())),
-            cell(r.run_seconds.map(|v| v.to_string())),
-            cell(r.compiled_bytes.map(|v| v.to_string())),
-            cell(r.peak_bytes.map(|v| v.to_string())),
-            cell(r.loss.map(|v| v.to_string())),
-            cell(r.accuracy.map(|v| v.to_string())),
-            cell(r.error.clone()).replace('"', "\"\"")
-        );
-    }
-    write_atomic(&out.join("memspeed.csv"), csv.as_bytes())?;
-    write_atomic(&out.join("memspeed.json"), serde_json::to_string_pretty(rows)?.as_bytes())?;
-    let subtitle = format!("{} inputs, {} x {} LIF neurons, batch {batch}", net.n_in, net.tau_mem.len(), net.n_rec);
-    let figure = |title: &str, y: Axis, value: &dyn Fn(&Row) -> Option<f64>| {
-        let x = Axis::new("sequence length (steps)").from(0.0);
-        let mut chart = LineChart::new(title, x, y).subtitle(&subtitle);
-        let mut names: Vec<(String, Drive)> = Vec::new();
-        for r in rows {
-            if !names.contains(&(r.method.clone(), r.drive)) {
-                names.push((r.method.clone(), r.drive));
-            }
-        }
-        for (method, drive) in names {
-            let of = || rows.iter().filter(|r| r.method == method && r.drive == drive);
-            let points: Vec<(f64, f64)> = of().filter_map(|r| Some((r.length as f64, value(r)?))).collect();
-            let name = if drive == Drive::Scan { method.clone() } else { format!("{method}, step by step") };
-            let mut series = Series::new(name, points);
-            for r in of().filter(|r| r.error.is_some()) {
-                series = series.missing(r.length as f64, "out of memory or failed");
-            }
-            chart = chart.series(series);
-        }
-        chart
-    };
-    // Step by step is slower by orders of magnitude.
-    let both = rows.iter().any(|r| r.drive == Drive::Step);
-    let time = Axis::new("time").unit(Unit::Seconds);
-    let time = if both { time.scale(Scale::Log10) } else { time.from(0.0) };
-    figure("Time of one training step", time, &|r| r.run_seconds).save(out.join("time"))?;
-    let memory = Axis::new("memory of the compiled program").unit(Unit::Bytes).from(0.0);
-    let mut chart = figure("Memory of one training step", memory, &|r| r.compiled_bytes.map(|b| b as f64));
-    if rows.iter().any(|r| r.drive == Drive::Scan) {
-        let longest = rows.iter().map(|r| r.length).max().unwrap_or_default();
-        let input = [0, longest].map(|t| (t as f64, (t * net.n_in * batch) as f64));
-        chart = chart.series(Series::new("the input data alone", input).markers(false));
-    }
-    chart.save(out.join("memory"))?;
-    say!("written to {}: memspeed.csv, memspeed.json, time.svg/.png, memory.svg/.png", out.display());
-    Ok(())
 }
 
 /// The experiment that flags ask for.
