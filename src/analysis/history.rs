@@ -7,7 +7,7 @@
 use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
 use tasks::Batch;
 
-use super::{Analysis, cosine_of};
+use super::{Analysis, cosine_of, layer_groups};
 use crate::{
     cell::Model,
     learn::{
@@ -37,10 +37,8 @@ impl<'a> History<'a> {
             &Objective::default(),
             &LearnerConfig { method: Method::D_RTRL, ..Default::default() },
         )?;
-        let groups: Vec<usize> = (0..learner.structure.groups.len())
-            .filter(|&g| traced(&learner, g).next().is_some())
-            .filter(|&g| learner.structure.groups[g].states.iter().all(|&s| !model.states[s].name.starts_with("out.")))
-            .collect();
+        let mut groups = layer_groups(&learner, model);
+        groups.retain(|&g| traced(&learner, g).next().is_some());
         let states = groups.iter().flat_map(|&g| learner.structure.groups[g].states.clone());
         let states = states.map(|s| model.states[s].name.clone()).collect();
         let analysis = Analysis::new(session, "history", model, steps, |g, params, initial, inputs| {

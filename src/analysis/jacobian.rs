@@ -10,7 +10,7 @@ use hlo::{
 };
 use tasks::Batch;
 
-use super::{Analysis, cosine_of, total};
+use super::{Analysis, cosine_of, layer_groups, total};
 use crate::{
     cell::Model,
     learn::{
@@ -63,13 +63,6 @@ impl<'a> Jacobian<'a> {
         let (rate, whole) = (out[2][0], out[1][0]);
         Ok(Similarity { steps: out.swap_remove(0), whole, rate })
     }
-}
-
-/// The groups that belong to layers, not to the readout: those that an op with a recurrent output drives.
-fn layer_groups(learner: &Learner, model: &Model) -> Vec<usize> {
-    let readout =
-        |g: usize| learner.structure.groups[g].states.iter().any(|&s| model.states[s].name.starts_with("out."));
-    (0..learner.structure.groups.len()).filter(|&g| !readout(g)).collect()
 }
 
 fn build(
@@ -213,13 +206,7 @@ fn build(
     let (_, ys) = scan_whole(g, &body, steps, false, &init, &stacks, &phis);
     // Firing rate over the layers.
     let seen = learner.observe(g, params, states, &inputs);
-    let spikes: Vec<&Tensor> = model
-        .observed
-        .iter()
-        .zip(&seen[model.states.len() + 1..])
-        .filter(|(name, _)| name.ends_with("spike"))
-        .map(|(_, t)| t)
-        .collect();
+    let spikes: Vec<&Tensor> = model.spiking().map(|(k, _)| &seen[model.states.len() + 1 + k]).collect();
     let count: usize = spikes.iter().map(|t| t.shape().elements()).sum();
     let rate = total(spikes.iter().map(|t| t.sum_all()), || g.scalar(DType::F32, 0.0)) * (1.0 / count.max(1) as f64);
     vec![ys[0].clone(), ys[1].at(steps - 1).reshape(&[1]), rate.reshape(&[1])]

@@ -7,7 +7,7 @@ use hlo::{
 };
 
 use super::{LearnError, objective::Objective};
-use crate::cell::{Model, context::USE, model::StateSpec};
+use crate::cell::{Model, Quantity, context::USE, model::StateSpec};
 
 /// Kind of the tag on a new state whose value is something else as well.
 const STATE: &str = "etp.state";
@@ -71,8 +71,8 @@ impl Prepared {
         let joint = Func::trace(&shapes, |g, p| {
             let mut results = model.step.call(g, &p[..n_params + n_states + 1]);
             name_states(&model.states, &mut results);
-            let observed: Vec<(&str, Tensor)> =
-                model.observed.iter().map(String::as_str).zip(results[n_states + 1..].iter().cloned()).collect();
+            let observed: Vec<(Quantity, Tensor)> =
+                model.observed.iter().map(|o| o.quantity).zip(results[n_states + 1..].iter().cloned()).collect();
             let loss = objective.step_loss(&results[n_states], &p[n_params + n_states + 1], &observed);
             results.insert(n_states, loss);
             results
@@ -125,13 +125,13 @@ impl Prepared {
                     .collect()
             })
             .collect();
-        let names: Vec<&str> =
-            if objective.regularized() { model.observed.iter().map(String::as_str).collect() } else { vec![] };
+        let quantities: Vec<Quantity> =
+            if objective.regularized() { model.observed.iter().map(|o| o.quantity).collect() } else { vec![] };
         let mut loss_shapes = vec![model.output.clone()];
-        loss_shapes.extend(model.step.results()[n_states + 1..][..names.len()].iter().map(|t| t.shape().clone()));
+        loss_shapes.extend(model.step.results()[n_states + 1..][..quantities.len()].iter().map(|t| t.shape().clone()));
         loss_shapes.push(target.clone());
         let loss_of = Func::trace(&loss_shapes, |_, p| {
-            let observed: Vec<(&str, Tensor)> = names.iter().copied().zip(p[1..].iter().cloned()).collect();
+            let observed: Vec<(Quantity, Tensor)> = quantities.iter().copied().zip(p[1..].iter().cloned()).collect();
             vec![objective.step_loss(&p[0], &p[p.len() - 1], &observed)]
         });
         Prepared {
