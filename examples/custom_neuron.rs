@@ -49,8 +49,8 @@ impl Neuron for Resonator {
         cx.set("u", &new_u);
         cx.set("V", &new_v);
         let s = self.spike(&new_v);
-        cx.observe("V", &new_v);
-        cx.observe("spike", &s);
+        cx.observe(Quantity::Potential, &new_v);
+        cx.observe(Quantity::Spike, &s);
         s
     }
 }

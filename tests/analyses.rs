@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use etrace::{
     analysis::{gradient::Gradients, history::History, jacobian::Jacobian},
+    cell::{Model, Quantity, StepContext, readout},
     learn::Method,
     net::Stack,
     train::session::Session,
@@ -45,6 +46,26 @@ fn with_them_it_is_not() {
     let found = study.run(1, &spikes(1)).expect("cosines");
     assert!(found.steps.iter().any(|c| *c < 0.99), "{:?}", found.steps);
     assert!(found.steps.iter().all(|c| (-1.0..=1.0001).contains(c)), "{:?}", found.steps);
+}
+
+/// Names mean nothing: a layer may be called `out`, a readout may not, and a value whose name ends in `spike` is no spike.
+#[test]
+fn layers_spikes_and_readouts_are_what_is_declared_as_such() {
+    let model = |more: bool| -> Model {
+        StepContext::trace(1, 10, |cx, x| {
+            let spikes = cx.scope("out", |cx| net("lif-delta", 2.0).step_layer(cx, 0, x));
+            if more {
+                cx.observe(Quantity::Other("prespike"), &spikes.full_like(1.0));
+            }
+            cx.readout("reader", |cx| readout::leaky(cx, &spikes, 3, 10.0, 1.0))
+        })
+    };
+    let study = History::new(session(), &model(false), STEPS).expect("a program");
+    assert_eq!(study.states, ["out.l0.V"]);
+    let run = |more| Jacobian::new(session(), &model(more), STEPS).expect("a program").run(1, &spikes(1));
+    let [plain, more] = [false, true].map(|more| run(more).expect("cosines"));
+    assert!(plain.rate > 0.0 && plain.rate < 1.0, "{plain:?}");
+    assert_eq!(plain, more);
 }
 
 #[test]

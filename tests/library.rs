@@ -23,7 +23,7 @@ fn network() -> Model {
         let kept = x.slice_axis(1, 0, 1).sigmoid() * 0.1;
         let v = v * kept.broadcast_to(&[BATCH, 6]) + drive;
         cx.set("V", &v);
-        cx.observe("V", &v);
+        cx.observe(Quantity::Potential, &v);
         cx.dense("out", &[&v.tanh()], 2, &Dense::new(&[Init::KaimingNormal(1.0)]))
     })
     .expect("its sizes fit")
@@ -241,7 +241,7 @@ fn a_wrong_step_is_an_error_that_names_what_was_written() {
     type Step = fn(&mut StepContext, &Tensor) -> Tensor;
     let out: fn(&mut StepContext, &Tensor) -> Tensor = |cx, x| readout::leaky(cx, x, 2, 10.0, 1.0);
     assert!(Model::trace(2, 3, out).is_ok());
-    let wrong: [(&str, &str, Step); 14] = [
+    let wrong: [(&str, &str, Step); 16] = [
         ("read and never set", "`V`", |cx, x| x + cx.state("V", 3, StateInit::Zeros)),
         ("declared before it is set", "`U`", |cx, x| {
             let v = cx.state("V", 3, StateInit::Zeros);
@@ -280,6 +280,14 @@ fn a_wrong_step_is_an_error_that_names_what_was_written() {
         ("at least one input", "`layer`", |cx, _| cx.dense("layer", &[], 2, &Dense::new(&[Init::Zeros]))),
         ("no constant", "`mean`", |cx, x| {
             cx.track("mean", &x.mean(&[0]), 0.9);
+            x.clone()
+        }),
+        ("observed twice", "`layer.spike`", |cx, x| {
+            (0..2).for_each(|_| cx.scope("layer", |cx| cx.observe(Quantity::Spike, x)));
+            x.clone()
+        }),
+        ("values of its neurons", "`V` is f32[2]", |cx, x| {
+            cx.observe(Quantity::Potential, &x.sum(&[1]));
             x.clone()
         }),
         ("gives its output", "f32[2]", |_, x| x.sum(&[1])),

@@ -7,7 +7,7 @@
 use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
 use tasks::Batch;
 
-use super::{Analysis, cosine_of};
+use super::{Analysis, cosine_of, layer_groups};
 use crate::{
     cell::Model,
     learn::{
@@ -37,10 +37,8 @@ impl<'a> History<'a> {
             &Objective::default(),
             &LearnerConfig { method: Method::D_RTRL, ..Default::default() },
         )?;
-        let groups: Vec<usize> = (0..learner.structure.groups.len())
-            .filter(|&g| traced(&learner, g).next().is_some())
-            .filter(|&g| learner.structure.groups[g].states.iter().all(|&s| !model.states[s].name.starts_with("out.")))
-            .collect();
+        let mut groups = layer_groups(&learner, model);
+        groups.retain(|&g| traced(&learner, g).next().is_some());
         let states = groups.iter().flat_map(|&g| learner.structure.groups[g].states.clone());
         let states = states.map(|s| model.states[s].name.clone()).collect();
         let analysis = Analysis::new(session, "history", model, steps, |g, params, initial, inputs| {
@@ -67,16 +65,92 @@ fn traced(learner: &Learner, group: usize) -> impl Iterator<Item = usize> + '_ {
         .map(|(k, _)| k)
 }
 
+/// Where values of the steps lie in the stacks of the loop over them.
+struct Layout {
+    /// The entries of the transition, by (to, from).
+    transition: Vec<Vec<Option<usize>>>,
+    /// Each op.
+    ops: Vec<OpLayout>,
+}
+
+struct OpLayout {
+    /// Its input.
+    input: usize,
+    /// Its drive, by state of the group.
+    drive: Vec<Option<usize>>,
+}
+
+/// What an op carries from step to step.
+struct Sums {
+    /// Its trace, `[B, I, N]` by state of the group.
+    traces: Vec<Tensor>,
+    /// The sum of its drives carried to this step, `[B, N]` by state of the group.
+    drives: Vec<Tensor>,
+    /// The sum of its inputs, `[B, I]`.
+    input: Tensor,
+}
+
+impl Sums {
+    /// Zeros, for a group of `n` states of shape `[B, N]`.
+    fn zeros(g: &Graph, n: usize, (batch, rows, width): (usize, usize, usize)) -> Sums {
+        Sums {
+            traces: (0..n).map(|_| g.zeros(&Shape::f32([batch, rows, width]))).collect(),
+            drives: (0..n).map(|_| g.zeros(&Shape::f32([batch, width]))).collect(),
+            input: g.zeros(&Shape::f32([batch, rows])),
+        }
+    }
+
+    /// As they lie in a loop.
+    fn flat(self) -> Vec<Tensor> {
+        self.traces.into_iter().chain(self.drives).chain([self.input]).collect()
+    }
+
+    fn of_flat(flat: &[Tensor]) -> Sums {
+        let n = flat.len() / 2;
+        Sums { traces: flat[..n].to_vec(), drives: flat[n..2 * n].to_vec(), input: flat[2 * n].clone() }
+    }
+
+    /// Those of the next step, whose values are `row`.
+    fn next(&self, row: &[Tensor], layout: &Layout, op: &OpLayout) -> Sums {
+        let n = self.drives.len();
+        let x = &row[op.input];
+        let dims = self.traces[0].dims();
+        let spread = |t: &Tensor| t.broadcast(dims, &[0, 2]);
+        let deep = x.broadcast(dims, &[0, 1]);
+        let entry = |a: usize, c: usize| layout.transition[a][c].map(|k| &row[k]);
+        let drive = |a: usize| op.drive[a].map(|k| &row[k]);
+        let trace = |a: usize| {
+            let carried = Tensor::sum_of((0..n).map(|c| Some(spread(entry(a, c)?) * &self.traces[c])));
+            let added = drive(a).map(|f| &deep * &spread(f));
+            Tensor::sum_of([carried, added]).unwrap_or_else(|| self.traces[a].zeros_like())
+        };
+        let traces = (0..n).map(trace).collect();
+        let sum = |a: usize| {
+            let carried = Tensor::sum_of((0..n).map(|c| Some(entry(a, c)?.clone() * &self.drives[c])));
+            Tensor::sum_of([carried, drive(a).cloned()]).unwrap_or_else(|| self.drives[a].zeros_like())
+        };
+        let drives = (0..n).map(sum).collect();
+        Sums { traces, drives, input: &self.input + x }
+    }
+
+    /// The sum of inputs times each sum of drives, `[B, I, N]` by state of the group.
+    fn products(&self) -> Vec<Tensor> {
+        let dims = self.traces[0].dims();
+        let product = |f: &Tensor| self.input.broadcast(dims, &[0, 1]) * f.broadcast(dims, &[0, 2]);
+        self.drives.iter().map(product).collect()
+    }
+}
+
 fn build(g: &Graph, learner: &Learner, k: usize, params: &[Tensor], states: &[Tensor], inputs: &Tensor) -> Vec<Tensor> {
-    let p = &learner.prepared;
+    let (p, structure) = (&learner.prepared, &learner.structure);
     let phis = p.prefix.call(g, params);
     let steps = inputs.dims()[0];
     let inputs = inputs.convert(DType::F32);
-    let forward = Forward::run(g, p, &learner.structure, &phis, states, &inputs);
-    let chunk = Steps::new(g, p, &learner.structure, &phis, &forward, &inputs, &g.zeros(&p.target));
+    let forward = Forward::run(g, p, structure, &phis, states, &inputs);
+    let chunk = Steps::new(g, p, structure, &phis, &forward, &inputs, &g.zeros(&p.target));
     let op_inputs = chunk.values().inputs;
     let transition = chunk.transitions().swap_remove(k);
-    let group = &learner.structure.groups[k];
+    let group = &structure.groups[k];
     let n = group.states.len();
     let ops: Vec<usize> = traced(learner, k).collect();
     let (batch, width) = (group.dims[0], group.dims[1]);
@@ -87,65 +161,41 @@ fn build(g: &Graph, learner: &Learner, k: usize, params: &[Tensor], states: &[Te
         stacks.push(t.clone());
         stacks.len() - 1
     };
-    let d: Vec<Vec<Option<usize>>> = transition
+    let transition = transition
         .iter()
-        .map(|r| r.iter().map(|t| t.as_ref().map(|t| stack(&t.broadcast_to(&full)))).collect())
+        .map(|row| row.iter().map(|t| t.as_ref().map(|t| stack(&t.broadcast_to(&full)))).collect())
         .collect();
-    let x: Vec<usize> = ops.iter().map(|o| stack(&op_inputs[o])).collect();
-    let f: Vec<Vec<Option<usize>>> =
-        ops.iter().map(|&o| chunk.drive(o, k).iter().map(|t| t.as_ref().map(&mut stack)).collect()).collect();
+    let places: Vec<usize> = ops.iter().map(|o| stack(&op_inputs[o])).collect();
+    let of_op = |(&o, input)| {
+        let drive = chunk.drive(o, k).iter().map(|t| t.as_ref().map(&mut stack)).collect();
+        OpLayout { input, drive }
+    };
+    let layout = Layout { transition, ops: ops.iter().zip(places).map(of_op).collect() };
 
-    // Per op: a trace and a sum of drives for each state, and a sum of inputs.
-    let mut init: Vec<Tensor> = Vec::new();
-    for &o in &ops {
-        let rows = op_inputs[&o].dims()[2];
-        init.extend((0..n).map(|_| g.zeros(&Shape::f32([batch, rows, width]))));
-        init.extend((0..n).map(|_| g.zeros(&Shape::f32([batch, width]))));
-        init.push(g.zeros(&Shape::f32([batch, rows])));
-    }
+    let zeros = |o: &usize| Sums::zeros(g, n, (batch, op_inputs[o].dims()[2], width)).flat();
+    let init: Vec<Tensor> = ops.iter().flat_map(zeros).collect();
     let mut shapes: Vec<Shape> = init.iter().map(|t| t.shape().clone()).collect();
     shapes.extend(stacks.iter().map(|t| t.shape().with_dims(&t.dims()[1..])));
     let body = Func::trace(&shapes, |g, v| {
         let (old, row) = v.split_at(init.len());
-        let (mut new, mut outer): (Vec<Tensor>, Vec<Tensor>) = (Vec::new(), Vec::new());
-        for (o, all) in old.chunks(2 * n + 1).enumerate() {
-            let (e, sums) = all.split_at(n);
-            let x = &row[x[o]];
-            let dims = e[0].dims();
-            let spread = |t: &Tensor| t.broadcast(dims, &[0, 2]);
-            let deep = x.broadcast(dims, &[0, 1]);
-            let carried = |values: &[Tensor], a: usize, wide: bool| {
-                let term =
-                    |c: usize| Some(if wide { spread(&row[d[a][c]?]) } else { row[d[a][c]?].clone() } * &values[c]);
-                Tensor::sum_of((0..n).map(term))
-            };
-            let drive = |a: usize| f[o][a].map(|k| row[k].clone());
-            let next = |a: usize| {
-                let added = drive(a).map(|f| &deep * &spread(&f));
-                Tensor::sum_of([carried(e, a, true), added]).unwrap_or_else(|| e[a].zeros_like())
-            };
-            let traces: Vec<Tensor> = (0..n).map(next).collect();
-            let drives: Vec<Tensor> = (0..n)
-                .map(|a| Tensor::sum_of([carried(sums, a, false), drive(a)]).unwrap_or_else(|| sums[a].zeros_like()))
-                .collect();
-            let input = &sums[n] + x;
-            outer.extend(drives.iter().map(|f| input.broadcast(dims, &[0, 1]) * spread(f)));
-            new.extend(traces);
-            new.extend(drives);
-            new.push(input);
+        let (mut all, mut products) = (Vec::new(), Vec::new());
+        for (old, op) in old.chunks(2 * n + 1).zip(&layout.ops) {
+            let new = Sums::of_flat(old).next(row, &layout, op);
+            products.push(new.products());
+            all.push(new);
         }
-        // All maps of a state together.
-        for a in 0..n {
-            let trace = |o: usize| &new[o * (2 * n + 1) + a];
-            let sum = |term: &dyn Fn(usize) -> Tensor| {
-                Tensor::sum_of((0..ops.len()).map(|o| Some(term(o).sum(&[1, 2]))))
-                    .unwrap_or_else(|| g.zeros(&Shape::f32([batch])))
-            };
-            let product = sum(&|o| trace(o) * &outer[o * n + a]);
-            let cosine = cosine_of(&product, &sum(&|o| trace(o).square()), &sum(&|o| outer[o * n + a].square()));
-            new.push(cosine);
-        }
-        new
+        let cosines: Vec<Tensor> = (0..n).map(|a| state_cosine(g, batch, a, &all, &products)).collect();
+        all.into_iter().flat_map(Sums::flat).chain(cosines).collect()
     });
     scan_whole(g, &body, steps, false, &init, &stacks, &[]).1
+}
+
+/// The cosine of the traces of state `a` and their approximations, over all ops together, `[B]`.
+fn state_cosine(g: &Graph, batch: usize, a: usize, all: &[Sums], products: &[Vec<Tensor>]) -> Tensor {
+    let sum = |term: &dyn Fn(&Tensor, &Tensor) -> Tensor| {
+        let terms = all.iter().zip(products).map(|(sums, products)| term(&sums.traces[a], &products[a]));
+        Tensor::sum_of(terms.map(|t| Some(t.sum(&[1, 2])))).unwrap_or_else(|| g.zeros(&Shape::f32([batch])))
+    };
+    let product = sum(&|trace, outer| trace * outer);
+    cosine_of(&product, &sum(&|trace, _| trace.square()), &sum(&|_, outer| outer.square()))
 }

@@ -16,6 +16,7 @@ use tasks::Batch;
 
 use crate::{
     cell::Model,
+    learn::Learner,
     train::{
         program::ProgramError,
         session::{Session, SessionError},
@@ -46,6 +47,12 @@ fn cosine_of(product: &Tensor, x: &Tensor, y: &Tensor) -> Tensor {
 /// Sums tensors of one shape; there must be one.
 fn total(terms: impl IntoIterator<Item = Tensor>, none: impl FnOnce() -> Tensor) -> Tensor {
     Tensor::sum_of(terms.into_iter().map(Some)).unwrap_or_else(none)
+}
+
+/// The groups of hidden states that belong to layers: those without a state of the readout.
+fn layer_groups(learner: &Learner, model: &Model) -> Vec<usize> {
+    let groups = &learner.structure.groups;
+    (0..groups.len()).filter(|&g| groups[g].states.iter().all(|&s| !model.states[s].readout)).collect()
 }
 
 /// Shapes of the arguments that every analysis takes: parameters, initial states, inputs `u8[T, B, n_in]`.

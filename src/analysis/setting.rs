@@ -32,11 +32,20 @@ const TABLE: &[Row] = &[
     Row("alif-stp-exp-cu", [(3.0, 20.0), (1.0, 4.0), (6.0, 40.0)]),
 ];
 
-/// Recurrent and feed-forward scales of layers that have no row.
+/// Recurrent and feed-forward scales of layers that were not published.
 pub const UNPUBLISHED: (f64, f64) = (2.0, 15.0);
 
-/// The published scales (recurrent, feed-forward) of a layer `NEURON-SYNAPSE`; `None` where there are none.
-pub fn scales(layer: &str, source: Source) -> Option<(f64, f64)> {
+/// A network to analyse.
+pub struct Setting {
+    /// The network.
+    pub net: Stack,
+    /// Whether its scales are those of the published analyses. If not, they are [`UNPUBLISHED`] ones, which suit no layer in particular:
+    /// its neurons may never spike.
+    pub published: bool,
+}
+
+/// Recurrent and feed-forward scales of a layer `NEURON-SYNAPSE`; `None` where none were published.
+fn scales(layer: &str, source: Source) -> Option<(f64, f64)> {
     let column = match source {
         Source::Random | Source::Nmnist => 0,
         Source::Gesture => 1,
@@ -45,12 +54,14 @@ pub fn scales(layer: &str, source: Source) -> Option<(f64, f64)> {
     TABLE.iter().find(|row| row.0 == layer).map(|row| row.1[column])
 }
 
-/// Layers as in the published analyses, with their [`scales`] for `source`, or [`UNPUBLISHED`] ones.
+/// Layers with the scales and time constants of the published analyses for `source`. Neurons and synapses that these do not have keep
+/// their standard settings.
 /// `name` is that of a layer, as in [`Stack::named`]; `None` if there is no such layer.
-pub fn net(name: &str, source: Source, n_in: usize, n_rec: usize, n_out: usize, layers: usize) -> Option<Stack> {
+pub fn net(name: &str, source: Source, n_in: usize, n_rec: usize, n_out: usize, layers: usize) -> Option<Setting> {
     let mut net = Stack { n_in, n_rec, n_out, n_layer: layers, tau_o: 10.0, ..Stack::named(name)? };
     let layer = net.layer_name();
-    (net.rec_scale, net.ff_scale) = scales(&layer, source).unwrap_or(UNPUBLISHED);
+    let found = scales(&layer, source);
+    (net.rec_scale, net.ff_scale) = found.unwrap_or(UNPUBLISHED);
     let time = if layer == "alif-stp-exp-cu" { 5.0 } else { 10.0 };
     match &mut net.neuron {
         NeuronConfig::Lif(lif) => lif.tau = Tau::Scalar(time),
@@ -72,5 +83,26 @@ pub fn net(name: &str, source: Source, n_in: usize, n_rec: usize, n_out: usize, 
         }
         _ => {}
     }
-    Some(net)
+    Some(Setting { net, published: found.is_some() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::spiking::Gif4;
+
+    #[test]
+    fn every_layer_of_the_tables_has_a_setting_and_says_whether_it_was_published() {
+        let settings = |name: &String| net(name, Source::Shd, 3, 5, 2, 1).map(|found| (name.clone(), found));
+        let all: Vec<(String, Setting)> = Stack::layer_names().iter().filter_map(settings).collect();
+        assert_eq!(all.len(), Stack::layer_names().len());
+        let published = all.iter().filter(|(_, found)| found.published);
+        let scales = published.map(|(name, found)| (name.as_str(), (found.net.rec_scale, found.net.ff_scale)));
+        assert_eq!(scales.collect::<Vec<_>>(), TABLE.iter().map(|row| (row.0, row.1[2])).collect::<Vec<_>>());
+        for (name, Setting { net, .. }) in all.iter().filter(|(_, found)| !found.published) {
+            assert_eq!((net.rec_scale, net.ff_scale), UNPUBLISHED, "{name}");
+        }
+        let (_, gif4) = all.iter().find(|(name, _)| name == "gif4-delta").expect("a layer");
+        assert_eq!(gif4.net.neuron, NeuronConfig::from(Gif4::default()), "no entry, standard settings");
+    }
 }

@@ -9,7 +9,7 @@ use hlo::{DType, Fault, Func, Graph, Shape, ShapeError, Tensor, random};
 
 use super::{
     init::{Init, StateInit},
-    model::{Model, ParamSpec, StateSpec, Tracked},
+    model::{Model, Observable, ParamSpec, Quantity, StateSpec, Tracked},
 };
 use crate::settings::node::choices;
 
@@ -29,9 +29,10 @@ pub struct StepContext {
     graph: Graph,
     batch: usize,
     scope: Vec<String>,
+    in_readout: bool,
     params: Vec<(ParamSpec, Tensor)>,
     states: Vec<State>,
-    observed: Vec<(String, Tensor)>,
+    observed: Vec<(Observable, Tensor)>,
     tracked: Vec<(Tracked, Tensor)>,
     streams: usize,
     uses: usize,
@@ -103,6 +104,7 @@ impl StepContext {
             graph,
             batch,
             scope: vec![],
+            in_readout: false,
             params: vec![],
             states: vec![],
             observed: vec![],
@@ -148,7 +150,7 @@ impl StepContext {
             states: self.states.into_iter().map(|s| s.spec).collect(),
             input: x.shape().clone(),
             output: out.shape().clone(),
-            observed: self.observed.into_iter().map(|(n, _)| n).collect(),
+            observed: self.observed.into_iter().map(|(o, _)| o).collect(),
             tracked: self.tracked.into_iter().map(|(t, _)| t).collect(),
             step: Func::from_values(params, results),
         }
@@ -175,6 +177,14 @@ impl StepContext {
         self.scope.push(name.to_string());
         let result = body(self);
         self.scope.pop();
+        result
+    }
+
+    /// The same as [`StepContext::scope`] for the readout: the states declared in it belong to no layer.
+    pub fn readout<R>(&mut self, name: &str, body: impl FnOnce(&mut StepContext) -> R) -> R {
+        let outside = std::mem::replace(&mut self.in_readout, true);
+        let result = self.scope(name, body);
+        self.in_readout = outside;
         result
     }
 
@@ -229,7 +239,8 @@ impl StepContext {
         let serial = 1 + self.params.len() + self.states.len();
         let old = self.graph.parameter(serial, shape.clone());
         let place = Location::caller();
-        self.states.push(State { spec: StateSpec { name, shape, init }, old: old.clone(), new: None, place });
+        let spec = StateSpec { name, shape, init, readout: self.in_readout };
+        self.states.push(State { spec, old: old.clone(), new: None, place });
         old
     }
 
@@ -254,10 +265,19 @@ impl StepContext {
         self.states[at].new = Some(value.clone());
     }
 
-    /// Makes a value visible to regularisers and pictures.
-    pub fn observe(&mut self, name: &str, value: &Tensor) {
-        let name = self.name(name);
-        self.observed.push((name, value.clone()));
+    /// Shows a value of this layer, `[B, n]`, to regularisers, firing rates and plots; the layer is the scope. A layer shows a quantity
+    /// once.
+    #[track_caller]
+    pub fn observe(&mut self, quantity: Quantity, value: &Tensor) {
+        let observable = Observable { layer: self.scope.join("."), quantity };
+        if value.rank() != 2 || value.dims()[0] != self.batch {
+            let (batch, got) = (self.batch, value.shape());
+            self.refuse(format!("a layer shows values of its neurons, f32[{batch}, n] for batch {batch}, but `{observable}` is {got}; reshape it"));
+        }
+        if self.observed.iter().any(|(o, _)| *o == observable) {
+            self.refuse(format!("`{observable}` is observed twice; give one of the layers a scope of its own"));
+        }
+        self.observed.push((observable, value.clone()));
     }
 
     /// Moves the constant `name` at every update towards the mean of `value` over the steps of the batch, see [`Tracked`].
@@ -286,14 +306,14 @@ impl StepContext {
     /// number is a hash of key, step, position, and how many times this was called in the step. So they are the same on every
     /// device and for every way of cutting a sequence into chunks.
     pub fn noise(&mut self, n: usize) -> Tensor {
-        let scope = std::mem::take(&mut self.scope);
+        let (scope, in_readout) = (std::mem::take(&mut self.scope), std::mem::take(&mut self.in_readout));
         let (key, tick) = (self.state("noise.key", 1, StateInit::Key), self.state("noise.tick", 1, StateInit::Zeros));
         let (key, tick) = (key.stop_gradient(), tick.stop_gradient());
         if self.streams == 0 {
             self.set("noise.key", &key);
             self.set("noise.tick", &(&tick + 1.0));
         }
-        self.scope = scope;
+        (self.scope, self.in_readout) = (scope, in_readout);
         self.streams += 1;
         let dims = [self.batch, n];
         let word = |t: &Tensor| t.reshape(&[self.batch]).convert(DType::U32).broadcast(&dims, &[0]);

@@ -4,7 +4,7 @@
 use hlo::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{Dense, Init, Mode, StateInit, StepContext, Surrogate};
+use super::{Dense, Init, Mode, Quantity, StateInit, StepContext, Surrogate};
 
 /// What units tell each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +113,7 @@ impl Egru {
         cx.set("o", &e);
         cx.set("h", &(c - &e * thr));
         cx.set("y", &y);
-        cx.observe("spike", &e);
+        cx.observe(Quantity::Spike, &e);
         if !self.trace {
             return y;
         }

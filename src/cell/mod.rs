@@ -9,7 +9,8 @@
 //! cx.set("V", &v)                             the state after the step
 //! ```
 //!
-//! Declaring a traced op is all a cell does for the learners; see [`crate::learn`].
+//! Declaring a traced op is all a cell does for the learners; see [`crate::learn`]. Regularisers, firing rates and plots see what it
+//! declares with [`StepContext::observe`]; analyses of layers leave out what is declared inside [`StepContext::readout`].
 //!
 //! Reading order: [`model`] (what tracing yields), [`context`], [`init`], [`surrogate`], then the cells: [`spiking`],
 //! [`rate`], [`egru`], [`norm`], [`readout`].
@@ -26,5 +27,5 @@ pub mod surrogate;
 
 pub use context::{Dense, ModelError, StepContext};
 pub use init::{Init, StateInit};
-pub use model::{Mode, Model, ParamSpec, StateSpec, Tracked};
+pub use model::{Mode, Model, Observable, ParamSpec, Quantity, StateSpec, Tracked};
 pub use surrogate::Surrogate;

@@ -1,5 +1,7 @@
 //! A traced model: the step as a function, and the names and initial values of all it uses.
 
+use std::fmt;
+
 use hlo::{Func, Range, Shape, Tensor};
 
 use super::{
@@ -29,6 +31,48 @@ pub struct StateSpec {
     pub shape: Shape,
     /// Its value before the first step of a sequence.
     pub init: StateInit,
+    /// Whether it belongs to the readout ([`StepContext::readout`]) rather than to a layer.
+    pub readout: bool,
+}
+
+/// What an observed value measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Quantity {
+    /// Spikes, or the events of an event-based unit: 0 or 1. Firing rates, rasters, warnings about silent layers and the regulariser of
+    /// rates read them.
+    Spike,
+    /// Membrane potentials. Plots and the regulariser of potentials read them.
+    Potential,
+    /// Anything else, by a name of its own; for whoever reads [`Engine::observe`](crate::train::engine::Engine::observe).
+    Other(&'static str),
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Quantity::Spike => "spike",
+            Quantity::Potential => "V",
+            Quantity::Other(name) => name,
+        })
+    }
+}
+
+/// A value of a layer that a step shows, `[B, n]`, declared with [`StepContext::observe`]. It is written `l0.spike`, `l0.V`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Observable {
+    /// The scope that it was declared in (`l0`); empty for a network without scopes.
+    pub layer: String,
+    /// What it measures.
+    pub quantity: Quantity,
+}
+
+impl fmt::Display for Observable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.layer.is_empty() {
+            write!(f, "{}.", self.layer)?;
+        }
+        self.quantity.fmt(f)
+    }
 }
 
 /// A fixed array that training moves towards the mean of a value over the steps of each batch.
@@ -70,8 +114,8 @@ pub struct Model {
     pub input: Shape,
     /// Output of one step, `f32[B, n_out]`.
     pub output: Shape,
-    /// Names of further results, for regularisers and pictures (`l0.spike`, `l0.V`).
-    pub observed: Vec<String>,
+    /// Further results, for regularisers, firing rates and plots.
+    pub observed: Vec<Observable>,
     /// What training moves besides the trained parameters.
     pub tracked: Vec<Tracked>,
     /// One step: (parameters, states, input) to (states, output, observed, tracked).
@@ -119,6 +163,12 @@ impl Model {
     /// Position of a state.
     pub fn state(&self, name: &str) -> Option<usize> {
         self.states.iter().position(|s| s.name == name)
+    }
+
+    /// The layers that show their spikes: the position of these among the observed values, and the name of the layer.
+    pub fn spiking(&self) -> impl Iterator<Item = (usize, &str)> {
+        let spikes = self.observed.iter().enumerate().filter(|(_, o)| o.quantity == Quantity::Spike);
+        spikes.map(|(k, o)| (k, o.layer.as_str()))
     }
 
     /// Whether training changes a parameter, be it by gradients or by statistics.

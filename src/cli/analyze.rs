@@ -23,7 +23,7 @@ use crate::{
         history::History,
         jacobian::Jacobian,
         rank_one,
-        setting::{self, Source},
+        setting::{self, Setting, Source},
     },
     learn::Method,
     net::Stack,
@@ -217,13 +217,11 @@ impl Flags {
         let all = |list: &[f64]| if list.is_empty() { vec![None] } else { list.iter().copied().map(Some).collect() };
         let mut cases = Vec::new();
         for name in names {
-            let source = self.source();
-            let standard = setting::net(&name, source, task.n_in(), n_rec, task.n_out(), self.n_layer.max(1));
+            let standard = setting::net(&name, self.source(), task.n_in(), n_rec, task.n_out(), self.n_layer.max(1));
             let known = || usage(format!("--models must be among {}, got `{name}`", Stack::layer_names().join(", ")));
-            let standard = standard.ok_or_else(known)?;
-            let layer = standard.layer_name();
-            if setting::scales(&layer, source).is_none() && (self.rec_scale.is_empty() || self.ff_scale.is_empty()) {
-                let (rec, ff) = setting::UNPUBLISHED;
+            let Setting { net: standard, published } = standard.ok_or_else(known)?;
+            if !published && (self.rec_scale.is_empty() || self.ff_scale.is_empty()) {
+                let (layer, (rec, ff)) = (standard.layer_name(), setting::UNPUBLISHED);
                 say!("{layer} has no published scales: where none is given, --rec_scale is {rec} and --ff_scale {ff}");
             }
             for rec in all(&self.rec_scale) {

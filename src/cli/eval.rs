@@ -12,7 +12,7 @@ use crate::{
     say,
     train::{
         checkpoint,
-        evaluate::{Evaluation, Rates, evaluate},
+        evaluate::{Evaluation, Rates, evaluate, layer_label},
         program::EvalProgram,
         run::RunDir,
     },
@@ -141,6 +141,7 @@ pub fn report(found: &Evaluation, task: &dyn Task, split: Split, dt: f64, dir: &
 
 /// What to do about a layer that does not fire.
 pub fn silent(layer: &str) -> String {
+    let layer = layer_label(layer);
     format!(
         "warning: layer {layer} did not spike once, so the weights that read its spikes cannot learn; raise the scale of its \
          input (--ff_scale, for shd --inp_scale; in `etrace train` net.ff_scale) or lower its threshold"

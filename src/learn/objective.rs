@@ -17,6 +17,7 @@ use hlo::{DType, Func, Shape, Tensor};
 use serde::{Deserialize, Serialize, Serializer, ser::Error};
 
 use super::LearnError;
+use crate::cell::Quantity;
 
 /// The loss of one step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -269,16 +270,16 @@ impl Objective {
         (self.sequence_losses(out, target) * self.weights(target)).mean_all()
     }
 
-    /// Loss of one step, a scalar. `out: [B, C]`, `target` that of the step, `observed` as the model names it.
-    pub fn step_loss(&self, out: &Tensor, target: &Tensor, observed: &[(&str, Tensor)]) -> Tensor {
+    /// Loss of one step, a scalar. `out: [B, C]`, `target` that of the step, `observed` the values that the model shows.
+    pub fn step_loss(&self, out: &Tensor, target: &Tensor, observed: &[(Quantity, Tensor)]) -> Tensor {
         let Regularizer { membrane, low, high, spike, rate } = self.regularizer;
         let mut total = self.mean_loss(out, target);
-        for (name, value) in observed {
-            if membrane > 0.0 && name.rsplit('.').next() == Some("V") {
+        for (quantity, value) in observed {
+            if membrane > 0.0 && *quantity == Quantity::Potential {
                 let beyond = (value - high).relu().square() + (low - value).relu().square();
                 total = total + beyond.mean_all().square() * membrane;
             }
-            if spike > 0.0 && name.rsplit('.').next() == Some("spike") {
+            if spike > 0.0 && *quantity == Quantity::Spike {
                 total = total + (value.mean_all() - rate).square() * spike;
             }
         }

@@ -7,7 +7,7 @@ use hlo::{
 };
 
 use super::{LearnError, objective::Objective};
-use crate::cell::{Model, context::USE, model::StateSpec};
+use crate::cell::{Model, Quantity, context::USE, model::StateSpec};
 
 /// Kind of the tag on a new state whose value is something else as well.
 const STATE: &str = "etp.state";
@@ -34,8 +34,8 @@ fn joint(model: &Model, objective: &Objective, target: &Shape) -> Func {
         let (args, target) = p.split_at(n_params + n_states + 1);
         let mut results = model.step.call(g, args);
         name_states(&model.states, &mut results);
-        let observed: Vec<(&str, Tensor)> =
-            model.observed.iter().map(String::as_str).zip(results[n_states + 1..].iter().cloned()).collect();
+        let observed: Vec<(Quantity, Tensor)> =
+            model.observed.iter().map(|o| o.quantity).zip(results[n_states + 1..].iter().cloned()).collect();
         let loss = objective.step_loss(&results[n_states], &target[0], &observed);
         results.insert(n_states, loss);
         results
@@ -77,14 +77,14 @@ fn frontier(joint: &Func, n_params: usize) -> Vec<Value> {
 
 /// (out, observed that enter the loss, target) to the loss of one step.
 fn loss_of(model: &Model, objective: &Objective, target: &Shape) -> Func {
-    let names: Vec<&str> =
-        if objective.regularized() { model.observed.iter().map(String::as_str).collect() } else { vec![] };
-    let observed = &model.step.results()[model.states.len() + 1..][..names.len()];
+    let quantities: Vec<Quantity> =
+        if objective.regularized() { model.observed.iter().map(|o| o.quantity).collect() } else { vec![] };
+    let observed = &model.step.results()[model.states.len() + 1..][..quantities.len()];
     let mut shapes = vec![model.output.clone()];
     shapes.extend(observed.iter().map(|t| t.shape().clone()));
     shapes.push(target.clone());
     Func::trace(&shapes, |_, p| {
-        let observed: Vec<(&str, Tensor)> = names.iter().copied().zip(p[1..].iter().cloned()).collect();
+        let observed: Vec<(Quantity, Tensor)> = quantities.iter().copied().zip(p[1..].iter().cloned()).collect();
         vec![objective.step_loss(&p[0], &p[p.len() - 1], &observed)]
     })
 }

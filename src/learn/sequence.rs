@@ -255,7 +255,6 @@ impl Learner {
             paths = super::paths::paths(model, &prepared, &structure, config.vjp, &**rule)?;
         }
         let plan = TracePlan::new(&**rule, config.old_correction, &structure);
-        let is_spike = |k: &usize| model.observed[*k].rsplit('.').next() == Some("spike");
         let ranges = prepared.prefix.ranges_of(&(0..model.params.len()).map(|k| model.range(k)).collect::<Vec<_>>());
         let learner = Learner {
             prepared,
@@ -269,7 +268,7 @@ impl Learner {
             batch: model.batch(),
             lagged: OnceCell::new(),
             ranges,
-            spikes: (0..model.observed.len()).filter(is_spike).collect(),
+            spikes: model.spiking().map(|(k, _)| k).collect(),
         };
         learner.check_form()?;
         Ok(learner)

@@ -145,7 +145,7 @@ impl SpeechNet {
                 let s = cx.scope(&format!("l{k}"), |cx| self.layer(cx, &x, n, mode));
                 x = if mode.trains() { cx.dropout(&s, self.dropout) } else { s };
             }
-            cx.scope("out", |cx| {
+            cx.readout("out", |cx| {
                 let out = match self.readout {
                     SpeechReadout::Spiking => self.layer(cx, &x, self.n_out, mode),
                     SpeechReadout::Leaky => {

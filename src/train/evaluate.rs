@@ -162,6 +162,11 @@ impl Evaluation {
     }
 }
 
+/// What a layer is called in texts: its name, or 0 in a network without scopes.
+pub fn layer_label(layer: &str) -> &str {
+    if layer.is_empty() { "0" } else { layer }
+}
+
 /// Spikes per neuron and step of layers as a table, with Hz for steps of `dt` ms, and the activity sparsity: the share of neurons
 /// that say nothing in a step, and whose outgoing products need not be computed.
 pub struct Rates<'a>(pub &'a [(String, f64)], pub f64);
@@ -171,9 +176,13 @@ impl fmt::Display for Rates<'_> {
         let columns = ["spikes per neuron and step", "Hz", "activity sparsity"].map(|c| (c, Align::Right));
         let mut table = Table::new([("layer", Align::Left)].into_iter().chain(columns));
         for (name, rate) in self.0 {
-            let name = if name.is_empty() { "0" } else { name };
             let (hz, sparsity) = (rate * 1000.0 / self.1, 100.0 * (1.0 - rate));
-            table.row([name.to_string(), format!("{rate:.4}"), format!("{hz:.2}"), format!("{sparsity:.2} %")]);
+            table.row([
+                layer_label(name).to_string(),
+                format!("{rate:.4}"),
+                format!("{hz:.2}"),
+                format!("{sparsity:.2} %"),
+            ]);
         }
         write!(f, "{table}")
     }

@@ -4,11 +4,14 @@ use hlo::{DType, Func, Shape, Tensor, array::Array, pjrt::Buffer};
 use tasks::Batch;
 
 use super::{
-    program::{ProgramError, Spec, drawn_states, initial_states, layer_of},
+    program::{ProgramError, Spec, drawn_states, initial_states},
     session::{Session, SessionError},
     trainer::arrays,
 };
-use crate::learn::{Learner, Method, sequence::LearnerConfig};
+use crate::{
+    cell::{Observable, Quantity},
+    learn::{Learner, Method, sequence::LearnerConfig},
+};
 
 /// Values of every step of a batch.
 pub struct Observation {
@@ -19,8 +22,8 @@ pub struct Observation {
     /// Output, `[T, B, C]`.
     out: Vec<f32>,
     classes: usize,
-    /// What the model observes, by name, and its number of neurons: `[T, B, N]` each.
-    observed: Vec<(String, usize, Vec<f32>)>,
+    /// What the layers show, and the number of neurons: `[T, B, N]` each.
+    observed: Vec<(Observable, usize, Vec<f32>)>,
 }
 
 impl Observation {
@@ -62,7 +65,7 @@ impl Observation {
             out: values(&results[0])?,
             classes: model.output.dims[1],
             observed: observed
-                .map(|((name, a), t)| Ok((name.clone(), width(t), values(a)?)))
+                .map(|((observable, a), t)| Ok((observable.clone(), width(t), values(a)?)))
                 .collect::<Result<_, SessionError>>()?,
             batch,
         })
@@ -79,38 +82,35 @@ impl Observation {
         (0..self.batch.steps).flat_map(row).collect()
     }
 
-    /// Layers that fire: the name of each without `spike`, and its number of neurons.
+    /// Layers that fire: the name of each, and its number of neurons.
     pub fn layers(&self) -> Vec<(String, usize)> {
-        self.observed.iter().filter_map(|(full, n, _)| Some((layer_of(full)?, *n))).collect()
+        let spiking = self.observed.iter().filter(|(o, ..)| o.quantity == Quantity::Spike);
+        spiking.map(|(o, n, _)| (o.layer.clone(), *n)).collect()
     }
 
-    fn value(&self, name: &str, t: usize, b: usize, i: usize) -> Option<f32> {
-        let (_, n, values) = self.observed.iter().find(|(full, ..)| full == name)?;
-        values.get((t * self.batch.batch + b) * n + i).copied()
-    }
-
-    fn full(layer: &str, what: &str) -> String {
-        if layer.is_empty() { what.to_string() } else { format!("{layer}.{what}") }
+    /// The number of neurons of a layer and what it shows of a quantity, `[T, B, N]`.
+    fn find(&self, layer: &str, quantity: Quantity) -> Option<(usize, &[f32])> {
+        let found = self.observed.iter().find(|(o, ..)| o.layer == layer && o.quantity == quantity);
+        found.map(|(_, n, values)| (*n, values.as_slice()))
     }
 
     /// Spikes of a layer: (step, neuron).
     pub fn spikes(&self, layer: &str, b: usize) -> Vec<(usize, usize)> {
-        let name = Observation::full(layer, "spike");
-        let Some((_, n, values)) = self.observed.iter().find(|(full, ..)| *full == name) else { return Vec::new() };
+        let Some((n, values)) = self.find(layer, Quantity::Spike) else { return Vec::new() };
         let fired = |&(t, i): &(usize, usize)| values[(t * self.batch.batch + b) * n + i] > 0.0;
-        (0..self.batch.steps).flat_map(|t| (0..*n).map(move |i| (t, i))).filter(fired).collect()
+        (0..self.batch.steps).flat_map(|t| (0..n).map(move |i| (t, i))).filter(fired).collect()
     }
 
-    /// Membrane potential of a neuron over time; empty where the layer has none.
+    /// Membrane potential of a neuron over time; empty where the layer shows none.
     pub fn potential(&self, layer: &str, b: usize, neuron: usize) -> Vec<f32> {
-        let name = Observation::full(layer, "V");
-        (0..self.batch.steps).map_while(|t| self.value(&name, t, b, neuron)).collect()
+        let Some((n, values)) = self.find(layer, Quantity::Potential) else { return Vec::new() };
+        (0..self.batch.steps).map(|t| values[(t * self.batch.batch + b) * n + neuron]).collect()
     }
 
     /// Spikes per neuron and step of a layer, over all samples.
     pub fn rate(&self, layer: &str) -> f64 {
         let spikes: usize = (0..self.samples()).map(|b| self.spikes(layer, b).len()).sum();
-        let neurons = self.layers().iter().find(|(name, _)| name == layer).map_or(1, |(_, n)| *n);
+        let neurons = self.find(layer, Quantity::Spike).map_or(1, |(n, _)| n);
         spikes as f64 / (self.samples().max(1) * self.batch.steps * neurons) as f64
     }
 

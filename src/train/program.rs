@@ -95,12 +95,6 @@ pub struct EvalReport {
     pub rates: Vec<Vec<f32>>,
 }
 
-/// The layer whose spikes an observed value holds: its name without `spike`.
-pub fn layer_of(observed: &str) -> Option<String> {
-    let scope = observed.strip_suffix("spike")?;
-    Some(scope.strip_suffix('.').unwrap_or(scope).to_string())
-}
-
 /// The next value of a tracked array, see [`Tracked`](crate::cell::Tracked).
 fn average(old: &Tensor, mean: &Tensor, momentum: f64, count: &Tensor) -> Tensor {
     let n = count.convert(DType::F32);
@@ -289,7 +283,7 @@ impl EvalProgram {
         });
         let names: Vec<String> = arguments.into_iter().map(|(n, _)| n).collect();
         let mut results = ["losses", "hits", "out"].map(String::from).to_vec();
-        let layers: Vec<String> = model.observed.iter().filter_map(|name| layer_of(name)).collect();
+        let layers: Vec<String> = model.spiking().map(|(_, layer)| layer.to_string()).collect();
         results.extend(layers.iter().enumerate().map(|(k, _)| format!("rate.{k}")));
         let executable = session.compile("eval", &func, &names, &results, &[])?;
         Ok(EvalProgram { executable, model: model.clone(), layers })

@@ -1,6 +1,9 @@
 //! Explicit Jacobians of a step by basis tangents: one forward derivative for every element of every source.
 
-use etrace::{cell::Model, learn::Objective};
+use etrace::{
+    cell::{Model, Quantity},
+    learn::Objective,
+};
 use hlo::{
     Func, HostValue, Mapped, Shape, Tensor, Value,
     transform::{Dual, Rules, jvp_with, vmap},
@@ -32,8 +35,8 @@ impl Step {
         shapes.extend([model.input.clone(), Shape::s32([model.batch()])]);
         let func = Func::trace(&shapes, |g, v| {
             let out = model.step.call(g, &v[..params + states + 1]);
-            let names = model.observed.iter().map(String::as_str);
-            let observed: Vec<(&str, Tensor)> = names.zip(out[states + 1..].iter().cloned()).collect();
+            let quantities = model.observed.iter().map(|o| o.quantity);
+            let observed: Vec<(Quantity, Tensor)> = quantities.zip(out[states + 1..].iter().cloned()).collect();
             let loss = objective.step_loss(&out[states], &v[params + states + 1], &observed);
             let mut new: Vec<Tensor> = Vec::new();
             for (k, state) in out[..states].iter().enumerate() {

@@ -5,7 +5,7 @@
 //! old, new or pre-reset values; element-wise parameters, masks, shared weights, fixed mixtures; readouts with and without memory.
 
 use etrace::{
-    cell::{Dense, Init, StateInit, StepContext},
+    cell::{Dense, Init, Quantity, StateInit, StepContext},
     learn::{LossKind, Objective, objective::Regularizer},
     rng::Stream,
 };
@@ -248,8 +248,8 @@ fn potential(cx: &mut StepContext, x: &Tensor, n: usize, draw: &mut Draw) -> Lay
         _ => u.clone(),
     };
     cx.set("V", &new);
-    cx.observe("V", &new);
-    cx.observe("spike", &spike);
+    cx.observe(Quantity::Potential, &new);
+    cx.observe(Quantity::Spike, &spike);
     let after = draw.spike(&(&new - 1.0));
     let layer = Layer { width: n, new: vec![after, new.tanh()], inside: vec![spike, u.tanh()], old: vec![old_spike] };
     extras(cx, &new, layer, draw)

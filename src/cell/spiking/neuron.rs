@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{Alif, Gif2, Gif4, Lif};
 use crate::{
-    cell::{Init, StepContext},
+    cell::{Init, Quantity, StepContext},
     settings::{SettingError, range},
     table,
 };
@@ -287,8 +287,8 @@ impl Input {
     }
 }
 
-/// Makes the new potential and its spikes visible.
+/// Shows the new potential and its spikes.
 pub(super) fn observe(cx: &mut StepContext, v: &Tensor, spike: &Tensor) {
-    cx.observe("V", v);
-    cx.observe("spike", spike);
+    cx.observe(Quantity::Potential, v);
+    cx.observe(Quantity::Spike, spike);
 }

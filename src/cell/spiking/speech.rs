@@ -2,6 +2,7 @@
 
 use hlo::{DType, Tensor};
 
+use super::neuron::observe;
 use crate::cell::{Dense, Init, StateInit, StepContext, Surrogate};
 
 /// LIF with a learned leak `alpha`, and with adaptation a second state `w` with learned `beta`, `a`, `b`:
@@ -78,8 +79,7 @@ impl AdLif {
         cx.set("u", &u);
         let s = self.surrogate.spike(&(&u - self.threshold));
         cx.set("s", &s);
-        cx.observe("V", &u);
-        cx.observe("spike", &s);
+        observe(cx, &u, &s);
         s
     }
 }

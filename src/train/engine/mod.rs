@@ -46,7 +46,7 @@ use super::{
     session::{Session, SessionError},
 };
 use crate::{
-    cell::Model,
+    cell::{Model, Observable},
     learn::{LearnError, Learner, Objective, sequence::LearnerConfig},
 };
 
@@ -84,8 +84,8 @@ pub struct Observed {
     pub states: Vec<(String, Array)>,
     /// The output, `[T, B, C]`.
     pub out: Array,
-    /// What the model observes (`cx.observe`), by name.
-    pub observed: Vec<(String, Array)>,
+    /// What the layers show (`cx.observe`).
+    pub observed: Vec<(Observable, Array)>,
 }
 
 impl<'s> Engine<'s> {
