@@ -266,6 +266,7 @@ fn a_sweep_writes_its_table_and_plots() {
 
 /// As printed in the README files of the published experiments.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of command lines")]
 fn the_published_command_lines_are_accepted() {
     let dms = "--dataset dms --t_delay 1000 --tau_I2 1500 --tau_neu 100 --tau_syn 100 --n_rec 200 --lr 0.001 --A2 1 --optimizer \
                adam --devices 3 --t_fixation 10. --spk_fun relu --acc_th 0.95 --n_data_worker 4 --dt 1. --ff_scale 6 --rec_scale 2";

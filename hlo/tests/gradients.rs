@@ -181,6 +181,7 @@ fn of_bits(a: &Tensor, b: &Tensor, f: fn(&Tensor, &Tensor) -> Tensor) -> Tensor 
     f(&a, &b).convert(DType::F64)
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn table() -> Vec<Case> {
     let mut t = vec![
         // leaves
@@ -501,6 +502,7 @@ fn mapped_call(g: &Graph, f: &Func, args: &[Mapped]) -> Vec<Tensor> {
 }
 
 /// `vmap` of `f` against one run for each index; the gradient of that; and `vmap` of the gradient.
+#[expect(clippy::too_many_lines, reason = "one comparison after another")]
 fn check_vmap(
     title: &str,
     f: &Func,
@@ -733,6 +735,7 @@ fn moved_elements() {
 
 /// Every layout of the table against plain loops over all indices.
 #[test]
+#[expect(clippy::too_many_lines, reason = "the plain loops are written out")]
 fn products_agree_with_plain_loops() {
     let layouts: Vec<(Vec<usize>, Vec<usize>, Dot)> = table()
         .iter()

@@ -404,6 +404,7 @@ fn a_loop_counts() {
 }
 
 /// One of each instruction whose text has something to get wrong.
+#[expect(clippy::too_many_lines, reason = "a list of instructions")]
 fn many_operations() -> Program {
     let scalar = Shape::f32([]);
     let mut sum = Builder::new("sum", 1);

@@ -121,6 +121,7 @@ fn message(f: impl FnOnce()) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of messages")]
 fn messages() {
     let g = Graph::new();
     let x = g.parameter(0, Shape::f32([128, 300]));
