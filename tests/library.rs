@@ -237,6 +237,7 @@ fn a_loop_goes_on_from_its_checkpoint() -> Outcome {
 
 /// Steps that are no models: what is wrong, and what the error must say.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of mistakes")]
 fn a_wrong_step_is_an_error_that_names_what_was_written() {
     type Step = fn(&mut StepContext, &Tensor) -> Tensor;
     let out: fn(&mut StepContext, &Tensor) -> Tensor = |cx, x| readout::leaky(cx, x, 2, 10.0, 1.0);
