@@ -84,8 +84,12 @@ impl de::Error for SettingError {
     }
 }
 
-/// "the nearest is `n_rec`; known are n_in, n_rec": how an error about an unknown name ends.
+/// "the nearest is `n_rec`; known are n_in, n_rec": how an error about an unknown name ends. What has no names, such as a rule
+/// without parameters, says so.
 pub fn choices(word: &str, known: &[&str]) -> String {
+    if known.is_empty() {
+        return "there are none here".into();
+    }
     let near = nearest(word, known.iter().copied()).map(|n| format!("the nearest is `{n}`; ")).unwrap_or_default();
     format!("{near}known are {}", known.join(", "))
 }
