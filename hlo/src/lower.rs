@@ -206,6 +206,13 @@ impl<'m> Emitter<'m> {
         self.push("constant", shape, &[], |i| i.literal = Some(literal))
     }
 
+    /// An array of `s32` values.
+    pub fn places(&mut self, shape: &Shape, values: &[i32]) -> i64 {
+        let literal =
+            proto::LiteralProto { shape: Some(shape.into()), s32s: values.to_vec(), ..proto::LiteralProto::default() };
+        self.push("constant", shape, &[], |i| i.literal = Some(literal))
+    }
+
     /// A comparison with the type that the operands call for.
     pub fn compare(&mut self, direction: &str, result: &Shape, operands: &[i64]) -> i64 {
         let kind = match self.shape(operands[0]).dtype {

@@ -213,6 +213,23 @@ impl WindowDimension {
     }
 }
 
+/// Which elements a `gather` brings together.
+#[derive(Clone, PartialEq, Message)]
+pub struct GatherDimensionNumbers {
+    /// Axes of the result that the slices have.
+    #[prost(int64, repeated, tag = "1")]
+    pub offset_dims: Vec<i64>,
+    /// Axes of the operand that are left out of the slices.
+    #[prost(int64, repeated, tag = "2")]
+    pub collapsed_slice_dims: Vec<i64>,
+    /// Axes of the operand that the places are on.
+    #[prost(int64, repeated, tag = "3")]
+    pub start_index_map: Vec<i64>,
+    /// Axis of the places that lists coordinates; their rank, if there is one coordinate.
+    #[prost(int64, tag = "4")]
+    pub index_vector_dim: i64,
+}
+
 /// The window of a convolution (spatial axes only), `reduce-window` or `select-and-scatter` (all axes).
 #[derive(Clone, PartialEq, Message)]
 pub struct Window {
@@ -434,6 +451,12 @@ pub struct Instruction {
     /// `dot`: meaning of axes.
     #[prost(message, optional, tag = "30")]
     pub dot_dimension_numbers: Option<DotDimensionNumbers>,
+    /// `gather`: meaning of axes.
+    #[prost(message, optional, tag = "33")]
+    pub gather_dimension_numbers: Option<GatherDimensionNumbers>,
+    /// `gather`: sizes of the slices.
+    #[prost(int64, repeated, tag = "34")]
+    pub gather_slice_sizes: Vec<i64>,
     /// Id, unique in the module.
     #[prost(int64, tag = "35")]
     pub id: i64,

@@ -21,6 +21,7 @@ use hlo::{
         conv::Slide,
         elementwise::{BINARY, BITWISE, UNARY},
         scan::Scan,
+        take::Places,
     },
     scan, scan_whole,
     transform::{Dual, jvp, vjp, vmap},
@@ -29,6 +30,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 type Build = Box<dyn Fn(&Graph, &[Tensor]) -> Vec<Tensor>>;
@@ -280,6 +282,9 @@ fn table() -> Vec<Case> {
         one("Reduce", "min", any(&[2, 3, 4]), |x| x.min(&[1])),
         one("Reduce", "logsumexp", any(&[2, 3]), Tensor::logsumexp),
         // computed positions
+        one("Take", "some twice, one never", any(&[2, 5]), |x| {
+            x.take(&Rc::new(Places::new(&[2, 3], vec![4, 0, 1, 1, 2, 4])))
+        }),
         two("DynamicSlice", "", any(&[4, 2]), position(), |x, i| x.dynamic_slice(i, 2)),
         case("DynamicUpdate", "", vec![any(&[4, 2]), any(&[2, 2]), position()], |_, v| {
             vec![v[0].dynamic_update(&v[1], &v[2])]

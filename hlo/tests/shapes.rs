@@ -16,9 +16,11 @@ use hlo::{
         reduce::{Combine, Reduce},
         scan::Scan,
         shaping::{Broadcast, Concatenate, Pad, Reshape, Reverse, Slice, Transpose},
+        take::{Places, Take},
     },
     random,
 };
+use std::rc::Rc;
 
 /// Shapes of the results, or the message.
 fn inferred(op: impl Primitive, operands: &[Shape]) -> Result<Vec<Shape>, String> {
@@ -184,6 +186,11 @@ fn products_and_sums() {
 #[test]
 fn computed_positions() {
     let at = s32s(&[]);
+    let take = |places: &[i32]| Take { places: Rc::new(Places::new(&[places.len()], places.to_vec())) };
+    accepted(take(&[2, 0, 2, 1]), &[f64s([4, 3])], f64s([4, 4]));
+    refused(take(&[3]), &[f64s([4, 3])]);
+    refused(take(&[-1]), &[f64s([4, 3])]);
+    refused(take(&[0]), &[f64s([])]);
     accepted(DynamicSlice { size: 2 }, &[f64s([4, 3]), at.clone()], f64s([2, 3]));
     refused(DynamicSlice { size: 5 }, &[f64s([4, 3]), at.clone()]);
     refused(DynamicSlice { size: 1 }, &[f64s([]), at.clone()]);

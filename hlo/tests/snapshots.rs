@@ -11,12 +11,18 @@
 mod common;
 
 use common::program;
-use hlo::{DType, Func, Graph, LowerError, Shape, Tensor, lower, ops::scan::Scan, scan, scan_whole, transform::grad};
+use hlo::{
+    DType, Func, Graph, LowerError, Shape, Tensor, lower,
+    ops::{scan::Scan, take::Places},
+    scan, scan_whole,
+    transform::grad,
+};
 use std::{
     fmt::Write as _,
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    rc::Rc,
 };
 
 #[track_caller]
@@ -106,6 +112,7 @@ fn one_of_each() {
             x.dot(&x.transpose(&[1, 0])),
             x.max(&[1]),
             x.dynamic_slice(&p[1], 1),
+            x.take(&Rc::new(Places::new(&[4], vec![2, 0, 0, 1]))),
             x.dynamic_update(&x.slice_axis(0, 0, 1), &p[1]),
             g.iota(Shape::s32([2, 3]), 1),
             p[1].xor(&p[1].shift_left(4)).bit_and(&p[1].shift_right(31).bit_or(&p[1])),
@@ -147,6 +154,7 @@ fn messages() {
         ("slice", Box::new(|| drop(x.slice_axis(0, 100, 129)))),
         ("concatenate", Box::new(|| drop(Tensor::concat(&[&x, &w], 0)))),
         ("reduce", Box::new(|| drop(x.sum(&[1, 0])))),
+        ("take", Box::new(|| drop(w.take(&Rc::new(Places::new(&[1], vec![1 << 20])))))),
         ("dynamic slice, position", Box::new(|| drop(x.dynamic_slice(&n, 1)))),
         ("dynamic slice, size", Box::new(|| drop(w.dynamic_slice(&k, 201)))),
         ("dynamic update", Box::new(|| drop(x.dynamic_update(&w, &k)))),

@@ -10,6 +10,7 @@
 //! | [`pool`] | maxima and means over windows |
 //! | [`reduce`] | sums and extrema over axes, and what is built from them |
 //! | [`index`] | slices at computed positions |
+//! | [`take`] | elements at given places |
 //! | [`meta`] | operations on the derivative, not on the value: stop-gradient, custom derivative, tags |
 //! | [`scan`] | the loop |
 
@@ -23,5 +24,6 @@ pub mod pool;
 pub mod reduce;
 pub mod scan;
 pub mod shaping;
+pub mod take;
 
 pub use leaf::{Constant, Iota, Parameter, Placeholder};

@@ -46,6 +46,13 @@ impl Attributes<'_> {
         {
             self.put("window", format_args!("{{{}}}", window(w)));
         }
+        if let Some(numbers) = &i.gather_dimension_numbers {
+            self.list("offset_dims", &numbers.offset_dims, ",");
+            self.list("collapsed_slice_dims", &numbers.collapsed_slice_dims, ",");
+            self.list("start_index_map", &numbers.start_index_map, ",");
+            self.put("index_vector_dim", numbers.index_vector_dim);
+            self.list("slice_sizes", &i.gather_slice_sizes, ",");
+        }
         if let Some(numbers) = &i.convolution_dimension_numbers {
             self.put("dim_labels", dim_labels(numbers));
         }
