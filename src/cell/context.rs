@@ -158,7 +158,7 @@ impl StepContext {
 
     /// Says that the step breaks a rule; tracing goes on, so that the first mistake is the one that is reported.
     #[track_caller]
-    fn refuse(&self, text: String) {
+    pub(super) fn refuse(&self, text: String) {
         self.graph.refuse(ShapeError(text));
     }
 

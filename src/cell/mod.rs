@@ -13,19 +13,23 @@
 //! declares with [`StepContext::observe`]; analyses of layers leave out what is declared inside [`StepContext::readout`].
 //!
 //! Reading order: [`model`] (what tracing yields), [`context`], [`init`], [`surrogate`], then the cells: [`spiking`],
-//! [`rate`], [`egru`], [`norm`], [`readout`].
+//! [`rate`], [`egru`], [`norm`], [`readout`]; and what is connected otherwise than all to all: [`convolution`], [`sparse`].
 
 pub mod context;
+pub mod convolution;
 pub mod egru;
 pub mod init;
 pub mod model;
 pub mod norm;
 pub mod rate;
 pub mod readout;
+pub mod sparse;
 pub mod spiking;
 pub mod surrogate;
 
 pub use context::{Dense, ModelError, StepContext};
+pub use convolution::Convolution;
 pub use init::{Init, StateInit};
 pub use model::{Mode, Model, Observable, ParamSpec, Quantity, StateSpec, Tracked};
+pub use sparse::{Connections, ConnectionsError};
 pub use surrogate::Surrogate;

@@ -10,7 +10,9 @@
 use std::{collections::HashMap, rc::Rc};
 
 use hlo::{
-    Dot, Func, Graph, Mapped, Shape, Tensor, Value, scan,
+    Dot, Func, Graph, Mapped, Shape, Tensor, Value,
+    graph::Node,
+    scan,
     transform::{Dependence, Dual, Rules, TangentOf, jvp_with, vmap},
 };
 
@@ -74,7 +76,11 @@ impl Forward {
 pub fn kept(p: &Prepared, s: &Structure) -> Vec<Value> {
     let old: Vec<Value> = p.old_states().iter().map(Tensor::value).collect();
     let of_states = Dependence::any(&p.body, &old);
-    let recurrent = s.ops.iter().filter(|op| op.recurrent && op.x.is_some());
+    // What is the same in every step is not stacked.
+    let arguments: Vec<Value> = p.body.params()[p.phis..].iter().map(Tensor::value).collect();
+    let emitted = |node: &Node, k: usize| k < node.op.live_operands(node.operands.len());
+    let moving = Dependence::new(&p.body, &arguments, emitted);
+    let recurrent = s.ops.iter().filter(|op| op.recurrent && op.x.is_some() && moving.has(op.y));
     let mut kept = Vec::new();
     let ops = recurrent.flat_map(|op| op.x.filter(|x| of_states.has(*x)).into_iter().chain([op.y]));
     for v in ops.chain(p.new_states().iter().map(Tensor::value)) {

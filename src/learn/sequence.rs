@@ -255,6 +255,7 @@ impl Learner {
             paths = super::paths::paths(model, &prepared, &structure, config.vjp, &**rule)?;
         }
         let plan = TracePlan::new(&**rule, config.old_correction, &structure);
+        check_linear(&plan, &structure)?;
         let ranges = prepared.prefix.ranges_of(&(0..model.params.len()).map(|k| model.range(k)).collect::<Vec<_>>());
         let learner = Learner {
             prepared,
@@ -470,6 +471,19 @@ fn check_feedback(vjp: Vjp, rule: &dyn Rule, prepared: &Prepared, structure: &St
         ))),
         _ => Ok(()),
     }
+}
+
+/// A factorised trace smooths the inputs of an op, so its gradient must be linear in them.
+fn check_linear(plan: &TracePlan, structure: &Structure) -> Result<(), LearnError> {
+    let factorised = structure.traced().filter(|(k, _)| plan.kinds[*k] == Some(TraceKind::Factorised));
+    let bent = factorised.map(|(_, op)| op).find(|op| op.x.is_some() && !op.kind.rule().is_linear(op));
+    bent.map_or(Ok(()), |op| {
+        Err(LearnError::Setting(format!(
+            "a factorised trace smooths the inputs of an op, so what an op makes of its weight must be linear in its input, but that of \
+             `{}` is not; take what is not linear out of the function, or use --method d-rtrl or bptt",
+            op.site
+        )))
+    })
 }
 
 impl From<Attachment> for Vjp {

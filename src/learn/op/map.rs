@@ -1,8 +1,8 @@
 //! `y = F(x, w)` with any function `F`: convolutions, sparse and structured products, and what a user writes.
 
 use hlo::{
-    Func, Mapped, Shape, Tensor,
-    transform::{vjp, vmap},
+    Func, Graph, HostValue, Mapped, Shape, Tensor,
+    transform::{Dependence, Dual, jvp, vjp, vmap},
 };
 
 use super::{Carried, ChunkResult, Group, MAP, Op, Reach, TracedOp};
@@ -32,6 +32,23 @@ impl TracedOp for Map {
         pulled[1].clone().unwrap_or_else(|| weight.zeros_like())
     }
 
+    /// Looks at how the gradient changes with the input.
+    fn is_linear(&self, op: &Op) -> bool {
+        let g = Graph::new();
+        let params = function(op).params();
+        let x = g.parameter(0, Shape::f32([&[1], params[0].dims()].concat()));
+        let weight = g.parameter(1, params[1].shape().clone());
+        let w = g.parameter(2, Shape::f32([&[1], function(op).results()[0].dims()].concat()));
+        let gradient = |x: &Tensor| self.gradient(op, &weight, Some(x), &w);
+        let all = Func::from_values(vec![x.clone(), weight.clone(), w.clone()], vec![gradient(&x)]);
+        let change = x.full_like(1.0);
+        let duals = [Dual { primal: x.clone(), tangent: Some(change) }, plain(&weight), plain(&w)];
+        let Some(tangent) = jvp(&g, &all, &duals)[0].tangent.clone() else { return false };
+        let tangent = Func::from_values(vec![x.clone(), weight.clone(), w.clone()], vec![tangent]);
+        let fixed = !Dependence::any(&tangent, &[x.value()]).has(tangent.results()[0].value());
+        fixed && vanishes(function(op))
+    }
+
     fn flops(&self, op: &Op, _: usize) -> u64 {
         cost::cost(function(op)).flops
     }
@@ -45,6 +62,18 @@ impl TracedOp for Map {
         let site = &carried.view.structure.ops[carried.op].site;
         unreachable!("`{site}` has no trace that goes forwards; the learner refuses forms that need one");
     }
+}
+
+fn plain(t: &Tensor) -> Dual {
+    Dual { primal: t.clone(), tangent: None }
+}
+
+/// Whether a function that is affine in its input is zero without one, by its values for a weight of ones; of large functions nothing is
+/// known, and nothing is said.
+fn vanishes(function: &Func) -> bool {
+    let values = |k: usize, value: f64| HostValue::full(function.params()[k].shape().clone(), value);
+    let elements: usize = function.params().iter().map(|t| t.shape().elements()).sum();
+    elements > 1 << 16 || function.evaluate(&[values(0, 0.0), values(1, 1.0)])[0].data.iter().all(|&y| y == 0.0)
 }
 
 fn function(op: &Op) -> &Func {

@@ -43,6 +43,11 @@ pub trait TracedOp: Sync {
         true
     }
 
+    /// Whether the gradient is linear in the input, as the smoothed inputs of ES-D-RTRL need.
+    fn is_linear(&self, op: &Op) -> bool {
+        op.x.is_some()
+    }
+
     /// Whether the trace of `w[i, j]` is the same for every j where drive and transitions are numbers.
     fn may_be_uniform(&self) -> bool {
         false

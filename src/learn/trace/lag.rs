@@ -94,9 +94,10 @@ impl LagPlan {
                 plan.kept.insert(Ring::Input(owner), Kept::Steps(x.dims()[1..].to_vec()));
             }
         }
-        // A parameter without an input learns from its drive alone: before the first step that must be zero.
-        let alone = plan.ops.iter().map(|&k| &view.structure.ops[k]).filter(|op| op.x.is_none());
-        for (op, &g) in alone.flat_map(|op| op.groups.iter().map(move |g| (op, g))) {
+        // Where a gradient need not vanish with its input, the drive must be zero before the first step.
+        let others =
+            plan.ops.iter().map(|&k| &view.structure.ops[k]).filter(|op| op.x.is_none() || op.function.is_some());
+        for (op, &g) in others.flat_map(|op| op.groups.iter().map(move |g| (op, g))) {
             for &a in &op.reach(g).states {
                 if let Some(kept) = plan.kept.get_mut(&Ring::Drive(op.drive, g, a)) {
                     *kept = Kept::Steps(view.structure.groups[g].dims.clone());
