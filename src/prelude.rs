@@ -12,7 +12,8 @@ pub use tasks::{Batch, Split, Task};
 
 pub use crate::{
     cell::{
-        Dense, Init, Mode, Model, ModelError, Observable, Quantity, StateInit, StepContext, Surrogate, readout,
+        Connections, Convolution, Dense, Init, Mode, Model, ModelError, Observable, Quantity, StateInit, StepContext,
+        Surrogate, readout,
         spiking::{Input, Neuron, Population},
     },
     learn::{
