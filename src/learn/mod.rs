@@ -14,7 +14,8 @@
 //!
 //! Reading order: [`objective`], [`prepare`] (step and loss, split into what is computed once and what is computed per
 //! step), [`structure`] (what the graph says), [`chunk`] (K steps at once), [`signal`] (what the loss asks of a trace),
-//! [`rule`] (the rules as a table), [`trace`] (their traces), [`sequence`] (a whole sequence, any method).
+//! [`rule`] (the rules as a table), `recursion` (other recursions than `D`, filters), [`trace`] (their traces), [`sequence`] (a whole
+//! sequence, any method).
 
 pub mod chunk;
 pub mod cost;
@@ -25,6 +26,7 @@ pub mod objective;
 pub mod paths;
 pub mod prepare;
 mod recompute;
+mod recursion;
 pub mod rule;
 mod segment;
 pub mod sequence;

@@ -44,7 +44,7 @@ impl Seen {
     pub fn view<'a>(&'a self, learner: &'a Learner, graph: &'a Graph) -> ChunkView<'a> {
         ChunkView {
             graph,
-            structure: &learner.structure,
+            structure: learner.as_traced(),
             plan: &learner.plan,
             transitions: &self.transitions,
             drives: &self.drives,
@@ -84,7 +84,7 @@ impl Learner {
         let (carry, more) = self.segment(g, phis, carry, piece);
         sums = sums.add(more);
         if let (true, Some(traces)) = (lag > 0, &carry.traces) {
-            let rest = Stretch::rest(g, &self.structure, &self.lagged().wide, lag, traces);
+            let rest = Stretch::rest(g, self.as_traced(), &self.lagged().wide, lag, traces);
             let past = past(data.inputs, &g.scalar(DType::S32, steps as f64 - lag as f64), lag);
             self.add_pulled(&mut sums, rest.pull(Some(&past.convert(DType::F32)), None).grads);
         }
@@ -289,8 +289,12 @@ impl Learner {
                     sums = inside;
                     (entry, none.after, none.direct)
                 }
+                (None, Vjp::SingleStep { .. }) if self.traceless() => {
+                    sums = step_sums(steps.entry_signals().1);
+                    (none.before, none.after, none.direct)
+                }
                 (None, Vjp::SingleStep { attachment }) => {
-                    let found = steps.signals(attachment);
+                    let found = steps.received(steps.signals(attachment), self.rule(), &carry.time);
                     sums = step_sums(found.instant);
                     let signal = add_signals(found.after, each(&found.before, &|t| later(t, length)));
                     (each(&found.before, &|t| Some(t.at(0))), signal, found.direct)
@@ -301,24 +305,24 @@ impl Learner {
                     (each(&before, &|t| Some(t.at(0))), each(&before, &|t| later(t, length)), none.direct)
                 }
             };
-            slots = Some(Slots { entry, steps: signal, direct, correction: self.correction(&carry.time, length) });
+            let correction = self.correction(&carry.time, length);
+            slots = Some(Slots { entry: self.filtered(entry), steps: self.filtered(signal), direct, correction });
         }
         sums.tracked = tracked.iter().map(|t| t.sum(&[0])).collect();
         let drives = self
             .structure
             .traced()
             .flat_map(|(k, op)| op.groups.iter().map(move |&gr| (k, gr)))
-            .map(|(k, gr)| ((k, gr), steps.drive(k, gr)))
+            .map(|(k, gr)| {
+                let drive = steps.drive(k, gr);
+                ((k, gr), if let Some(filter) = self.filter() { filter.drive(drive) } else { drive })
+            })
             .collect();
-        Seen {
-            states: forward.states,
-            sums,
-            slots,
-            transitions: steps.transitions(),
-            drives,
-            inputs: op_inputs,
-            length,
+        let mut transitions = steps.recursion(self.plan.recursion);
+        if let Some(filter) = self.filter() {
+            transitions = filter.transitions(g, &self.structure.groups, length, transitions);
         }
+        Seen { states: forward.states, sums, slots, transitions, drives, inputs: op_inputs, length }
     }
 
     /// Divisors of the factorised rule for slots 0 .. K of a chunk that starts after `time` steps, `[K + 1]`.

@@ -10,7 +10,9 @@ use super::{
     form::{Form, Lagged, TraceSetting},
     objective::OfSum,
     paths::Paths,
-    rule::Passage,
+    recursion::Filter,
+    rule::{Passage, TracedOp},
+    signal::Signal,
     structure::Kind,
     trace::{Slot, TraceKind, TracePlan, Traces},
 };
@@ -77,8 +79,10 @@ impl Default for LearnerConfig {
 pub struct Learner {
     /// Step and loss.
     pub prepared: Prepared,
-    /// What the graph of the step says.
+    /// What the graph of the step says, and what the rule's traces reach.
     pub structure: Structure,
+    /// The same with a filter behind every trace, if the rule has one.
+    twice: Option<Structure>,
     /// What an online rule follows from each trained parameter to the loss, and what it leaves out.
     pub paths: Vec<Paths>,
     /// How traced ops learn.
@@ -194,18 +198,24 @@ impl Learner {
         let prepared = Prepared::new(model, objective);
         let structure = Structure::new(&prepared)?;
         check_window(config.vjp, &**rule, &prepared, &structure)?;
+        let structure = rule.recursion().structure(structure, &prepared);
         let mut paths = Vec::new();
         if rule.is_online() {
             let names: Vec<String> = model.states.iter().map(|s| s.name.clone()).collect();
-            structure.check_online(&prepared, &names)?;
+            if !traceless(&**rule, &structure) {
+                structure.check_online(&prepared, &names)?;
+            }
             paths = super::paths::paths(model, &prepared, &structure, config.vjp, &**rule)?;
         }
         let plan = TracePlan::new(&**rule, config.old_correction, &structure);
+        check_filter(&plan)?;
+        let twice = (plan.filter > 0.0).then(|| Filter(plan.filter).structure(&structure));
         let is_spike = |k: &usize| model.observed[*k].rsplit('.').next() == Some("spike");
         let ranges = prepared.prefix.ranges_of(&(0..model.params.len()).map(|k| model.range(k)).collect::<Vec<_>>());
         let learner = Learner {
             prepared,
             structure,
+            twice,
             paths,
             plan,
             objective: objective.clone(),
@@ -223,6 +233,26 @@ impl Learner {
     /// The rule.
     pub fn rule(&self) -> &dyn Rule {
         &**self.rule
+    }
+
+    /// What the traces are told of the step: the structure, with a filter behind every trace if the rule has one. (Positions of states in
+    /// its groups are those of traces.)
+    pub fn as_traced(&self) -> &Structure {
+        self.twice.as_ref().unwrap_or(&self.structure)
+    }
+
+    pub(super) fn filter(&self) -> Option<Filter> {
+        self.twice.is_some().then_some(Filter(self.plan.filter))
+    }
+
+    /// A signal as traces meet it.
+    pub(super) fn filtered(&self, signal: Signal) -> Signal {
+        if let Some(filter) = self.filter() { filter.signal(signal) } else { signal }
+    }
+
+    /// Whether the rule has no traces, and learns from each step by itself.
+    pub(super) fn traceless(&self) -> bool {
+        traceless(self.rule(), &self.structure)
     }
 
     /// The settings.
@@ -262,7 +292,7 @@ impl Learner {
 
     /// Whether a trace has a value for each weight and sequence.
     fn has_wide_traces(&self) -> bool {
-        self.structure.traced().any(|(k, op)| {
+        self.as_traced().traced().any(|(k, op)| {
             let full = self.plan.kinds[k] == Some(TraceKind::Full) && op.kind == Kind::Dense;
             full && op.reached.iter().any(|reach| !reach.wide.is_empty())
         })
@@ -270,10 +300,11 @@ impl Learner {
 
     /// Bytes of these traces.
     pub(super) fn wide_bytes(&self) -> usize {
-        let slots = self.plan.slots(&self.structure, self.batch);
+        let structure = self.as_traced();
+        let slots = self.plan.slots(structure, self.batch);
         let wide = slots.iter().filter(|(slot, _)| match slot {
             Slot::Full(k, g, a) => {
-                let op = &self.structure.ops[*k];
+                let op = &structure.ops[*k];
                 op.kind == Kind::Dense && op.reach(*g).wide.contains(a)
             }
             _ => false,
@@ -286,7 +317,7 @@ impl Learner {
     /// parameters, gradients and optimiser (or the traces) take anyway may be taken once more.
     fn default_chunk(&self, steps: usize) -> usize {
         let params: usize = self.prepared.prefix.params().iter().map(|p| p.shape().bytes()).sum();
-        let traces = self.plan.bytes(&self.structure, self.batch);
+        let traces = self.plan.bytes(self.as_traced(), self.batch);
         let budget = (if self.has_wide_traces() { FULL_BUDGET } else { CACHE_BUDGET }).max(4 * params).max(traces / 2);
         let fitting = (budget / self.bytes_per_step().max(1)).clamp(1, LONGEST_CHUNK).min(steps);
         let divisor = (fitting.div_ceil(2)..=fitting).rev().find(|k| steps.is_multiple_of(*k));
@@ -296,7 +327,7 @@ impl Learner {
     /// Bytes that a chunk stacks per step: op inputs; states before and after, transitions (few of a group's are neither zero nor
     /// constant), drives, signals.
     pub(super) fn bytes_per_step(&self) -> usize {
-        let per_group = self.structure.groups.iter().map(|g| {
+        let per_group = self.as_traced().groups.iter().map(|g| {
             let k = g.states.len();
             4 * g.dims.iter().product::<usize>() * 5 * k
         });
@@ -354,7 +385,7 @@ impl Learner {
 
     /// Every trace array of the dense form with its shape.
     pub fn trace_slots(&self) -> std::collections::BTreeMap<Slot, Shape> {
-        self.plan.slots(&self.structure, self.batch)
+        self.plan.slots(self.as_traced(), self.batch)
     }
 }
 
@@ -369,9 +400,33 @@ fn check(config: &LearnerConfig) -> Result<(), LearnError> {
     Ok(())
 }
 
-/// Inside a window gradients are exact, so there a rule cannot have signals of its own.
+/// Whether an online rule gives no op a trace.
+pub(super) fn traceless(rule: &dyn Rule, structure: &Structure) -> bool {
+    rule.is_online() && (0..structure.ops.len()).all(|op| rule.trace(TracedOp { structure, op }).is_none())
+}
+
+/// A filter stands behind full traces.
+fn check_filter(plan: &TracePlan) -> Result<(), LearnError> {
+    if plan.filter == 0.0 || !plan.kinds.contains(&Some(TraceKind::Factorised)) {
+        return Ok(());
+    }
+    Err(LearnError::Setting(format!(
+        "a filter stands behind traces of the size of a weight, got a factor of {} for factorised ones; set it to 0",
+        plan.filter
+    )))
+}
+
+/// Multi-step gradients meet the exact derivative at the entry of a window, and inside they are exact: there a rule cannot have signals of
+/// its own.
 fn check_window(vjp: Vjp, rule: &dyn Rule, prepared: &Prepared, structure: &Structure) -> Result<(), LearnError> {
     let Vjp::MultiStep { window } = vjp else { return Ok(()) };
+    if rule.filter() > 0.0 || rule.reception().is_some() {
+        let what = if rule.filter() > 0.0 { "filters its traces" } else { "replaces learning signals" };
+        return Err(LearnError::Setting(format!(
+            "multi-step gradients hand the exact derivative to the traces, which makes no sense where a rule {what}, got --vjp_method \
+             multi-step with windows of {window}; use --vjp_method single-step"
+        )));
+    }
     let g = Graph::new();
     let mut dense = structure.ops.iter().filter(|op| op.kind == Kind::Dense);
     let own = dense.any(|op| {
@@ -382,7 +437,7 @@ fn check_window(vjp: Vjp, rule: &dyn Rule, prepared: &Prepared, structure: &Stru
         return Ok(());
     }
     Err(LearnError::Setting(format!(
-        "windows have exact gradients inside, which a rule with its own feedback has not, got --window {window}; use          --vjp_method single-step or --window 1"
+        "windows have exact gradients inside, which a rule with its own feedback has not, got --window {window}; use --vjp_method single-step or --window 1"
     )))
 }
 

@@ -22,7 +22,12 @@ use hlo::{
     transform::{Rules, jvp_with, pullback},
 };
 
-use super::{Attachment, chunk::Steps, structure::Group};
+use super::{
+    Attachment, Rule,
+    chunk::Steps,
+    rule::{Moment, Received},
+    structure::Group,
+};
 
 /// Derivatives of the loss with respect to the states of every group, by group and state, `[K, B, N]`; `None` is zero.
 pub type Signal = Vec<Vec<Option<Tensor>>>;
@@ -60,6 +65,28 @@ impl Steps<'_> {
             Attachment::Exit => self.exit_signals(),
             Attachment::InStep => Signals { after: self.in_step_signals(), ..self.no_signals() },
         }
+    }
+
+    /// What `rule` makes of signals before they meet traces; `time` are the steps before the chunk, `s32[]`.
+    pub fn received(&self, mut signals: Signals, rule: &dyn Rule, time: &Tensor) -> Signals {
+        let Some(reception) = rule.reception() else { return signals };
+        let receive = |group: usize, moment: Moment, signal: &mut Option<Tensor>| {
+            let dims = &self.structure.groups[group].dims;
+            let dims = [self.length, dims[0], dims[1]];
+            let received = reception.receive(&Received { group, moment, signal: signal.as_ref(), dims, time });
+            *signal = received.map(|t| self.counted(&t));
+        };
+        for (moment, all) in [(Moment::After, &mut signals.after), (Moment::Before, &mut signals.before)] {
+            for (group, states) in all.iter_mut().enumerate() {
+                states.iter_mut().for_each(|signal| receive(group, moment, signal));
+            }
+        }
+        for (op, signal) in self.structure.ops.iter().zip(&mut signals.direct) {
+            if let Some(&group) = op.groups.first() {
+                receive(group, Moment::Direct, signal);
+            }
+        }
+        signals
     }
 
     fn exit_signals(&self) -> Signals {

@@ -2,9 +2,12 @@
 //!
 //! A rule answers a few questions, and the learner does the rest:
 //!
-//! * which **trace** each traced op carries ([`Rule::trace`]; the kinds of trace are in [`trace`](super::trace));
+//! * which **trace** each traced op carries ([`Rule::trace`]; the kinds of trace are in [`trace`](super::trace)), or that there is none;
+//! * what multiplies a trace from step to step ([`Rule::recursion`]): the transition `D` unless the rule says otherwise;
+//! * whether a low-pass **filter** stands behind a trace ([`Rule::filter`]);
 //! * how the learning **signal** passes back through the weights on its way from the loss to the states ([`Rule::feedback`]): with the
-//!   weights themselves unless the rule says otherwise.
+//!   weights themselves unless the rule says otherwise;
+//! * what becomes of a signal that has arrived, before it meets a trace ([`Rule::reception`]): nothing unless the rule says otherwise.
 //!
 //! Names, aliases, help, `etrace explain`, the list in `docs/learning-rules.md` and the loops of the tests come from the table. A rule's
 //! own parameters are fields of its settings: `method = { name = "es-d-rtrl", decay = 0.9 }` in a configuration, `--method es-d-rtrl
@@ -12,18 +15,33 @@
 
 mod bptt;
 mod d_rtrl;
+mod e_prop;
 mod es_d_rtrl;
 mod feedback;
 mod hybrid;
+mod immediate;
+mod no_transition;
+mod ostl;
+mod ottt;
+mod scalar_leak;
+mod three_factor;
 
 use hlo::Tensor;
 
 pub use bptt::Bptt;
 pub use d_rtrl::DRtrl;
+pub use e_prop::{EProp, normalised};
 pub use es_d_rtrl::EsDRtrl;
 pub use feedback::RandomFeedback;
 pub use hybrid::Hybrid;
+pub use immediate::Immediate;
+pub use no_transition::NoTransition;
+pub use ostl::{OstlFeedForward, OstlRecurrent};
+pub use ottt::Ottt;
+pub use scalar_leak::ScalarLeak;
+pub use three_factor::{Modulated, ThreeFactor};
 
+pub use super::recursion::Recursion;
 use super::{LearnError, Structure, trace::TraceKind};
 use crate::settings::Listed;
 
@@ -57,12 +75,44 @@ pub struct Passage<'a> {
     pub weight: &'a Tensor,
 }
 
+/// Which part of a learning signal it is (`docs/spec/algorithms.md, "Ways around the new states"`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// With respect to a state after the step.
+    After,
+    /// With respect to a state before the step, on ways that pass none of the group's new states.
+    Before,
+    /// With respect to the output of an op, on ways that pass no new state; no trace meets it.
+    Direct,
+}
+
+/// A learning signal that has arrived at a group, in the steps of a chunk, as a rule sees it.
+pub struct Received<'a> {
+    /// The group's place in [`Structure::groups`].
+    pub group: usize,
+    /// Which part it is.
+    pub moment: Moment,
+    /// The signal of one state (or one op), `[K, B, N]`; `None` is zero.
+    pub signal: Option<&'a Tensor>,
+    /// Its shape.
+    pub dims: [usize; 3],
+    /// Steps from the start of the sequence to the first of the chunk, `s32[]`.
+    pub time: &'a Tensor,
+}
+
+/// What a rule makes of learning signals before they meet traces.
+pub trait Reception {
+    /// The signal that takes the place of the one received, in its shape; `None` is zero.
+    fn receive(&self, received: &Received<'_>) -> Option<Tensor>;
+}
+
 /// A learning rule.
 pub trait Rule {
     /// What it is.
     fn about(&self) -> About;
 
-    /// Which trace a traced op carries; nothing where the rule is exact without any (BPTT).
+    /// Which trace a traced op carries. A rule gives one to all ops or to none; without any it is exact (BPTT), or online with the
+    /// gradient of each step by itself.
     fn trace(&self, op: TracedOp<'_>) -> Option<TraceKind>;
 
     /// Whether gradients form while the sequence runs.
@@ -70,9 +120,25 @@ pub trait Rule {
         true
     }
 
-    /// Smoothing factor of factorised traces, in [0, 1).
+    /// What multiplies a trace from step to step.
+    fn recursion(&self) -> Recursion {
+        Recursion::Jacobian
+    }
+
+    /// The factor `kappa` of a filter behind full traces, in [0, 1): signals meet `ebar_t = kappa ebar_{t-1} + e_t`; 0 is no filter.
+    fn filter(&self) -> f64 {
+        0.0
+    }
+
+    /// Smoothing factor of factorised traces, in [0, 1): that of the output part, and of the input part too unless
+    /// [`Rule::input_decay`] says otherwise.
     fn decay(&self) -> f64 {
         0.0
+    }
+
+    /// Smoothing factor of the input part of factorised traces, in [0, 1).
+    fn input_decay(&self) -> f64 {
+        self.decay()
     }
 
     /// Sets [`Rule::decay`], if the rule has one.
@@ -84,6 +150,12 @@ pub trait Rule {
     /// Values, and the gradient of `W`, stay what they are.
     fn feedback(&self, passage: &Passage<'_>) -> Option<Tensor> {
         let _ = passage;
+        None
+    }
+
+    /// What the rule makes of learning signals before they meet traces; `None` leaves them as they are. Parameters without a trace keep
+    /// the gradient of each step by itself. Such a rule has single-step gradients only.
+    fn reception(&self) -> Option<&dyn Reception> {
         None
     }
 
@@ -111,6 +183,22 @@ crate::table! {
         Hybrid(Hybrid) = "hybrid" | "HybridDimVjpAlgorithm" | "DiagHybridDimAlgorithm";
         /// D-RTRL with learning signals that come back through fixed random matrices
         RandomFeedback(RandomFeedback) = "random-feedback" | "eprop-random" | "e-prop-random";
+        /// No trace: the gradient of each step by itself
+        Immediate(Immediate) = "immediate" | "instantaneous";
+        /// Traces without memory: what a step adds, and nothing of the steps before
+        NoTransition(NoTransition) = "no-transition" | "per-param-none";
+        /// Traces that decay with one number in place of the transition
+        ScalarLeak(ScalarLeak) = "scalar-leak" | "per-param-scalar-leak";
+        /// ES-D-RTRL with a decay of almost zero: OSTL for feed-forward layers
+        OstlFeedForward(OstlFeedForward) = "ostl-feedforward" | "OSTLFeedforward" | "ostl-without-h";
+        /// D-RTRL whose transition includes a neuron's connection to itself: OSTL for recurrent layers
+        OstlRecurrent(OstlRecurrent) = "ostl-recurrent" | "OSTLRecurrent" | "ostl-with-h" | "ostl";
+        /// D-RTRL with a low-pass filter behind its traces, and random feedback if wanted
+        EProp(EProp) = "e-prop" | "eprop";
+        /// Traces gated by a modulator in place of a learning signal
+        ThreeFactor(ThreeFactor) = "three-factor" | "ThreeFactor" | "modulated";
+        /// A leaky trace of the input beside the present slope of the output
+        Ottt(Ottt) = "ottt" | "ottt-a";
     }
 }
 
@@ -122,7 +210,7 @@ impl Method {
 
     /// ES-D-RTRL with smoothing factor `decay`, in [0, 1).
     pub const fn es_d_rtrl(decay: f64) -> Method {
-        Method::EsDRtrl(EsDRtrl { decay })
+        Method::EsDRtrl(EsDRtrl { decay, input_decay: None, output_decay: None })
     }
 
     /// The hybrid of the two, with smoothing factor `decay` of its factorised ops.
@@ -149,10 +237,13 @@ impl Method {
 
 /// Refuses a smoothing factor outside of [0, 1).
 fn check_decay(decay: f64) -> Result<(), LearnError> {
-    if (0.0..1.0).contains(&decay) {
+    check_factor("the decay", decay, "0.9 to 0.99 is usual")
+}
+
+/// Refuses a factor from step to step outside of [0, 1); `name` with its article.
+fn check_factor(name: &str, factor: f64, advice: &str) -> Result<(), LearnError> {
+    if (0.0..1.0).contains(&factor) {
         return Ok(());
     }
-    Err(LearnError::Setting(format!(
-        "the decay of an eligibility trace must lie in [0, 1), got {decay}; 0.9 to 0.99 is usual"
-    )))
+    Err(LearnError::Setting(format!("{name} of an eligibility trace must lie in [0, 1), got {factor}; {advice}")))
 }

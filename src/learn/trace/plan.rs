@@ -7,7 +7,7 @@ use hlo::{Shape, Tensor};
 use super::lag::Ring;
 use crate::learn::{
     Structure,
-    rule::{Rule, TracedOp},
+    rule::{Recursion, Rule, TracedOp},
     structure::{Kind, Op},
 };
 
@@ -43,19 +43,37 @@ pub type Traces = BTreeMap<Slot, Tensor>;
 pub struct TracePlan {
     /// Trace of each op; `None` for ops without one.
     pub kinds: Vec<Option<TraceKind>>,
-    /// Smoothing factor of factorised traces.
+    /// What multiplies a trace from step to step.
+    pub recursion: Recursion,
+    /// Factor of the filter behind full traces; 0 is none.
+    pub filter: f64,
+    /// Smoothing factor of the output part of factorised traces.
     pub decay: f64,
+    /// Smoothing factor of their input part.
+    pub input_decay: f64,
     /// Divide by `1 - (1-a)^(t+1)`, as releases before 0.2 of the reference library, in place of `1 - a^(t+1)`.
     pub old_correction: bool,
 }
 
 impl TracePlan {
+    /// Whether no op has a trace.
+    pub fn is_empty(&self) -> bool {
+        self.kinds.iter().all(Option::is_none)
+    }
+
     /// The plan of a rule.
     pub fn new(rule: &dyn Rule, old_correction: bool, structure: &Structure) -> TracePlan {
         let ops = structure.ops.iter().enumerate();
         let kind = |op: usize| rule.trace(TracedOp { structure, op });
         let kinds = ops.map(|(k, op)| if op.exclusion.is_none() { kind(k) } else { None }).collect();
-        TracePlan { kinds, decay: rule.decay(), old_correction }
+        TracePlan {
+            kinds,
+            recursion: rule.recursion(),
+            filter: rule.filter(),
+            decay: rule.decay(),
+            input_decay: rule.input_decay(),
+            old_correction,
+        }
     }
 
     /// Every array of the plan with its shape, for batch `b`.
