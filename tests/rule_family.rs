@@ -10,8 +10,8 @@ use etrace::{
         Attachment, LearnError, Learner, LossKind, Method, Objective, Rule, Vjp,
         form::TraceSetting,
         rule::{
-            About, EProp, EsDRtrl, Immediate, Modulated, NoTransition, OstlFeedForward, OstlRecurrent, Ottt, Received,
-            Reception, ScalarLeak, ThreeFactor, TracedOp,
+            About, EProp, EsDRtrl, Immediate, Mdgl, Modulated, NoTransition, OstlFeedForward, OstlRecurrent, Ottt,
+            Received, Reception, ScalarLeak, ThreeFactor, TracedOp, Uoro,
         },
         sequence::LearnerConfig,
         trace::TraceKind,
@@ -153,7 +153,8 @@ fn a_leak_is_the_transition_where_that_is_a_number() {
     let case = linear();
     assert!(apart(&case, leak(0.75), Method::D_RTRL) < 1e-12);
     assert!(apart(&case, leak(0.5), Method::D_RTRL) > 1e-2);
-    assert!(apart(&case, Method::Ottt(Ottt { leak: 0.75 }), Method::D_RTRL) < 1e-12);
+    // Powers of a decay come from its logarithm, a constant of single precision.
+    assert!(apart(&case, Method::Ottt(Ottt { leak: 0.75 }), Method::D_RTRL) < 1e-6);
     assert!(apart(&case, Method::Ottt(Ottt { leak: 0.5 }), Method::D_RTRL) > 1e-2);
     assert!(apart(&spiking(4), leak(0.75), Method::D_RTRL) > 1e-2);
 }
@@ -311,9 +312,9 @@ fn random_feedback_forgets_the_size_of_a_signal() {
 /// Every rule with full traces, as the learner takes it.
 fn full_rules() -> Vec<Box<dyn Fn() -> Box<dyn Deref<Target = dyn Rule>>>> {
     let table = [NO_TRANSITION, leak(0.7), OSTL, e_prop(0.6, false), e_prop(0.6, true), e_prop(0.0, true)];
-    let three = Method::ThreeFactor(ThreeFactor { modulator: 0.5 });
+    let others = [Method::Mdgl(Mdgl {}), Method::ThreeFactor(ThreeFactor { modulator: 0.5 })];
     let mut all: Vec<Box<dyn Fn() -> Box<dyn Deref<Target = dyn Rule>>>> = Vec::new();
-    for method in table.into_iter().chain([three]) {
+    for method in table.into_iter().chain(others) {
         all.push(Box::new(move || Box::new(method)));
     }
     all.push(Box::new(|| {
@@ -371,6 +372,7 @@ fn has_wide(learner: &Learner) -> bool {
     learner.as_traced().traced().any(|(_, op)| op.x.is_some() && op.reached.iter().any(|r| !r.wide.is_empty()))
 }
 
+/// To single precision, as powers of a decay are.
 #[test]
 fn factorised_rules_stream() {
     for case in [spiking(4), gated(3)] {
@@ -380,7 +382,7 @@ fn factorised_rules_stream() {
                 let config = LearnerConfig { method, chunk: Some(chunk), ..config() };
                 let learner = Learner::new(&case.model, &case.objective, &config).expect("a learner");
                 let error = case.worst(&case.gradients(&learner, stream), &want);
-                assert!(error < 1e-9, "{}, chunks of {chunk}, stream {stream}: {error:e}", method.name());
+                assert!(error < 1e-6, "{}, chunks of {chunk}, stream {stream}: {error:e}", method.name());
             }
         }
     }
@@ -396,6 +398,27 @@ fn a_filter_doubles_the_traces() {
     };
     assert_eq!(bytes(e_prop(0.6, false)), 2 * bytes(Method::D_RTRL));
     assert_eq!(bytes(IMMEDIATE), 0);
+}
+
+/// One connection and one step further than D-RTRL: two steps of a recurrent layer are exact, and more are not.
+#[test]
+fn a_signal_that_passes_one_connection_back_makes_two_steps_exact() {
+    let mdgl = Method::Mdgl(Mdgl {});
+    for mut case in [elman(4), gated(3)] {
+        assert!(apart(&case, mdgl, Method::BPTT) > 1e-3 && apart(&case, mdgl, Method::D_RTRL) > 1e-3);
+        case.inputs.truncate(2);
+        // The reset gate acts through another op: it has no trace.
+        let traced: Vec<usize> =
+            (0..case.model.params.len()).filter(|&k| !case.model.params[k].name.starts_with("r.")).collect();
+        let of = |method| -> Vec<Vec<f64>> {
+            let grads = by(&case, method);
+            traced.iter().map(|&k| grads[k].clone()).collect()
+        };
+        assert!(case.worst(&of(mdgl), &of(Method::BPTT)) < 1e-9);
+        assert!(case.worst(&of(Method::D_RTRL), &of(Method::BPTT)) > 1e-3);
+    }
+    // Without connections inside a group there is nothing to pass on.
+    assert_eq!(by(&linear(), mdgl), by(&linear(), Method::D_RTRL));
 }
 
 #[track_caller]
@@ -415,13 +438,14 @@ fn what_a_rule_cannot_do_is_refused() {
         refused(&case, &of(e_prop(0.5, false)), &["filters its traces", &windows, "single-step"]);
         refused(&case, &of(e_prop(0.0, true)), &["replaces learning signals", &windows, "single-step"]);
         refused(&case, &of(Method::ThreeFactor(ThreeFactor::default())), &[&windows, "single-step"]);
+        refused(&case, &of(Method::Mdgl(Mdgl {})), &["passes signals on", &windows, "single-step"]);
         for method in [e_prop(0.0, false), OSTL, leak(0.5), IMMEDIATE] {
             assert!(Learner::new(&case.model, &case.objective, &of(method)).is_ok(), "{}", method.name());
         }
     }
     let of = |method, trace| LearnerConfig { method, trace, ..LearnerConfig::default() };
     for trace in [TraceSetting::Whole, TraceSetting::Recompute, TraceSetting::FixedLag] {
-        for method in [IMMEDIATE, Method::Ottt(Ottt::default())] {
+        for method in [IMMEDIATE, Method::Ottt(Ottt::default()), Method::Uoro(Uoro::default())] {
             refused(&case, &of(method, trace), &["no trace of the size of a weight", &trace.to_string()]);
         }
     }
@@ -446,5 +470,5 @@ fn what_a_rule_cannot_do_is_refused() {
     }
     let rule: Box<dyn Rule> = Box::new(Filtered);
     let error = Learner::with_rule(&case.model, &case.objective, &config(), Box::new(rule)).err();
-    assert!(error.is_some_and(|e| e.to_string().contains("factor of 0.5 for factorised ones")));
+    assert!(error.is_some_and(|e| e.to_string().contains("factor of 0.5 for others")));
 }

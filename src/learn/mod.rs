@@ -25,6 +25,7 @@ pub mod form;
 pub mod objective;
 pub mod paths;
 pub mod prepare;
+mod projected;
 mod recompute;
 mod recursion;
 pub mod rule;

@@ -165,7 +165,7 @@ impl Survey {
 }
 
 /// Whether a state reaches a new state by way of a traced op.
-fn passes_op(prepared: &Prepared, structure: &Structure, from: usize, to: usize) -> bool {
+pub(super) fn passes_op(prepared: &Prepared, structure: &Structure, from: usize, to: usize) -> bool {
     let after = reach(&prepared.body, &[prepared.old_states()[from].value()], true);
     let passed: Vec<Value> = structure.ops.iter().map(|op| op.y).filter(|y| after.has(*y)).collect();
     !passed.is_empty() && reach(&prepared.body, &passed, true).has(prepared.new_states()[to].value())

@@ -207,6 +207,7 @@ impl Learner {
             }
             paths = super::paths::paths(model, &prepared, &structure, config.vjp, &**rule)?;
         }
+        check_projection(&**rule, &structure)?;
         let plan = TracePlan::new(&**rule, config.old_correction, &structure);
         check_filter(&plan)?;
         let twice = (plan.filter > 0.0).then(|| Filter(plan.filter).structure(&structure));
@@ -405,13 +406,25 @@ pub(super) fn traceless(rule: &dyn Rule, structure: &Structure) -> bool {
     rule.is_online() && (0..structure.ops.len()).all(|op| rule.trace(TracedOp { structure, op }).is_none())
 }
 
+/// Projected traces need random signs.
+fn check_projection(rule: &dyn Rule, structure: &Structure) -> Result<(), LearnError> {
+    let projected = |op: usize| rule.trace(TracedOp { structure, op }) == Some(TraceKind::Projected);
+    if rule.projection().is_some() || !(0..structure.ops.len()).any(projected) {
+        return Ok(());
+    }
+    Err(LearnError::Setting(
+        "a rule with projected traces says where its random signs come from, got none; implement Rule::projection"
+            .into(),
+    ))
+}
+
 /// A filter stands behind full traces.
 fn check_filter(plan: &TracePlan) -> Result<(), LearnError> {
-    if plan.filter == 0.0 || !plan.kinds.contains(&Some(TraceKind::Factorised)) {
+    if plan.filter == 0.0 || plan.kinds.iter().flatten().all(|kind| *kind == TraceKind::Full) {
         return Ok(());
     }
     Err(LearnError::Setting(format!(
-        "a filter stands behind traces of the size of a weight, got a factor of {} for factorised ones; set it to 0",
+        "a filter stands behind traces of the size of a weight, got a factor of {} for others; set it to 0",
         plan.filter
     )))
 }
@@ -420,8 +433,12 @@ fn check_filter(plan: &TracePlan) -> Result<(), LearnError> {
 /// its own.
 fn check_window(vjp: Vjp, rule: &dyn Rule, prepared: &Prepared, structure: &Structure) -> Result<(), LearnError> {
     let Vjp::MultiStep { window } = vjp else { return Ok(()) };
-    if rule.filter() > 0.0 || rule.reception().is_some() {
-        let what = if rule.filter() > 0.0 { "filters its traces" } else { "replaces learning signals" };
+    let own = [
+        (rule.filter() > 0.0, "filters its traces"),
+        (rule.reception().is_some(), "replaces learning signals"),
+        (rule.one_hop(), "passes signals on by itself"),
+    ];
+    if let Some((_, what)) = own.into_iter().find(|(has, _)| *has) {
         return Err(LearnError::Setting(format!(
             "multi-step gradients hand the exact derivative to the traces, which makes no sense where a rule {what}, got --vjp_method \
              multi-step with windows of {window}; use --vjp_method single-step"

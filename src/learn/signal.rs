@@ -25,6 +25,7 @@ use hlo::{
 use super::{
     Attachment, Rule,
     chunk::Steps,
+    recursion::passes_op,
     rule::{Moment, Received},
     structure::Group,
 };
@@ -87,6 +88,56 @@ impl Steps<'_> {
             }
         }
         signals
+    }
+
+    /// Adds to the signals before each step what those after it send back through the connections within their group.
+    pub fn hopped(&self, mut signals: Signals, rule: &dyn Rule) -> Signals {
+        if !rule.one_hop() {
+            return signals;
+        }
+        let transitions = self.transitions();
+        for (g, d) in transitions.iter().enumerate() {
+            let back = self.back_through_ops(g, &signals.after[g]);
+            for (c, back) in back.into_iter().enumerate() {
+                // Everything less what stays at its position, which is in the trace.
+                let stays = d.iter().zip(&signals.after[g]).map(|(d, m)| Some(-(d[c].as_ref()? * m.as_ref()?)));
+                let hop = back.and_then(|back| Tensor::sum_of([Some(back)].into_iter().chain(stays)));
+                let before = &mut signals.before[g][c];
+                *before = Tensor::sum_of([before.take(), hop]);
+            }
+        }
+        signals
+    }
+
+    /// Signals after each step, carried to the states before it on all ways that pass no other group's new state; nothing for states without
+    /// a way through an op.
+    fn back_through_ops(&self, g: usize, after: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        let states = &self.structure.groups[g].states;
+        let new = |s: usize| self.at(&self.prepared.new_states()[s]);
+        let func = self.func.with_results(states.iter().map(|&s| new(s)).collect());
+        let others = (0..self.prepared.states).filter(|s| !states.contains(s));
+        let rules = Rules { cut: others.map(|s| new(s).value()).collect(), ..self.rules() };
+        let connected = |&c: &usize| states.iter().any(|&a| passes_op(self.prepared, self.structure, states[c], a));
+        let from: Vec<usize> = (0..states.len()).filter(connected).collect();
+        let mut args = self.args.clone();
+        let mut seeds = Vec::new();
+        for &c in &from {
+            let arg = &mut args[self.prepared.phis + states[c]];
+            seeds.push(self.graph.placeholder(arg.primal.shape().clone()));
+            arg.tangent = seeds.last().cloned();
+        }
+        let env = jvp_with(&self.graph, &func, &args, &rules);
+        let end = |(r, m): (&Tensor, &Option<Tensor>)| {
+            let (tangent, m) = (env.get(r.value()).tangent.clone()?, m.as_ref()?);
+            let m = if tangent.rank() < m.rank() { m.at(0) } else { m.clone() };
+            Some((tangent, m))
+        };
+        let ends: Vec<(Tensor, Tensor)> = func.results().iter().zip(after).filter_map(end).collect();
+        let mut back = vec![None; states.len()];
+        for (&c, ct) in from.iter().zip(pullback(&self.graph, &seeds, &ends)) {
+            back[c] = ct.map(|t| self.per_step(t, &self.structure.groups[g].dims));
+        }
+        back
     }
 
     fn exit_signals(&self) -> Signals {

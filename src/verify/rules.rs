@@ -13,7 +13,10 @@ use super::{Case, VerifyError};
 use crate::{
     learn::{
         Attachment, LearnError, Method, Rule, Vjp,
-        rule::{About, EProp, EsDRtrl, Modulated, Received, Reception, ScalarLeak, TracedOp, normalised},
+        rule::{
+            About, EProp, EsDRtrl, Modulated, Projection, Received, Reception, Recursion, ScalarLeak, Signs, TracedOp,
+            Uoro, normalised,
+        },
         sequence::LearnerConfig,
         trace::TraceKind,
     },
@@ -42,7 +45,7 @@ pub(super) const MODES: [(&str, Vjp, bool); 5] = [
 ];
 
 /// Rules of reference files that this project does not have, by the start of their names.
-const ABSENT: [&str; 2] = ["snap_n", "uoro"];
+const ABSENT: [&str; 1] = ["snap_n"];
 
 /// What a stored method is.
 pub(super) enum Stored {
@@ -67,8 +70,12 @@ fn stored(
         Box::new(Modulated { modulator: array("extra/three_factor/modulator")?.to_f64_vec() })
     } else if name == "eprop_random" {
         let matrices = "extra/eprop_random/B/libgroup";
-        let all = (0..count(matrices)).map(|k| array(&format!("{matrices}{k}")));
+        let all = (0..count(matrices).max(1)).map(|k| array(&format!("{matrices}{k}")));
         Box::new(TabledFeedback { matrices: all.collect::<Result<_, _>>()? })
+    } else if name == "uoro" {
+        let signs = "extra/uoro/nu/libgroup";
+        let all = (0..count(signs).max(1)).map(|k| array(&format!("{signs}{k}")));
+        Box::new(TabledSigns { signs: all.collect::<Result<_, _>>()? })
     } else if let Some(decay) = number("es_d_rtrl_") {
         Box::new(EsDRtrl { decay, ..EsDRtrl::default() })
     } else if let Some(kappa) = number("eprop_kappa") {
@@ -147,6 +154,11 @@ impl Case {
     }
 }
 
+/// The table of a group. A panic while a case is replayed is an error of the case.
+fn table(tables: &[Array], group: usize) -> &Array {
+    tables.get(group).unwrap_or_else(|| panic!("there are {} random tables, and none for group {group}", tables.len()))
+}
+
 /// [`EProp`] with the random matrices of a case, one for each group.
 struct TabledFeedback {
     matrices: Vec<Array>,
@@ -176,9 +188,48 @@ impl Rule for TabledFeedback {
 
 impl Reception for TabledFeedback {
     fn receive(&self, received: &Received<'_>) -> Option<Tensor> {
-        let matrix = &self.matrices[received.group];
+        let matrix = table(&self.matrices, received.group);
         let shape = Shape::f32(matrix.shape().dims.clone());
         let matrix = received.time.graph().literal(&shape, matrix.to_f64_vec());
         received.signal.map(|signal| normalised(signal, &matrix))
+    }
+}
+
+/// [`Uoro`] with the signs of a case, `[T, B, N, S]` for each group.
+struct TabledSigns {
+    signs: Vec<Array>,
+}
+
+impl Rule for TabledSigns {
+    fn about(&self) -> About {
+        Uoro::default().about()
+    }
+
+    fn trace(&self, op: TracedOp<'_>) -> Option<TraceKind> {
+        Uoro::default().trace(op)
+    }
+
+    fn recursion(&self) -> Recursion {
+        Uoro::default().recursion()
+    }
+
+    fn projection(&self) -> Option<&dyn Projection> {
+        Some(self)
+    }
+
+    fn check(&self) -> Result<(), LearnError> {
+        match self.signs.iter().find(|signs| signs.shape().dims.len() != 4) {
+            Some(wrong) => Err(LearnError::Shape(format!("random signs must be [T, B, N, S], got {}", wrong.shape()))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Projection for TabledSigns {
+    fn signs(&self, signs: &Signs<'_>) -> Tensor {
+        let table = table(&self.signs, signs.group);
+        let all = signs.time.graph().literal(&Shape::f32(table.shape().dims.clone()), table.to_f64_vec());
+        let now = all.dynamic_slice(signs.time, 1).at(0);
+        now.slice_axis(2, signs.state, signs.state + 1).reshape(&signs.dims)
     }
 }

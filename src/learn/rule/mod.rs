@@ -7,7 +7,9 @@
 //! * whether a low-pass **filter** stands behind a trace ([`Rule::filter`]);
 //! * how the learning **signal** passes back through the weights on its way from the loss to the states ([`Rule::feedback`]): with the
 //!   weights themselves unless the rule says otherwise;
-//! * what becomes of a signal that has arrived, before it meets a trace ([`Rule::reception`]): nothing unless the rule says otherwise.
+//! * what becomes of a signal that has arrived, before it meets a trace ([`Rule::reception`]): nothing unless the rule says otherwise;
+//! * whether it goes one step back from there, from neuron to neuron ([`Rule::one_hop`]);
+//! * where random projections come from, for traces that are projected ([`Rule::projection`]).
 //!
 //! Names, aliases, help, `etrace explain`, the list in `docs/learning-rules.md` and the loops of the tests come from the table. A rule's
 //! own parameters are fields of its settings: `method = { name = "es-d-rtrl", decay = 0.9 }` in a configuration, `--method es-d-rtrl
@@ -20,11 +22,13 @@ mod es_d_rtrl;
 mod feedback;
 mod hybrid;
 mod immediate;
+mod mdgl;
 mod no_transition;
 mod ostl;
 mod ottt;
 mod scalar_leak;
 mod three_factor;
+mod uoro;
 
 use hlo::Tensor;
 
@@ -35,11 +39,13 @@ pub use es_d_rtrl::EsDRtrl;
 pub use feedback::RandomFeedback;
 pub use hybrid::Hybrid;
 pub use immediate::Immediate;
+pub use mdgl::Mdgl;
 pub use no_transition::NoTransition;
 pub use ostl::{OstlFeedForward, OstlRecurrent};
 pub use ottt::Ottt;
 pub use scalar_leak::ScalarLeak;
 pub use three_factor::{Modulated, ThreeFactor};
+pub use uoro::Uoro;
 
 pub use super::recursion::Recursion;
 use super::{LearnError, Structure, trace::TraceKind};
@@ -106,6 +112,24 @@ pub trait Reception {
     fn receive(&self, received: &Received<'_>) -> Option<Tensor>;
 }
 
+/// Which random signs a projected trace asks for.
+pub struct Signs<'a> {
+    /// The group's place in [`Structure::groups`].
+    pub group: usize,
+    /// The state's place in the group.
+    pub state: usize,
+    /// `[B, N]`.
+    pub dims: [usize; 2],
+    /// Steps since the start of the sequence, `s32[]`.
+    pub time: &'a Tensor,
+}
+
+/// Where the random signs of projected traces come from.
+pub trait Projection {
+    /// 1 or -1 for every position of a state.
+    fn signs(&self, signs: &Signs<'_>) -> Tensor;
+}
+
 /// A learning rule.
 pub trait Rule {
     /// What it is.
@@ -159,6 +183,17 @@ pub trait Rule {
         None
     }
 
+    /// Whether a learning signal also goes one step back through the connections within its group, to the traces of the step before. Such a
+    /// rule has single-step gradients only.
+    fn one_hop(&self) -> bool {
+        false
+    }
+
+    /// The random signs of projected traces; a rule with [`TraceKind::Projected`] has some.
+    fn projection(&self) -> Option<&dyn Projection> {
+        None
+    }
+
     /// Checks the parameters of the rule.
     ///
     /// # Errors
@@ -199,6 +234,10 @@ crate::table! {
         ThreeFactor(ThreeFactor) = "three-factor" | "ThreeFactor" | "modulated";
         /// A leaky trace of the input beside the present slope of the output
         Ottt(Ottt) = "ottt" | "ottt-a";
+        /// D-RTRL with signals that also pass one connection back, from neuron to neuron
+        Mdgl(Mdgl) = "mdgl" | "nl-mdgl";
+        /// Traces projected at random: unbiased, noisy, and no larger than the weights
+        Uoro(Uoro) = "uoro";
     }
 }
 

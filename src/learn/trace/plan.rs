@@ -18,6 +18,8 @@ pub enum TraceKind {
     Full,
     /// An input part and an output part (ES-D-RTRL).
     Factorised,
+    /// A random projection on the states of a group, and one of its weights (UORO).
+    Projected,
 }
 
 /// One array of a learner's memory.
@@ -29,6 +31,10 @@ pub enum Slot {
     Input(usize),
     /// `ef[b, j]` of a drive for a state of a group: (drive, group, state); a number where it is the same for all b and j.
     Output(usize, usize, usize),
+    /// The projection on a state of a group, `[B, N]`: (group, state).
+    Influence(usize, usize),
+    /// The projected weight of an op, in its shape: (op, group).
+    Projection(usize, usize),
     /// The last steps of a value, `[W, ..]`, in the fixed-lag form.
     Ring(Ring),
     /// A value that is the same in every step, in the fixed-lag form.
@@ -83,6 +89,11 @@ impl TracePlan {
             for &g in &op.groups {
                 let group = &structure.groups[g];
                 let reach = op.reach(g);
+                if self.kinds[k] == Some(TraceKind::Projected) {
+                    slots.insert(Slot::Projection(k, g), Shape::f32(op.weight.clone()));
+                    let state = |a: usize| (Slot::Influence(g, a), Shape::f32(group.dims.clone()));
+                    slots.extend((0..group.states.len()).map(state));
+                }
                 for a in reach.kept() {
                     match (self.kinds[k], op.kind) {
                         (Some(TraceKind::Full), Kind::Dense) => {
@@ -101,7 +112,7 @@ impl TracePlan {
                                 );
                             }
                         }
-                        (None, _) => {}
+                        (Some(TraceKind::Projected) | None, _) => {}
                     }
                 }
             }
