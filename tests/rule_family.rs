@@ -309,11 +309,14 @@ fn random_feedback_forgets_the_size_of_a_signal() {
     assert!(case.worst(&by(&case, e_prop(0.6, true)), &plain) > 1e-2);
 }
 
-/// Every rule with full traces, as the learner takes it.
-fn full_rules() -> Vec<Box<dyn Fn() -> Box<dyn Deref<Target = dyn Rule>>>> {
+/// Makes a rule, as the learner takes it.
+type Maker = Box<dyn Fn() -> Box<dyn Deref<Target = dyn Rule>>>;
+
+/// Every rule with full traces.
+fn full_rules() -> Vec<Maker> {
     let table = [NO_TRANSITION, leak(0.7), OSTL, e_prop(0.6, false), e_prop(0.6, true), e_prop(0.0, true)];
     let others = [Method::Mdgl(Mdgl {}), Method::ThreeFactor(ThreeFactor { modulator: 0.5 })];
-    let mut all: Vec<Box<dyn Fn() -> Box<dyn Deref<Target = dyn Rule>>>> = Vec::new();
+    let mut all: Vec<Maker> = Vec::new();
     for method in table.into_iter().chain(others) {
         all.push(Box::new(move || Box::new(method)));
     }

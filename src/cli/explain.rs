@@ -377,7 +377,7 @@ fn kind(op: &Op) -> &'static str {
 fn slots_of(plan: &TracePlan, structure: &Structure, batch: usize, k: usize, taken: &mut Vec<Slot>) -> Vec<Shape> {
     let mut alone = plan.clone();
     alone.kinds.iter_mut().enumerate().filter(|(j, _)| *j != k).for_each(|(_, kind)| *kind = None);
-    debug_assert!(matches!(plan.kinds[k], Some(_)));
+    debug_assert!(plan.kinds[k].is_some());
     let slots = alone.slots(structure, batch).into_iter().filter(|(slot, _)| !taken.contains(slot));
     let slots: Vec<(Slot, Shape)> = slots.collect();
     taken.extend(slots.iter().map(|(slot, _)| slot.clone()));
