@@ -1,12 +1,12 @@
-//! UORO: a trace projected at random.
+//! Rules that follow influence from neuron to neuron: SnAp on whole layers, and UORO, which projects it at random.
 
 mod judge;
 
 use etrace::{
-    cell::{Dense, Init, StateInit, StepContext},
+    cell::{Dense, Init, Model, StateInit, StepContext},
     learn::{
-        Learner, LossKind, Method, Objective, Rule,
-        rule::{About, Projection, Recursion, Signs, TracedOp, Uoro},
+        LearnError, Learner, LossKind, Method, Objective, Rule, Vjp,
+        rule::{About, OstlRecurrent, Projection, Recursion, Signs, SnAp, TracedOp, Uoro},
         sequence::LearnerConfig,
         trace::TraceKind,
     },
@@ -26,6 +26,24 @@ fn config(method: Method) -> LearnerConfig {
 
 fn grads(case: &Case, config: &LearnerConfig) -> Vec<Vec<f64>> {
     case.gradients(&Learner::new(&case.model, &case.objective, config).expect("a learner"), false)
+}
+
+/// A recurrent layer of one or two states, which feed each other, and a readout without memory.
+fn layer(batch: usize, n: usize, two_states: bool) -> Model {
+    StepContext::trace(batch, 2, |cx, x| {
+        let h = cx.state("h", n, StateInit::Zeros);
+        let y = cx.dense("cell", &[x, &h.tanh()], n, &Dense::new(&[Init::Zeros, Init::Zeros]));
+        let new = match two_states {
+            true => {
+                let slow = cx.state("slow", n, StateInit::Zeros) * 0.7 + y;
+                cx.set("slow", &slow);
+                h * 0.5 + slow.tanh()
+            }
+            false => y.tanh(),
+        };
+        cx.set("h", &new);
+        cx.dense("out", &[&new], 2, &Dense::new(&[Init::Zeros]))
+    })
 }
 
 fn with_bits(case: &Case, rule: Bits) -> Learner {
@@ -68,24 +86,8 @@ impl Projection for Bits {
 /// The mean over all signs is exact, with influence from neuron to neuron and from state to state; a single one is not.
 #[test]
 fn uoro_is_right_on_average() {
-    let one = |n: usize, two_states: bool| {
-        StepContext::trace(1, 2, |cx, x| {
-            let h = cx.state("h", n, StateInit::Zeros);
-            let y = cx.dense("cell", &[x, &h.tanh()], n, &Dense::new(&[Init::Zeros, Init::Zeros]));
-            let new = match two_states {
-                true => {
-                    let slow = cx.state("slow", n, StateInit::Zeros) * 0.7 + y;
-                    cx.set("slow", &slow);
-                    h * 0.5 + slow.tanh()
-                }
-                false => y.tanh(),
-            };
-            cx.set("h", &new);
-            cx.dense("out", &[&new], 2, &Dense::new(&[Init::Zeros]))
-        })
-    };
     for (neurons, states) in [(2, 1), (1, 2)] {
-        let case = Case::of(one(neurons, states == 2), objective(), 9, 3);
+        let case = Case::of(layer(1, neurons, states == 2), objective(), 9, 3);
         let exact = grads(&case, &config(Method::BPTT));
         let mut mean: Vec<Vec<f64>> = exact.iter().map(|grad| vec![0.0; grad.len()]).collect();
         let patterns = 1 << (3 * neurons * states);
@@ -102,20 +104,47 @@ fn uoro_is_right_on_average() {
     }
 }
 
+/// All of the influence within a layer is all there is, where nothing else has memory.
 #[test]
-fn uoro_is_a_function_of_its_seed_however_a_sequence_is_cut() {
-    let method = |seed| Method::Uoro(Uoro { seed });
+fn snap_on_a_whole_layer_is_exact() {
+    let snap = |n| Method::SnAp(SnAp { n });
+    for two_states in [false, true] {
+        let case = Case::of(layer(2, 3, two_states), objective(), 9, STEPS);
+        let exact = grads(&case, &config(Method::BPTT));
+        assert!(case.worst(&grads(&case, &config(snap(2))), &exact) < 1e-9);
+        assert_eq!(grads(&case, &config(snap(1))), grads(&case, &config(Method::OstlRecurrent(OstlRecurrent {}))));
+        let one = case.worst(&grads(&case, &config(snap(1))), &exact);
+        // Far above rounding: influence between neurons is left out.
+        assert!(one > 1e-3, "{one:e}, two states: {two_states}");
+    }
+    let wide = layer(64, 300, true);
+    let refused = Learner::new(&wide, &objective(), &config(snap(2))).err();
+    let Some(LearnError::Setting(text)) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("1 GiB, got") && text.contains("uoro"), "{text}");
+    let zero = Learner::new(&layer(2, 3, false), &objective(), &config(snap(0))).err();
+    assert!(zero.is_some_and(|e| e.to_string().contains("got 0")));
+}
+
+#[test]
+fn however_a_sequence_is_cut_the_gradient_is_one() {
+    let [snap, one, other] =
+        [Method::SnAp(SnAp { n: 2 }), Method::Uoro(Uoro { seed: 1 }), Method::Uoro(Uoro { seed: 2 })];
     let mut apart = 0;
-    let takes = |case: &Case| Learner::new(&case.model, &case.objective, &config(method(1))).is_ok();
+    let takes = |case: &Case| Learner::new(&case.model, &case.objective, &config(one)).is_ok();
     for case in (0..).map(|seed| case(seed, STEPS)).filter(takes).take(8) {
-        let want = grads(&case, &LearnerConfig { chunk: Some(1), ..config(method(1)) });
-        for (chunk, stream) in [(2, false), (4, false), (STEPS, false), (1, true), (4, true)] {
-            let config = LearnerConfig { chunk: Some(chunk), ..config(method(1)) };
-            let learner = Learner::new(&case.model, &case.objective, &config).expect("a learner");
-            let error = case.worst(&case.gradients(&learner, stream), &want);
-            assert!(error < 1e-9, "chunks of {chunk}, stream {stream}: {error:e}");
+        for method in [snap, one] {
+            for vjp in [Vjp::default(), Vjp::MultiStep { window: 1 }] {
+                let of = |chunk| LearnerConfig { vjp, chunk: Some(chunk), ..config(method) };
+                let want = grads(&case, &of(1));
+                for (chunk, stream) in [(2, false), (4, false), (STEPS, false), (1, true), (4, true)] {
+                    let learner = Learner::new(&case.model, &case.objective, &of(chunk)).expect("a learner");
+                    let error = case.worst(&case.gradients(&learner, stream), &want);
+                    let what = method.name();
+                    assert!(error < 1e-9, "{what}, {vjp:?}, chunks of {chunk}, stream {stream}: {error:e}");
+                }
+            }
         }
-        apart += usize::from(case.worst(&grads(&case, &config(method(2))), &want) > 1e-2);
+        apart += usize::from(case.worst(&grads(&case, &config(one)), &grads(&case, &config(other))) > 1e-2);
     }
     assert!(apart > 5, "another seed changes {apart} of 8");
 }

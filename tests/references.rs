@@ -52,5 +52,5 @@ fn real_reference_cases_are_replayed_to_the_last_gradient() {
     let report = verify::run(&session(), &Source::Directory(folder), false, |_| {}).expect("reference cases");
     assert!(report.passed(), "{report:?}");
     let skipped: Vec<&str> = report.without_rule.iter().map(|(_, stored)| stored.as_str()).collect();
-    assert_eq!((skipped, report.skipped.len()), (vec!["snap_n2/ss"], 0));
+    assert!(skipped.is_empty() && report.skipped.is_empty(), "{skipped:?}, {:?}", report.skipped);
 }

@@ -22,6 +22,7 @@ pub mod cost;
 mod evaluation;
 mod exact;
 pub mod form;
+mod influence;
 pub mod objective;
 pub mod paths;
 pub mod prepare;
@@ -34,6 +35,7 @@ pub mod sequence;
 pub mod signal;
 pub mod structure;
 pub mod trace;
+mod walk;
 
 use serde::{Deserialize, Serialize};
 

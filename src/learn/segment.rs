@@ -8,10 +8,10 @@ use super::{
     Learner, Vjp,
     chunk::{Forward, Steps, Transition, Values},
     form::Form,
-    projected::{self, Projected},
     sequence::{Carry, Data, Sums},
     signal::Signal,
     trace::{ChunkView, Slot, Slots, Stretch},
+    walk::{self, Walked},
 };
 
 /// A piece of a sequence.
@@ -37,8 +37,8 @@ pub(super) struct Seen {
     transitions: Vec<Transition>,
     drives: HashMap<(usize, usize), Vec<Option<Tensor>>>,
     inputs: HashMap<usize, Tensor>,
-    /// What projected traces make of the chunk.
-    projected: Projected,
+    /// What traces that need the whole Jacobian make of the chunk.
+    walked: Walked,
     length: usize,
 }
 
@@ -233,14 +233,14 @@ impl Learner {
         let length = inputs.dims()[0];
         let mut seen = self.look(g, phis, &carry, inputs, target, None, learn);
         let mut sums = std::mem::replace(&mut seen.sums, self.no_sums(g));
-        let projected = std::mem::take(&mut seen.projected);
-        self.add_pulled(&mut sums, projected.grads);
+        let walked = std::mem::take(&mut seen.walked);
+        self.add_pulled(&mut sums, walked.grads);
         let view = seen.view(self, g);
         let wide = (carry.lag > 0).then(|| &self.lagged().wide);
         let lagging = |k: usize| wide.is_some_and(|plan| plan.ops.contains(&k));
         let mut result = view.run(carry.traces.as_ref(), seen.slots.as_ref(), keep, &lagging);
         if let Some(traces) = &mut result.traces {
-            traces.extend(projected.traces);
+            traces.extend(walked.traces);
         }
         if let Some(plan) = wide {
             let (slots, lag) = (seen.slots.as_ref(), carry.lag);
@@ -298,7 +298,7 @@ impl Learner {
             ((k, gr), if let Some(filter) = self.filter() { filter.drive(drive) } else { drive })
         };
         let drives: HashMap<(usize, usize), Vec<Option<Tensor>>> = pairs.map(drive).collect();
-        let chunk = projected::Chunk {
+        let chunk = walk::Chunk {
             forward: &forward,
             phis,
             inputs: &inputs,
@@ -307,12 +307,12 @@ impl Learner {
             drives: &drives,
             x: &values.inputs,
         };
-        let projected = self.projected(g, &chunk);
+        let walked = self.walked(g, &chunk);
         let mut transitions = steps.recursion(self.plan.recursion);
         if let Some(filter) = self.filter() {
             transitions = filter.transitions(g, &self.structure.groups, length, transitions);
         }
-        Seen { states: forward.states, sums, slots, transitions, drives, inputs: values.inputs, projected, length }
+        Seen { states: forward.states, sums, slots, transitions, drives, inputs: values.inputs, walked, length }
     }
 
     /// What the steps of a chunk add up by themselves, and the signals that their traces meet. `whole` is what a window gives: signals at its

@@ -210,6 +210,7 @@ impl Learner {
         check_projection(&**rule, &structure)?;
         let plan = TracePlan::new(&**rule, config.old_correction, &structure);
         check_filter(&plan)?;
+        check_complete(&plan, &structure, model.batch())?;
         let twice = (plan.filter > 0.0).then(|| Filter(plan.filter).structure(&structure));
         let is_spike = |k: &usize| model.observed[*k].rsplit('.').next() == Some("spike");
         let ranges = prepared.prefix.ranges_of(&(0..model.params.len()).map(|k| model.range(k)).collect::<Vec<_>>());
@@ -416,6 +417,22 @@ fn check_projection(rule: &dyn Rule, structure: &Structure) -> Result<(), LearnE
         "a rule with projected traces says where its random signs come from, got none; implement Rule::projection"
             .into(),
     ))
+}
+
+/// Bytes of traces by each weight and neuron that are not refused.
+const COMPLETE_BYTES: usize = 1 << 30;
+
+/// Traces by each weight and neuron are for small layers.
+fn check_complete(plan: &TracePlan, structure: &Structure, batch: usize) -> Result<(), LearnError> {
+    let bytes = plan.bytes(structure, batch);
+    if bytes <= COMPLETE_BYTES || !plan.kinds.contains(&Some(TraceKind::Complete)) {
+        return Ok(());
+    }
+    Err(LearnError::Setting(format!(
+        "traces of every weight on every neuron of its layer may take 1 GiB, got {}; use n = 1, ostl-recurrent or uoro, or a smaller layer or \
+         batch",
+        crate::report::bytes(bytes as u64)
+    )))
 }
 
 /// A filter stands behind full traces.

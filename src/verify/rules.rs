@@ -14,8 +14,8 @@ use crate::{
     learn::{
         Attachment, LearnError, Method, Rule, Vjp,
         rule::{
-            About, EProp, EsDRtrl, Modulated, Projection, Received, Reception, Recursion, ScalarLeak, Signs, TracedOp,
-            Uoro, normalised,
+            About, EProp, EsDRtrl, Modulated, Projection, Received, Reception, Recursion, ScalarLeak, Signs, SnAp,
+            TracedOp, Uoro, normalised,
         },
         sequence::LearnerConfig,
         trace::TraceKind,
@@ -44,8 +44,8 @@ pub(super) const MODES: [(&str, Vjp, bool); 5] = [
     ("ss_oldcorr", Vjp::SingleStep { attachment: Attachment::InStep }, true),
 ];
 
-/// Rules of reference files that this project does not have, by the start of their names.
-const ABSENT: [&str; 1] = ["snap_n"];
+/// Rules of reference files that this project does not have, by the start of their names: synthetic gradients.
+const ABSENT: [&str; 1] = ["dni"];
 
 /// What a stored method is.
 pub(super) enum Stored {
@@ -76,6 +76,8 @@ fn stored(
         let signs = "extra/uoro/nu/libgroup";
         let all = (0..count(signs).max(1)).map(|k| array(&format!("{signs}{k}")));
         Box::new(TabledSigns { signs: all.collect::<Result<_, _>>()? })
+    } else if let Some(n) = name.strip_prefix("snap_n").and_then(|n| n.parse().ok()) {
+        Box::new(SnAp { n })
     } else if let Some(decay) = number("es_d_rtrl_") {
         Box::new(EsDRtrl { decay, ..EsDRtrl::default() })
     } else if let Some(kappa) = number("eprop_kappa") {

@@ -27,6 +27,7 @@ mod no_transition;
 mod ostl;
 mod ottt;
 mod scalar_leak;
+mod snap;
 mod three_factor;
 mod uoro;
 
@@ -44,6 +45,7 @@ pub use no_transition::NoTransition;
 pub use ostl::{OstlFeedForward, OstlRecurrent};
 pub use ottt::Ottt;
 pub use scalar_leak::ScalarLeak;
+pub use snap::SnAp;
 pub use three_factor::{Modulated, ThreeFactor};
 pub use uoro::Uoro;
 
@@ -238,6 +240,8 @@ crate::table! {
         Mdgl(Mdgl) = "mdgl" | "nl-mdgl";
         /// Traces projected at random: unbiased, noisy, and no larger than the weights
         Uoro(Uoro) = "uoro";
+        /// Real-time recurrent learning on a neighbourhood of each neuron; from n = 2 on the whole layer
+        SnAp(SnAp) = "snap" | "snap-n" | "SnAp" | "rtrl";
     }
 }
 

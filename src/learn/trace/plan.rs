@@ -18,6 +18,8 @@ pub enum TraceKind {
     Full,
     /// An input part and an output part (ES-D-RTRL).
     Factorised,
+    /// One value per weight, and per state of every neuron in the group (SnAp).
+    Complete,
     /// A random projection on the states of a group, and one of its weights (UORO).
     Projected,
 }
@@ -31,6 +33,8 @@ pub enum Slot {
     Input(usize),
     /// `ef[b, j]` of a drive for a state of a group: (drive, group, state); a number where it is the same for all b and j.
     Output(usize, usize, usize),
+    /// `[W, B, N]`, by each element of an op's weight: (op, group, state).
+    Complete(usize, usize, usize),
     /// The projection on a state of a group, `[B, N]`: (group, state).
     Influence(usize, usize),
     /// The projected weight of an op, in its shape: (op, group).
@@ -94,6 +98,11 @@ impl TracePlan {
                     let state = |a: usize| (Slot::Influence(g, a), Shape::f32(group.dims.clone()));
                     slots.extend((0..group.states.len()).map(state));
                 }
+                if self.kinds[k] == Some(TraceKind::Complete) {
+                    let weights = op.weight.iter().product();
+                    let shape = Shape::f32([&[weights], &group.dims[..]].concat());
+                    slots.extend((0..group.states.len()).map(|a| (Slot::Complete(k, g, a), shape.clone())));
+                }
                 for a in reach.kept() {
                     match (self.kinds[k], op.kind) {
                         (Some(TraceKind::Full), Kind::Dense) => {
@@ -112,7 +121,7 @@ impl TracePlan {
                                 );
                             }
                         }
-                        (Some(TraceKind::Projected) | None, _) => {}
+                        (Some(TraceKind::Complete | TraceKind::Projected) | None, _) => {}
                     }
                 }
             }
