@@ -221,9 +221,14 @@ fn every_row_of_the_page_has_its_test() {
 #[test]
 fn rules_with_signals_of_their_own_have_no_windows() {
     let model = model(|cx, x| leaky(cx, x, true));
-    for (name, takes) in
-        [("e-prop", false), ("three-factor", false), ("mdgl", false), ("d-rtrl", true), ("scalar-leak", true)]
-    {
+    for (name, takes) in [
+        ("e-prop", false),
+        ("three-factor", false),
+        ("mdgl", false),
+        ("s-tllr", false),
+        ("d-rtrl", true),
+        ("scalar-leak", true),
+    ] {
         let vjp = Vjp::MultiStep { window: 1 };
         let config = LearnerConfig { vjp, ..config(Method::by_name(name).expect("a rule")) };
         match Learner::new(&model, &Objective::default(), &config) {

@@ -23,6 +23,7 @@ mod evaluation;
 mod exact;
 pub mod form;
 mod influence;
+pub mod non_causal;
 pub mod objective;
 pub mod paths;
 pub mod prepare;

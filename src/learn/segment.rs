@@ -291,6 +291,11 @@ impl Learner {
             let (found, met) = self.signals(&steps, &values, whole, &carry.time);
             (sums, slots) = (found, Some(met));
         }
+        let (pairs, slopes) = self.non_causal(g, &steps, carry, learn);
+        if let Some(slots) = &mut slots {
+            let direct = slots.direct.iter_mut().zip(pairs);
+            direct.for_each(|(old, pair)| *old = Tensor::sum_of([old.take(), pair]));
+        }
         sums.tracked = tracked;
         let pairs = self.structure.traced().flat_map(|(k, op)| op.groups.iter().map(move |&gr| (k, gr)));
         let drive = |(k, gr): (usize, usize)| {
@@ -307,7 +312,8 @@ impl Learner {
             drives: &drives,
             x: &values.inputs,
         };
-        let walked = self.walked(g, &chunk);
+        let mut walked = self.walked(g, &chunk);
+        walked.traces.extend(slopes);
         let mut transitions = steps.recursion(self.plan.recursion);
         if let Some(filter) = self.filter() {
             transitions = filter.transitions(g, &self.structure.groups, length, transitions);

@@ -208,7 +208,10 @@ impl Learner {
             paths = super::paths::paths(model, &prepared, &structure, config.vjp, &**rule)?;
         }
         check_projection(&**rule, &structure)?;
-        let plan = TracePlan::new(&**rule, config.old_correction, &structure);
+        let mut plan = TracePlan::new(&**rule, config.old_correction, &structure);
+        if rule.non_causal().is_some() {
+            plan.slopes = super::non_causal::slopes(&prepared, &structure);
+        }
         check_filter(&plan)?;
         check_complete(&plan, &structure, model.batch())?;
         let twice = (plan.filter > 0.0).then(|| Filter(plan.filter).structure(&structure));
@@ -454,6 +457,7 @@ fn check_window(vjp: Vjp, rule: &dyn Rule, prepared: &Prepared, structure: &Stru
         (rule.filter() > 0.0, "filters its traces"),
         (rule.reception().is_some(), "replaces learning signals"),
         (rule.one_hop(), "passes signals on by itself"),
+        (rule.non_causal().is_some(), "pairs inputs with slopes before them"),
     ];
     if let Some((_, what)) = own.into_iter().find(|(has, _)| *has) {
         return Err(LearnError::Setting(format!(

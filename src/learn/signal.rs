@@ -227,7 +227,12 @@ impl Steps<'_> {
     }
 
     /// Cotangents of `seeds` in the summed loss.
-    fn pull_loss(&self, args: &[hlo::transform::Dual], rules: &Rules<'_>, seeds: &[Tensor]) -> Vec<Option<Tensor>> {
+    pub(super) fn pull_loss(
+        &self,
+        args: &[hlo::transform::Dual],
+        rules: &Rules<'_>,
+        seeds: &[Tensor],
+    ) -> Vec<Option<Tensor>> {
         let loss = self.func.with_results(vec![self.at(self.prepared.loss())]);
         let env = jvp_with(&self.graph, &loss, args, rules);
         match env.get(loss.results()[0].value()).tangent.clone() {

@@ -26,6 +26,7 @@ mod mdgl;
 mod no_transition;
 mod ostl;
 mod ottt;
+mod s_tllr;
 mod scalar_leak;
 mod snap;
 mod three_factor;
@@ -44,6 +45,7 @@ pub use mdgl::Mdgl;
 pub use no_transition::NoTransition;
 pub use ostl::{OstlFeedForward, OstlRecurrent};
 pub use ottt::Ottt;
+pub use s_tllr::STllr;
 pub use scalar_leak::ScalarLeak;
 pub use snap::SnAp;
 pub use three_factor::{Modulated, ThreeFactor};
@@ -112,6 +114,15 @@ pub struct Received<'a> {
 pub trait Reception {
     /// The signal that takes the place of the one received, in its shape; `None` is zero.
     fn receive(&self, received: &Received<'_>) -> Option<Tensor>;
+}
+
+/// Pairs of an input with slopes of the spike that it feeds, before it: [`Rule::non_causal`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NonCausal {
+    /// Their weight.
+    pub weight: f64,
+    /// What is left of a trace of slopes after a step, in [0, 1).
+    pub decay: f64,
 }
 
 /// Which random signs a projected trace asks for.
@@ -191,6 +202,12 @@ pub trait Rule {
         false
     }
 
+    /// Pairs of each input with a trace of the slopes before it, gated by the signal at the spike. Such a rule has single-step gradients
+    /// only.
+    fn non_causal(&self) -> Option<NonCausal> {
+        None
+    }
+
     /// The random signs of projected traces; a rule with [`TraceKind::Projected`] has some.
     fn projection(&self) -> Option<&dyn Projection> {
         None
@@ -236,6 +253,8 @@ crate::table! {
         ThreeFactor(ThreeFactor) = "three-factor" | "ThreeFactor" | "modulated";
         /// A leaky trace of the input beside the present slope of the output
         Ottt(Ottt) = "ottt" | "ottt-a";
+        /// As OTTT, with pairs of input and slope in the other order of time as well
+        STllr(STllr) = "s-tllr" | "stllr";
         /// D-RTRL with signals that also pass one connection back, from neuron to neuron
         Mdgl(Mdgl) = "mdgl" | "nl-mdgl";
         /// Traces projected at random: unbiased, noisy, and no larger than the weights

@@ -7,6 +7,7 @@ use hlo::{Shape, Tensor};
 use super::lag::Ring;
 use crate::learn::{
     Structure,
+    non_causal::Slope,
     rule::{Recursion, Rule, TracedOp},
     structure::{Kind, Op},
 };
@@ -39,6 +40,8 @@ pub enum Slot {
     Influence(usize, usize),
     /// The projected weight of an op, in its shape: (op, group).
     Projection(usize, usize),
+    /// A trace of slopes, `[B, N]`, by its place in [`TracePlan::slopes`].
+    Slope(usize),
     /// The last steps of a value, `[W, ..]`, in the fixed-lag form.
     Ring(Ring),
     /// A value that is the same in every step, in the fixed-lag form.
@@ -61,6 +64,8 @@ pub struct TracePlan {
     pub decay: f64,
     /// Smoothing factor of their input part.
     pub input_decay: f64,
+    /// Slopes with a trace, for pairs of an input with slopes before it.
+    pub slopes: Vec<Slope>,
     /// Divide by `1 - (1-a)^(t+1)`, as releases before 0.2 of the reference library, in place of `1 - a^(t+1)`.
     pub old_correction: bool,
 }
@@ -82,6 +87,7 @@ impl TracePlan {
             filter: rule.filter(),
             decay: rule.decay(),
             input_decay: rule.input_decay(),
+            slopes: vec![],
             old_correction,
         }
     }
@@ -89,6 +95,9 @@ impl TracePlan {
     /// Every array of the plan with its shape, for batch `b`.
     pub fn slots(&self, structure: &Structure, batch: usize) -> BTreeMap<Slot, Shape> {
         let mut slots = BTreeMap::new();
+        for (k, slope) in self.slopes.iter().enumerate() {
+            slots.insert(Slot::Slope(k), Shape::f32(structure.groups[slope.group].dims.clone()));
+        }
         for (k, op) in structure.traced() {
             for &g in &op.groups {
                 let group = &structure.groups[g];
