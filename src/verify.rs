@@ -4,10 +4,11 @@
 //! States, outputs and losses are compared to 1e-4, gradients to 1e-3 of the largest entry of each parameter.
 
 mod cases;
+mod rules;
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
@@ -25,10 +26,11 @@ use hlo::{
 use safetensors::SafeTensors;
 
 pub use cases::Source;
+use rules::{Gradient, MODES, Stored};
 
 use crate::{
     cell::{Model, model::ParamSpec},
-    learn::{Attachment, Learner, Method, Objective, Vjp, sequence::LearnerConfig},
+    learn::{Learner, Objective},
     net::reference,
     train::session::{Session, SessionError},
 };
@@ -56,6 +58,28 @@ pub enum VerifyError {
         path: PathBuf,
         /// What is wrong.
         why: String,
+    },
+    /// An array is not there.
+    #[error("{path} must hold `{wanted}`, which is not there; of that kind it holds {there}")]
+    Missing {
+        /// Which file.
+        path: PathBuf,
+        /// The array.
+        wanted: String,
+        /// Those that are there, by name.
+        there: String,
+    },
+    /// Gradients of an unknown method.
+    #[error(
+        "{path} stores gradients `grad/{stored}`, and `verify` knows no such method; it knows the rules of `etrace train --list` and their \
+         names in reference files, each formed as {modes}",
+        modes = MODES.map(|(name, ..)| name).join(", ")
+    )]
+    Unknown {
+        /// Which file.
+        path: PathBuf,
+        /// The method, and how its gradient is formed.
+        stored: String,
     },
     /// The learner refused.
     #[error(transparent)]
@@ -92,6 +116,8 @@ pub struct Report {
     pub checks: Vec<Check>,
     /// Cases whose model does not exist.
     pub skipped: Vec<String>,
+    /// Stored gradients whose rule this project does not have: case, and method with the way of forming the gradient.
+    pub without_rule: Vec<(String, String)>,
     /// Cases that could not be replayed, with the reason.
     pub broken: Vec<(String, String)>,
 }
@@ -153,7 +179,10 @@ pub fn run(
     for (k, result) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
         let name = names[k].clone();
         match result {
-            Ok(Some(checks)) => report.checks.extend(checks),
+            Ok(Some(replay)) => {
+                report.checks.extend(replay.checks);
+                report.without_rule.extend(replay.without_rule.into_iter().map(|stored| (name.clone(), stored)));
+            }
             Ok(None) => report.skipped.push(name),
             Err(error) => report.broken.push((name, error)),
         }
@@ -161,8 +190,17 @@ pub fn run(
     Ok(report)
 }
 
-/// Checks of a case, `None` if its model does not exist, or why it could not be replayed.
-type Replayed = Result<Option<Vec<Check>>, String>;
+/// What became of a case.
+#[derive(Debug, Default)]
+pub struct Replay {
+    /// All comparisons.
+    pub checks: Vec<Check>,
+    /// Stored gradients whose rule this project does not have.
+    pub without_rule: Vec<String>,
+}
+
+/// `None` if the model of a case does not exist, or why it could not be replayed.
+type Replayed = Result<Option<Replay>, String>;
 
 fn replay(session: &Session, source: &Source, name: &str, thorough: bool) -> Replayed {
     // The sizes in a description may contradict each other, and the model's own checks of sizes panic.
@@ -198,31 +236,6 @@ pub struct Case {
     model: Model,
 }
 
-/// One way of computing a stored gradient.
-struct Gradient {
-    /// Its name in the file.
-    stored: String,
-    /// Its name in the report.
-    label: String,
-    config: LearnerConfig,
-}
-
-/// Ways of forming the gradient, by their names in the files.
-const MODES: [(&str, Vjp, bool); 5] = [
-    ("exit", Vjp::SingleStep { attachment: Attachment::Exit }, false),
-    ("ss", Vjp::SingleStep { attachment: Attachment::InStep }, false),
-    ("ms1", Vjp::MultiStep { window: 1 }, false),
-    ("win4", Vjp::MultiStep { window: 4 }, false),
-    ("ss_oldcorr", Vjp::SingleStep { attachment: Attachment::InStep }, true),
-];
-
-/// Online rules, by their names in the files.
-const RULES: [(&str, Method); 3] = [
-    ("d_rtrl", Method::D_RTRL),
-    ("es_d_rtrl_0.9", Method::es_d_rtrl(0.9)),
-    ("es_d_rtrl_0.99", Method::es_d_rtrl(0.99)),
-];
-
 impl Case {
     /// Reads a case; `None` when its model does not exist.
     ///
@@ -245,13 +258,21 @@ impl Case {
     fn array(&self, name: &str) -> Result<Array, VerifyError> {
         let wrong = |why: String| VerifyError::Format { path: self.path.clone(), why };
         let tensors = SafeTensors::deserialize(&self.bytes).map_err(|e| wrong(e.to_string()))?;
-        let view = tensors.tensor(name).map_err(|e| wrong(e.to_string()))?;
+        let Ok(view) = tensors.tensor(name) else { return Err(self.missing(name, tensors.names())) };
         let dtype = match view.dtype() {
             safetensors::Dtype::F32 => DType::F32,
             safetensors::Dtype::I32 => DType::S32,
             other => return Err(wrong(format!("`{name}` has element type {other:?}; float32 or int32 are expected"))),
         };
         Array::from_bytes(Shape::new(dtype, view.shape()), view.data().to_vec()).map_err(|e| wrong(e.to_string()))
+    }
+
+    fn missing(&self, wanted: &str, all: Vec<&str>) -> VerifyError {
+        let kind = wanted.rsplit_once('/').map_or("", |(kind, _)| kind);
+        let alike = |name: &&str| name.rsplit_once('/').map_or("", |(kind, _)| kind) == kind;
+        let there: BTreeSet<String> = all.into_iter().filter(alike).map(|name| format!("`{name}`")).collect();
+        let there = if there.is_empty() { "none".into() } else { Vec::from_iter(there).join(", ") };
+        VerifyError::Missing { path: self.path.clone(), wanted: wanted.into(), there }
     }
 
     /// Parameters, initial states, inputs, targets, checked against the model.
@@ -293,12 +314,15 @@ impl Case {
     ///
     /// # Errors
     /// When the case does not fit the model, or the runtime fails.
-    pub fn replay(&self, session: &Session, thorough: bool) -> Result<Vec<Check>, VerifyError> {
-        let gradients = self.gradients(thorough);
-        let learners = gradients
-            .iter()
-            .map(|gradient| Learner::new(&self.model, &Objective::default(), &gradient.config))
-            .collect::<Result<Vec<_>, _>>()?;
+    pub fn replay(&self, session: &Session, thorough: bool) -> Result<Replay, VerifyError> {
+        let (gradients, without_rule) = self.gradients(thorough)?;
+        let mut named = Vec::new();
+        let mut learners = Vec::new();
+        for Gradient { stored, label, rule, config } in gradients {
+            let Stored::Rule(rule) = rule else { continue };
+            learners.push(Learner::with_rule(&self.model, &Objective::default(), &config, rule)?);
+            named.push((stored, label));
+        }
         let trained = || self.model.params.iter().filter(|p| p.trainable);
         let results = self.run(session, |g, params, states, inputs, target| {
             let mut all = self.forward(g, &learners[0], params, states, inputs, target);
@@ -311,51 +335,16 @@ impl Case {
 
         let (forward, mut grads) = results.split_at(self.model.states.len() + 2);
         let mut checks = self.check_forward(forward)?;
-        for gradient in gradients {
+        for (stored, label) in named {
             let (mine, rest) = grads.split_at(trained().count());
             grads = rest;
             let mut error = 0.0f64;
             for (param, got) in trained().zip(mine) {
-                error = worse(
-                    error,
-                    relative_error(got, &self.array(&format!("grad/{}/{}", gradient.stored, param.name))?),
-                );
+                error = worse(error, relative_error(got, &self.array(&format!("grad/{stored}/{}", param.name))?));
             }
-            checks.push(Check { case: self.name.clone(), quantity: gradient.label, error, tolerance: 1e-3 });
+            checks.push(Check { case: self.name.clone(), quantity: label, error, tolerance: 1e-3 });
         }
-        Ok(checks)
-    }
-
-    /// The stored gradients, and the ways of computing each: single-step ones with chunks of 1 and 4, others with the default
-    /// chunk and (`thorough`) with chunks of 1.
-    fn gradients(&self, thorough: bool) -> Vec<Gradient> {
-        let bptt = LearnerConfig { method: Method::BPTT, ..LearnerConfig::default() };
-        let mut all = vec![Gradient { stored: "bptt".into(), label: "bptt".into(), config: bptt }];
-        for (rule, method) in RULES {
-            for (mode, vjp, old_correction) in MODES {
-                let stored = format!("{rule}/{mode}");
-                if !self.has(&format!("grad/{stored}/")) {
-                    continue;
-                }
-                // Single-step gradients with short chunks always; the textbook form, and one that leaves a tail.
-                let chunks: &[Option<usize>] = match (vjp, mode) {
-                    (Vjp::SingleStep { .. }, "exit" | "ss") if mode == "exit" || thorough => &[Some(1), Some(4), None],
-                    (Vjp::SingleStep { .. }, "ss") => &[Some(1), Some(4)],
-                    (Vjp::MultiStep { window: 1 }, _) if thorough => &[Some(1), None],
-                    _ => &[None],
-                };
-                for &chunk in chunks {
-                    let label = chunk.map_or_else(|| stored.clone(), |k| format!("{stored} K={k}"));
-                    let config = LearnerConfig { method, vjp, chunk, old_correction, ..LearnerConfig::default() };
-                    all.push(Gradient { stored: stored.clone(), label, config });
-                }
-            }
-        }
-        all
-    }
-
-    fn has(&self, prefix: &str) -> bool {
-        SafeTensors::deserialize(&self.bytes).is_ok_and(|t| t.names().iter().any(|n| n.starts_with(prefix)))
+        Ok(Replay { checks, without_rule })
     }
 
     /// Runs a program over (trained parameters, states, inputs, targets) of this case.

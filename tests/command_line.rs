@@ -224,6 +224,43 @@ fn verify_that_compares_nothing_fails() {
     }
 }
 
+/// Gradients that nobody can compute are not passed over.
+#[test]
+fn verify_names_gradients_without_a_rule_and_unknown_methods() {
+    let folder = Folder::new("unknown-method");
+    folder.file("vanilla_rnn.json", &golden("vanilla_rnn.json"));
+    let bytes = golden("vanilla_rnn.safetensors");
+    folder.file("vanilla_rnn.safetensors", &bytes);
+    let (out, _) = run(&["verify", &folder.path(), "--quiet"], 0);
+    assert!(!out.contains("do not exist here"), "{out}");
+    for quantity in ["snap_n2/ss K=4", "ostl_recurrent/ms1", "eprop_kappa0.9/ss K=4", "uoro/ss K=1", "uoro/ms1"] {
+        assert!(out.contains(quantity), "{quantity} is not replayed: {out}");
+    }
+    let renamed = |from: &str, to: &str| -> Vec<u8> {
+        let (from, to) = (from.as_bytes(), to.as_bytes());
+        let mut bytes = bytes.clone();
+        let places: Vec<usize> = (0..bytes.len() - from.len()).filter(|&k| bytes[k..].starts_with(from)).collect();
+        assert!(!places.is_empty() && from.len() == to.len());
+        places.iter().for_each(|&k| bytes[k..k + from.len()].copy_from_slice(to));
+        bytes
+    };
+    // Synthetic gradients.
+    folder.file("vanilla_rnn.safetensors", &renamed("grad/uoro/ss", "grad/dnix/ss"));
+    let (out, _) = run(&["verify", &folder.path(), "--quiet"], 0);
+    assert!(out.contains("rules that do not exist here skipped: vanilla_rnn dnix/ss"), "{out}");
+    for (from, to, part) in [
+        ("grad/uoro/ss/", "grad/uoru/ss/", "`grad/uoru/ss`"),
+        ("grad/uoro/ss/", "grad/uoro/sx/", "`grad/uoro/sx`"),
+        ("extra/uoro/nu/", "extra/uoro/nv/", "uoro"),
+        ("grad/uoro/ss/W.bias", "grad/uoro/ss/W.bids", "belongs to no parameter"),
+        ("init_state/h", "init_state/q", "init_state"),
+    ] {
+        folder.file("vanilla_rnn.safetensors", &renamed(from, to));
+        let (out, _) = run(&["verify", &folder.path(), "--quiet"], 1);
+        assert!(out.contains("could not be replayed") && out.contains(part), "{to}: {out}");
+    }
+}
+
 #[test]
 fn verify_fails_where_one_number_is_wrong() {
     let folder = Folder::new("wrong-number");

@@ -8,6 +8,7 @@ use etrace::{
         Attachment, Exclusion, LearnError, Learner, Method, Objective, Vjp, form::TraceSetting, objective::OfSum,
         sequence::LearnerConfig,
     },
+    settings::Listed,
 };
 use hlo::Tensor;
 use judge::case::{BATCH, Case};
@@ -214,4 +215,24 @@ fn every_row_of_the_page_has_its_test() {
         names
     };
     assert_eq!(sorted(rows), sorted(tests));
+}
+
+#[test]
+fn rules_with_signals_of_their_own_have_no_windows() {
+    let model = model(|cx, x| leaky(cx, x, true));
+    for (name, takes) in [
+        ("e-prop", false),
+        ("three-factor", false),
+        ("mdgl", false),
+        ("s-tllr", false),
+        ("d-rtrl", true),
+        ("scalar-leak", true),
+    ] {
+        let vjp = Vjp::MultiStep { window: 1 };
+        let config = LearnerConfig { vjp, ..config(Method::by_name(name).expect("a rule")) };
+        match Learner::new(&model, &Objective::default(), &config) {
+            Err(LearnError::Setting(text)) if !takes => assert!(text.contains("single-step"), "{text}"),
+            other => assert!(takes && other.is_ok(), "{name}: {:?}", other.err()),
+        }
+    }
 }

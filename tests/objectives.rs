@@ -70,12 +70,15 @@ fn every_online_rule_passes_twice() {
         let grads: Vec<Vec<f64>> = program.evaluate(&args).into_iter().map(|v| v.data).collect();
         (loss.evaluate(&args)[0].data[0], grads)
     };
-    let (want, exact) = loss(Method::BPTT);
+    let (want, _) = loss(Method::BPTT);
     for method in Method::all().filter(|m| m.is_online()) {
         let (got, grads) = loss(method);
         assert!((got - want).abs() < 1e-9, "{}: {got} and {want}", method.name());
         let size = grads.iter().flatten().fold(0.0f64, |most, v| most.max(v.abs()));
         assert!(size > 1e-3, "{} learns, got {size:e}", method.name());
-        assert!(case.worst(&grads, &exact) < 3.0, "{}", method.name());
+        // It is another objective than the losses of all steps, for the readout under a modulator, too.
+        let of_steps = LearnerConfig { method, ..LearnerConfig::default() };
+        let steps = gradients(&case, &Objective::default(), &of_steps);
+        assert!(case.worst(&grads, &steps) > 1e-2, "{}", method.name());
     }
 }

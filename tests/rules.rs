@@ -51,7 +51,9 @@ fn cases(count: usize) -> impl Iterator<Item = Case> {
 
 #[test]
 fn every_rule_says_what_it_is_and_learns() {
-    let case = cases(1).next().expect("a model");
+    // Some rules forget so much that a parameter of some models learns nothing: there they are refused.
+    let takes = |case: &Case, method| Learner::new(&case.model, &case.objective, &config(method)).is_ok();
+    let case = cases(100).find(|case| Method::all().all(|method| takes(case, method))).expect("a model for all rules");
     for method in Method::all() {
         let About { equation, source, memory, use_when } = method.about();
         for (what, text) in [("equation", equation), ("source", source), ("memory", memory), ("use", use_when)] {

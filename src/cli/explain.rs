@@ -17,7 +17,7 @@ use crate::{
         form::TraceSetting,
         sequence::LearnerConfig,
         structure::{Exclusion, Op},
-        trace::{Slot, TraceKind, TracePlan},
+        trace::{Slot, TracePlan},
     },
     net::Sizes,
     report::{Align, Table, bytes, count, flops, sizes},
@@ -253,15 +253,15 @@ impl Report {
     /// Trace of every op under each online rule.
     fn traces(&self, structure: &Structure) -> String {
         // Rules that differ in their signals alone have the same traces.
-        let mut plans: Vec<(Method, Option<TracePlan>)> = Vec::new();
+        let mut plans: Vec<(Method, Learner)> = Vec::new();
         for method in Method::all().filter(|m| m.is_online()) {
-            let plan = self.learner(method).ok().map(|l| l.plan);
-            let same = |old: &Option<TracePlan>| old.as_ref().map(|p| &p.kinds) == plan.as_ref().map(|p| &p.kinds);
-            if !plans.iter().any(|(_, old)| same(old)) {
-                plans.push((method, plan));
+            let Ok(learner) = self.learner(method) else { continue };
+            let same = |old: &TracePlan| old.kinds == learner.plan.kinds && old.filter == learner.plan.filter;
+            if !learner.plan.is_empty() && !plans.iter().any(|(_, old)| same(&old.plan)) {
+                plans.push((method, learner));
             }
         }
-        if plans.iter().all(|(_, plan)| plan.is_none()) || structure.traced().next().is_none() {
+        if plans.is_empty() || structure.traced().next().is_none() {
             return String::new();
         }
         let columns = ["op", "weight shape"].map(|c| (c, Align::Left)).into_iter();
@@ -271,9 +271,8 @@ impl Report {
         let mut taken: Vec<Vec<Slot>> = vec![vec![]; plans.len()];
         for (k, op) in structure.traced() {
             let mut row = vec![k.to_string(), sizes(&op.weight)];
-            for ((_, plan), taken) in plans.iter().zip(&mut taken) {
-                let Some(plan) = plan else { continue };
-                let mine = slots_of(plan, structure, batch, k, taken);
+            for ((_, learner), taken) in plans.iter().zip(&mut taken) {
+                let mine = slots_of(&learner.plan, learner.as_traced(), batch, k, taken);
                 let total: u64 = mine.iter().map(|s| s.bytes() as u64).sum();
                 let shapes = if mine.is_empty() { "shared".into() } else { describe(&mine) };
                 row.extend([shapes, bytes(total)]);
@@ -281,9 +280,9 @@ impl Report {
             table.row(row);
         }
         let mut total = vec![String::new(), "all".into()];
-        for (_, plan) in &plans {
-            let all = plan.as_ref().map(|p| bytes(p.bytes(structure, batch) as u64));
-            total.extend([String::new(), all.unwrap_or_default()]);
+        for (_, learner) in &plans {
+            let all = learner.plan.bytes(learner.as_traced(), batch);
+            total.extend([String::new(), bytes(all as u64)]);
         }
         table.row(total);
         table.to_string()
@@ -328,12 +327,16 @@ impl Report {
         let forward = cost::forward(exact, &self.model, self.steps);
         let per_step = |c: cost::Cost| flops(c.flops / self.steps as u64);
         table.row(["forward", "-", "-", "-", "-", &per_step(forward), "1.0"]);
-        let mut refused = String::new();
+        let mut refused: Vec<(String, Vec<&str>)> = Vec::new();
         for method in Method::all() {
             let learner = match self.learner(method) {
                 Ok(learner) => learner,
                 Err(error) => {
-                    refused = format!("\n  The online rules cannot train this model: {error}");
+                    let text = error.to_string();
+                    match refused.iter_mut().find(|(known, _)| *known == text) {
+                        Some((_, names)) => names.push(method.name()),
+                        None => refused.push((text, vec![method.name()])),
+                    }
                     continue;
                 }
             };
@@ -353,6 +356,9 @@ impl Report {
                 format!("{:.1}", cost.flops as f64 / forward.flops.max(1) as f64),
             ]);
         }
+        let refused =
+            refused.iter().map(|(why, names)| format!("\n  {} cannot train this model: {why}", names.join(", ")));
+        let refused: String = refused.collect();
         Ok(format!(
             "{table}{refused}\n  Counted on the graph of a whole sequence. Loops keep values of all {} steps under bptt and in the whole form, of one chunk else; traces pass from chunk to chunk.",
             self.steps
@@ -364,7 +370,7 @@ impl Report {
 fn slots_of(plan: &TracePlan, structure: &Structure, batch: usize, k: usize, taken: &mut Vec<Slot>) -> Vec<Shape> {
     let mut alone = plan.clone();
     alone.kinds.iter_mut().enumerate().filter(|(j, _)| *j != k).for_each(|(_, kind)| *kind = None);
-    debug_assert!(matches!(plan.kinds[k], Some(TraceKind::Full | TraceKind::Factorised)));
+    debug_assert!(plan.kinds[k].is_some());
     let slots = alone.slots(structure, batch).into_iter().filter(|(slot, _)| !taken.contains(slot));
     let slots: Vec<(Slot, Shape)> = slots.collect();
     taken.extend(slots.iter().map(|(slot, _)| slot.clone()));

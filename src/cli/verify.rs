@@ -94,6 +94,14 @@ fn to_text(report: &Report) -> String {
     if !report.skipped.is_empty() {
         text.push_str(&format!(" (no model of this name: {})", report.skipped.join(", ")));
     }
+    if !report.without_rule.is_empty() {
+        let all: Vec<String> = report.without_rule.iter().map(|(case, stored)| format!("{case} {stored}")).collect();
+        text.push_str(&format!(
+            "\n{} gradients of rules that do not exist here skipped: {}",
+            all.len(),
+            all.join(", ")
+        ));
+    }
     text
 }
 
@@ -111,5 +119,7 @@ fn to_json(report: &Report) -> serde_json::Value {
     });
     let checks: Vec<_> = checks.collect();
     let broken: Vec<_> = report.broken.iter().map(|(case, why)| json!({ "case": case, "reason": why })).collect();
-    json!({ "passed": passed, "failed": failed, "skipped": report.skipped, "broken": broken, "checks": checks })
+    let without_rule = report.without_rule.iter().map(|(case, stored)| json!({ "case": case, "quantity": stored }));
+    let without_rule: Vec<_> = without_rule.collect();
+    json!({ "passed": passed, "failed": failed, "skipped": report.skipped, "without_rule": without_rule, "broken": broken, "checks": checks })
 }

@@ -14,25 +14,32 @@
 //!
 //! Reading order: [`objective`], [`prepare`] (step and loss, split into what is computed once and what is computed per
 //! step), [`structure`] (what the graph says), [`chunk`] (K steps at once), [`signal`] (what the loss asks of a trace),
-//! [`rule`] (the rules as a table), [`trace`] (their traces), [`sequence`] (a whole sequence, any method).
+//! [`rule`] (the rules as a table), `recursion` (other recursions than `D`, filters), [`trace`] (their traces), [`sequence`] (a whole
+//! sequence, any method).
 
+mod check;
 mod checkpointed;
 pub mod chunk;
 pub mod cost;
 mod evaluation;
 mod exact;
 pub mod form;
+mod influence;
+pub mod non_causal;
 pub mod objective;
 pub mod op;
 pub mod paths;
 pub mod prepare;
+mod projected;
 mod recompute;
+mod recursion;
 pub mod rule;
 mod segment;
 pub mod sequence;
 pub mod signal;
 pub mod structure;
 pub mod trace;
+mod walk;
 
 use serde::{Deserialize, Serialize};
 

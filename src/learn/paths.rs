@@ -11,6 +11,7 @@ use hlo::{DType, Graph, Tensor, Value, transform::Dependence};
 
 use super::{
     Attachment, LearnError, Prepared, Rule, Structure, Vjp,
+    check::traceless,
     chunk::{Forward, Steps},
     signal::Signals,
     structure::reach,
@@ -91,7 +92,8 @@ pub fn paths(
     vjp: Vjp,
     rule: &dyn Rule,
 ) -> Result<Vec<Paths>, LearnError> {
-    let survey = Survey { model, prepared, structure, vjp, signals: signals(prepared, structure, vjp, rule) };
+    let (signals, traces) = (signals(prepared, structure, vjp, rule), !traceless(rule, structure));
+    let survey = Survey { model, prepared, structure, vjp, signals, traces };
     (0..model.params.len()).filter(|&p| model.params[p].trainable).map(|p| survey.of(p)).collect()
 }
 
@@ -108,7 +110,13 @@ fn signals(prepared: &Prepared, structure: &Structure, vjp: Vjp, rule: &dyn Rule
     let forward = Forward::run(&g, prepared, structure, &phis, &states, &input);
     let steps = Steps::new(&g, prepared, structure, &phis, &forward, &input, &target).with_feedback(rule);
     match vjp {
-        Vjp::SingleStep { attachment } => steps.signals(attachment),
+        Vjp::SingleStep { .. } if traceless(rule, structure) => {
+            Signals { instant: steps.entry_signals().1, ..steps.no_signals() }
+        }
+        Vjp::SingleStep { attachment } => {
+            let signals = steps.received(steps.signals(attachment), rule, &g.scalar(DType::S32, 0.0));
+            steps.hopped(signals, rule)
+        }
         Vjp::MultiStep { .. } => Signals { before: steps.entry_signals().0, ..steps.no_signals() },
     }
 }
@@ -119,6 +127,8 @@ struct Survey<'a> {
     structure: &'a Structure,
     vjp: Vjp,
     signals: Signals,
+    /// Whether the rule has traces.
+    traces: bool,
 }
 
 impl Survey<'_> {
@@ -164,8 +174,9 @@ impl Survey<'_> {
 
     fn dropped(&self, phi: usize) -> Vec<Dropped> {
         let mut all = Vec::new();
-        let traced: Vec<_> = self.structure.traced().filter(|(_, op)| op.phi == phi).map(|(_, op)| op).collect();
-        if traced.is_empty() && self.vjp == (Vjp::SingleStep { attachment: Attachment::InStep }) {
+        let traced = self.structure.traced().filter(|(_, op)| self.traces && op.phi == phi);
+        let traced: Vec<_> = traced.map(|(_, op)| op).collect();
+        if traced.is_empty() && self.traces && self.vjp == (Vjp::SingleStep { attachment: Attachment::InStep }) {
             return vec![Dropped::Untraced];
         }
         for op in &traced {

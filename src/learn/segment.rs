@@ -11,6 +11,7 @@ use super::{
     sequence::{Adding, Carry, Data, Sums},
     signal::Signal,
     trace::{ChunkView, Slot, Slots, Stretch},
+    walk::{self, Walked},
 };
 
 /// A piece of a sequence.
@@ -36,6 +37,8 @@ pub(super) struct Seen {
     transitions: Vec<Transition>,
     drives: HashMap<(usize, usize), Vec<Option<Tensor>>>,
     inputs: HashMap<usize, Tensor>,
+    /// What traces that need the whole Jacobian make of the chunk.
+    walked: Walked,
     length: usize,
 }
 
@@ -44,7 +47,7 @@ impl Seen {
     pub fn view<'a>(&'a self, learner: &'a Learner, graph: &'a Graph, phis: &'a [Tensor]) -> ChunkView<'a> {
         ChunkView {
             graph,
-            structure: &learner.structure,
+            structure: learner.as_traced(),
             plan: &learner.plan,
             phis,
             transitions: &self.transitions,
@@ -85,7 +88,7 @@ impl Learner {
         let (carry, more) = self.segment(g, phis, carry, piece);
         sums = sums.add(more);
         if let (true, Some(traces)) = (lag > 0, &carry.traces) {
-            let rest = Stretch::rest(g, &self.structure, &self.lagged().wide, phis, lag, traces);
+            let rest = Stretch::rest(g, self.as_traced(), &self.lagged().wide, phis, lag, traces);
             let past = past(data.inputs, &g.scalar(DType::S32, steps as f64 - lag as f64), lag);
             self.add_pulled(&mut sums, rest.pull(Some(&past.convert(DType::F32)), None).grads);
         }
@@ -216,10 +219,15 @@ impl Learner {
         let length = inputs.dims()[0];
         let mut seen = self.look(g, phis, &carry, inputs, target, None, learn);
         let mut sums = std::mem::replace(&mut seen.sums, self.no_sums(g));
+        let walked = std::mem::take(&mut seen.walked);
+        self.add_pulled(&mut sums, walked.grads);
         let view = seen.view(self, g, phis);
         let wide = (carry.lag > 0).then(|| &self.lagged().wide);
         let lagging = |k: usize| wide.is_some_and(|plan| plan.ops.contains(&k));
         let mut result = view.run(carry.traces.as_ref(), seen.slots.as_ref(), keep, &lagging);
+        if let Some(traces) = &mut result.traces {
+            traces.extend(walked.traces);
+        }
         if let Some(plan) = wide {
             let (slots, lag) = (seen.slots.as_ref(), carry.lag);
             let stretch = Stretch::new(&view, plan, lag, carry.traces.as_ref(), slots);
@@ -262,49 +270,76 @@ impl Learner {
         };
         let steps = Steps::new(g, &self.prepared, &self.structure, phis, &forward, &inputs, target);
         let steps = steps.with_feedback(self.rule()).with_counts(counts);
-        let Values { loss, out, inputs: op_inputs, tracked } = steps.values();
-        let mut sums = self.no_sums(g);
-        let mut slots = None;
+        let values = steps.values();
+        let tracked = values.tracked.iter().map(|t| t.sum(&[0])).collect();
+        let (mut sums, mut slots) = (self.no_sums(g), None);
         if learn {
-            let none = steps.no_signals();
-            let (loss, out) = (steps.counted(&loss).sum_all(), steps.counted(&out).sum(&[0]));
-            let step_sums = |grads| Sums { grads, loss, out, tracked: vec![] };
-            // A signal before step s belongs to the trace after step s - 1: that of the first step to the old trace.
-            let (entry, signal, direct) = match (whole, self.config.vjp) {
-                (Some((entry, inside)), _) => {
-                    sums = inside;
-                    (entry, none.after, none.direct)
-                }
-                (None, Vjp::SingleStep { attachment }) => {
-                    let found = steps.signals(attachment);
-                    sums = step_sums(found.instant);
-                    let signal = add_signals(found.after, each(&found.before, &|t| later(t, length)));
-                    (each(&found.before, &|t| Some(t.at(0))), signal, found.direct)
-                }
-                (None, Vjp::MultiStep { .. }) => {
-                    let (before, grads) = steps.entry_signals();
-                    sums = step_sums(grads);
-                    (each(&before, &|t| Some(t.at(0))), each(&before, &|t| later(t, length)), none.direct)
-                }
-            };
-            slots = Some(Slots { entry, steps: signal, direct, correction: self.correction(&carry.time, length) });
+            let (found, met) = self.signals(&steps, &values, whole, &carry.time);
+            (sums, slots) = (found, Some(met));
         }
-        sums.tracked = tracked.iter().map(|t| t.sum(&[0])).collect();
-        let drives = self
-            .structure
-            .traced()
-            .flat_map(|(k, op)| op.groups.iter().map(move |&gr| (k, gr)))
-            .map(|(k, gr)| ((k, gr), steps.drive(k, gr)))
-            .collect();
-        Seen {
-            states: forward.states,
-            sums,
-            slots,
-            transitions: steps.transitions(),
-            drives,
-            inputs: op_inputs,
-            length,
+        let (pairs, slopes) = self.non_causal(g, &steps, carry, learn);
+        if let Some(slots) = &mut slots {
+            let direct = slots.direct.iter_mut().zip(pairs);
+            direct.for_each(|(old, pair)| *old = Tensor::sum_of([old.take(), pair]));
         }
+        sums.tracked = tracked;
+        let pairs = self.structure.traced().flat_map(|(k, op)| op.groups.iter().map(move |&gr| (k, gr)));
+        let drive = |(k, gr): (usize, usize)| {
+            let drive = steps.drive(k, gr);
+            ((k, gr), if let Some(filter) = self.filter() { filter.drive(drive) } else { drive })
+        };
+        let drives: HashMap<(usize, usize), Vec<Option<Tensor>>> = pairs.map(drive).collect();
+        let chunk = walk::Chunk {
+            forward: &forward,
+            phis,
+            inputs: &inputs,
+            carry,
+            slots: slots.as_ref(),
+            drives: &drives,
+            x: &values.inputs,
+        };
+        let mut walked = self.walked(g, &chunk);
+        walked.traces.extend(slopes);
+        let mut transitions = steps.recursion(self.plan.recursion);
+        if let Some(filter) = self.filter() {
+            transitions = filter.transitions(g, &self.structure.groups, length, transitions);
+        }
+        Seen { states: forward.states, sums, slots, transitions, drives, inputs: values.inputs, walked, length }
+    }
+
+    /// What the steps of a chunk add up by themselves, and the signals that their traces meet. `whole` is what a window gives: signals at its
+    /// entry, and sums with exact gradients inside.
+    fn signals(
+        &self,
+        steps: &Steps<'_>,
+        values: &Values,
+        whole: Option<(Signal, Sums)>,
+        time: &Tensor,
+    ) -> (Sums, Slots) {
+        let length = steps.length;
+        let none = steps.no_signals();
+        let (loss, out) = (steps.counted(&values.loss).sum_all(), steps.counted(&values.out).sum(&[0]));
+        let step_sums = |grads| Sums { grads, loss, out, tracked: vec![] };
+        // A signal before step s belongs to the trace after step s - 1: that of the first step to the old trace.
+        let first = |before: &Signal| each(before, &|t| Some(t.at(0)));
+        let (sums, entry, signal, direct) = match (whole, self.config.vjp) {
+            (Some((entry, inside)), _) => (inside, entry, none.after, none.direct),
+            (None, Vjp::SingleStep { .. }) if self.traceless() => {
+                (step_sums(steps.entry_signals().1), none.before, none.after, none.direct)
+            }
+            (None, Vjp::SingleStep { attachment }) => {
+                let found = steps.received(steps.signals(attachment), self.rule(), time);
+                let found = steps.hopped(found, self.rule());
+                let signal = add_signals(found.after, each(&found.before, &|t| later(t, length)));
+                (step_sums(found.instant), first(&found.before), signal, found.direct)
+            }
+            (None, Vjp::MultiStep { .. }) => {
+                let (before, grads) = steps.entry_signals();
+                (step_sums(grads), first(&before), each(&before, &|t| later(t, length)), none.direct)
+            }
+        };
+        let correction = self.correction(time, length);
+        (sums, Slots { entry: self.filtered(entry), steps: self.filtered(signal), direct, correction })
     }
 
     /// Divisors of the factorised rule for slots 0 .. K of a chunk that starts after `time` steps, `[K + 1]`.

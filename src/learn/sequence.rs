@@ -6,13 +6,12 @@ use hlo::{DType, Func, Graph, Range, Shape, Tensor, transform::vjp};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attachment, LearnError, Method, Objective, Prepared, Rule, Structure, Vjp,
+    Attachment, LearnError, Method, Objective, Prepared, Rule, Structure, Vjp, check,
     form::{Form, Lagged, TraceSetting},
     objective::OfSum,
-    op::Kind,
     paths::Paths,
-    rule::Passage,
-    structure::Op,
+    recursion::Filter,
+    signal::Signal,
     trace::{Slot, TraceKind, TracePlan, Traces},
 };
 use crate::cell::Model;
@@ -78,8 +77,10 @@ impl Default for LearnerConfig {
 pub struct Learner {
     /// Step and loss.
     pub prepared: Prepared,
-    /// What the graph of the step says.
+    /// What the graph of the step says, and what the rule's traces reach.
     pub structure: Structure,
+    /// The same with a filter behind every trace, if the rule has one.
+    filtered: Option<Structure>,
     /// What an online rule follows from each trained parameter to the loss, and what it leaves out.
     pub paths: Vec<Paths>,
     /// How traced ops learn.
@@ -234,7 +235,7 @@ impl Learner {
         config: &LearnerConfig,
         rule: Box<dyn Deref<Target = dyn Rule>>,
     ) -> Result<Learner, LearnError> {
-        check(config)?;
+        check::config(config)?;
         rule.check()?;
         objective.check(model.batch(), model.output.dims[1])?;
         if objective.of_sum == OfSum::Always && objective.regularized() {
@@ -247,19 +248,31 @@ impl Learner {
         let mut prepared = Prepared::new(model, &step_objective);
         prepared.given_target = objective.target.of_step(model.batch(), model.output.dims[1]);
         let structure = Structure::new(&prepared)?;
-        check_feedback(config.vjp, &**rule, &prepared, &structure)?;
+        check::signals(config.vjp, &**rule)?;
+        check::feedback(config.vjp, &**rule, &prepared, &structure)?;
+        let structure = rule.recursion().structure(structure, &prepared);
         let mut paths = Vec::new();
         if rule.is_online() {
             let names: Vec<String> = model.states.iter().map(|s| s.name.clone()).collect();
-            structure.check_online(&prepared, &names)?;
+            if !check::traceless(&**rule, &structure) {
+                structure.check_online(&prepared, &names)?;
+            }
             paths = super::paths::paths(model, &prepared, &structure, config.vjp, &**rule)?;
         }
-        let plan = TracePlan::new(&**rule, config.old_correction, &structure);
-        check_linear(&plan, &structure)?;
+        check::projection(&**rule, &structure)?;
+        let mut plan = TracePlan::new(&**rule, config.old_correction, &structure);
+        if rule.non_causal().is_some() {
+            plan.slopes = super::non_causal::slopes(&prepared, &structure);
+        }
+        check::filter(&plan)?;
+        check::complete(&plan, &structure, model.batch())?;
+        check::maps(&**rule, &plan, &structure)?;
+        let filtered = (plan.filter > 0.0).then(|| Filter(plan.filter).structure(&structure));
         let ranges = prepared.prefix.ranges_of(&(0..model.params.len()).map(|k| model.range(k)).collect::<Vec<_>>());
         let learner = Learner {
             prepared,
             structure,
+            filtered,
             paths,
             plan,
             objective: objective.clone(),
@@ -278,6 +291,26 @@ impl Learner {
     /// The rule.
     pub fn rule(&self) -> &dyn Rule {
         &**self.rule
+    }
+
+    /// What the traces are told of the step: the structure, with a filter behind every trace if the rule has one. (Positions of states in
+    /// its groups are those of traces.)
+    pub fn as_traced(&self) -> &Structure {
+        self.filtered.as_ref().unwrap_or(&self.structure)
+    }
+
+    pub(super) fn filter(&self) -> Option<Filter> {
+        self.filtered.is_some().then_some(Filter(self.plan.filter))
+    }
+
+    /// A signal as traces meet it.
+    pub(super) fn filtered(&self, signal: Signal) -> Signal {
+        if let Some(filter) = self.filter() { filter.signal(signal) } else { signal }
+    }
+
+    /// Whether the rule has no traces, and learns from each step by itself.
+    pub(super) fn traceless(&self) -> bool {
+        check::traceless(self.rule(), &self.structure)
     }
 
     /// The settings.
@@ -317,7 +350,7 @@ impl Learner {
 
     /// Whether a trace has a value for each weight and sequence.
     fn has_wide_traces(&self) -> bool {
-        self.structure.traced().any(|(k, op)| {
+        self.as_traced().traced().any(|(k, op)| {
             let full = self.plan.kinds[k] == Some(TraceKind::Full) && op.kind.rule().is_wide();
             full && op.reached.iter().any(|reach| !reach.wide.is_empty())
         })
@@ -325,10 +358,11 @@ impl Learner {
 
     /// Bytes of these traces.
     pub(super) fn wide_bytes(&self) -> usize {
-        let slots = self.plan.slots(&self.structure, self.batch);
+        let structure = self.as_traced();
+        let slots = self.plan.slots(structure, self.batch);
         let wide = slots.iter().filter(|(slot, _)| match slot {
             Slot::Full(k, g, a) => {
-                let op = &self.structure.ops[*k];
+                let op = &structure.ops[*k];
                 op.kind.rule().is_wide() && op.reach(*g).wide.contains(a)
             }
             _ => false,
@@ -341,7 +375,7 @@ impl Learner {
     /// parameters, gradients and optimiser (or the traces) take anyway may be taken once more.
     fn default_chunk(&self, steps: usize) -> usize {
         let params: usize = self.prepared.prefix.params().iter().map(|p| p.shape().bytes()).sum();
-        let traces = self.plan.bytes(&self.structure, self.batch);
+        let traces = self.plan.bytes(self.as_traced(), self.batch);
         let budget = (if self.has_wide_traces() { FULL_BUDGET } else { CACHE_BUDGET }).max(4 * params).max(traces / 2);
         let fitting = (budget / self.bytes_per_step().max(1)).clamp(1, LONGEST_CHUNK).min(steps);
         let divisor = (fitting.div_ceil(2)..=fitting).rev().find(|k| steps.is_multiple_of(*k));
@@ -351,7 +385,7 @@ impl Learner {
     /// Bytes that a chunk stacks per step: op inputs; states before and after, transitions (few of a group's are neither zero nor
     /// constant), drives, signals.
     pub(super) fn bytes_per_step(&self) -> usize {
-        let per_group = self.structure.groups.iter().map(|g| {
+        let per_group = self.as_traced().groups.iter().map(|g| {
             let k = g.states.len();
             4 * g.dims.iter().product::<usize>() * 5 * k
         });
@@ -432,58 +466,8 @@ impl Learner {
 
     /// Every trace array of the dense form with its shape.
     pub fn trace_slots(&self) -> std::collections::BTreeMap<Slot, Shape> {
-        self.plan.slots(&self.structure, self.batch)
+        self.plan.slots(self.as_traced(), self.batch)
     }
-}
-
-fn check(config: &LearnerConfig) -> Result<(), LearnError> {
-    let wrong = |text: String| Err(LearnError::Setting(text));
-    if config.chunk == Some(0) {
-        return wrong("a chunk needs at least one step, got --chunk 0; leave the flag out for the default".into());
-    }
-    if config.vjp == (Vjp::MultiStep { window: 0 }) {
-        return wrong("a window needs at least one step, got 0; 1 is the usual choice".into());
-    }
-    Ok(())
-}
-
-/// A rule with signals of its own ([`Rule::feedback`]) has them everywhere, or not at all.
-fn check_feedback(vjp: Vjp, rule: &dyn Rule, prepared: &Prepared, structure: &Structure) -> Result<(), LearnError> {
-    let g = Graph::new();
-    let own = |op: &Op| {
-        let weight = g.parameter(op.phi, prepared.body.params()[op.phi].shape().clone());
-        rule.feedback(&Passage { name: op.site.clone(), weight: &weight }).is_some()
-    };
-    if !rule.is_online() || !structure.ops.iter().any(|op| op.kind == Kind::Dense && own(op)) {
-        return Ok(());
-    }
-    if let Some(op) = structure.ops.iter().find(|op| op.kind == Kind::Map) {
-        return Err(LearnError::Setting(format!(
-            "a rule with its own feedback replaces the matrices that signals pass back through, but the traced op `{}` is not a matrix; \
-             use another --method",
-            op.site
-        )));
-    }
-    match vjp {
-        Vjp::MultiStep { window } if window > 1 => Err(LearnError::Setting(format!(
-            "windows have exact gradients inside, which a rule with its own feedback has not, got --window {window}; use \
-             --vjp_method single-step or --window 1"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// A factorised trace smooths the inputs of an op, so its gradient must be linear in them.
-fn check_linear(plan: &TracePlan, structure: &Structure) -> Result<(), LearnError> {
-    let factorised = structure.traced().filter(|(k, _)| plan.kinds[*k] == Some(TraceKind::Factorised));
-    let bent = factorised.map(|(_, op)| op).find(|op| op.x.is_some() && !op.kind.rule().is_linear(op));
-    bent.map_or(Ok(()), |op| {
-        Err(LearnError::Setting(format!(
-            "a factorised trace smooths the inputs of an op, so what an op makes of its weight must be linear in its input, but that of \
-             `{}` is not; take what is not linear out of the function, or use --method d-rtrl or bptt",
-            op.site
-        )))
-    })
 }
 
 impl From<Attachment> for Vjp {

@@ -22,7 +22,13 @@ use hlo::{
     transform::{Rules, jvp_with, pullback},
 };
 
-use super::{Attachment, chunk::Steps, structure::Group};
+use super::{
+    Attachment, Rule,
+    chunk::Steps,
+    recursion::passes_op,
+    rule::{Moment, Received},
+    structure::Group,
+};
 
 /// Derivatives of the loss with respect to the states of every group, by group and state, `[K, B, N]`; `None` is zero.
 pub type Signal = Vec<Vec<Option<Tensor>>>;
@@ -60,6 +66,78 @@ impl Steps<'_> {
             Attachment::Exit => self.exit_signals(),
             Attachment::InStep => Signals { after: self.in_step_signals(), ..self.no_signals() },
         }
+    }
+
+    /// What `rule` makes of signals before they meet traces; `time` are the steps before the chunk, `s32[]`.
+    pub fn received(&self, mut signals: Signals, rule: &dyn Rule, time: &Tensor) -> Signals {
+        let Some(reception) = rule.reception() else { return signals };
+        let receive = |group: usize, moment: Moment, signal: &mut Option<Tensor>| {
+            let dims = &self.structure.groups[group].dims;
+            let dims = [self.length, dims[0], dims[1]];
+            let received = reception.receive(&Received { group, moment, signal: signal.as_ref(), dims, time });
+            *signal = received.map(|t| self.counted(&t));
+        };
+        for (moment, all) in [(Moment::After, &mut signals.after), (Moment::Before, &mut signals.before)] {
+            for (group, states) in all.iter_mut().enumerate() {
+                states.iter_mut().for_each(|signal| receive(group, moment, signal));
+            }
+        }
+        for (op, signal) in self.structure.ops.iter().zip(&mut signals.direct) {
+            if let Some(&group) = op.groups.first() {
+                receive(group, Moment::Direct, signal);
+            }
+        }
+        signals
+    }
+
+    /// Adds to the signals before each step what those after it send back through the connections within their group.
+    pub fn hopped(&self, mut signals: Signals, rule: &dyn Rule) -> Signals {
+        if !rule.one_hop() {
+            return signals;
+        }
+        let transitions = self.transitions();
+        for (g, d) in transitions.iter().enumerate() {
+            let back = self.back_through_ops(g, &signals.after[g]);
+            for (c, back) in back.into_iter().enumerate() {
+                // Everything less what stays at its position, which is in the trace.
+                let stays = d.iter().zip(&signals.after[g]).map(|(d, m)| Some(-(d[c].as_ref()? * m.as_ref()?)));
+                let hop = back.and_then(|back| Tensor::sum_of([Some(back)].into_iter().chain(stays)));
+                let before = &mut signals.before[g][c];
+                *before = Tensor::sum_of([before.take(), hop]);
+            }
+        }
+        signals
+    }
+
+    /// Signals after each step, carried to the states before it on all ways that pass no other group's new state; nothing for states without
+    /// a way through an op.
+    fn back_through_ops(&self, g: usize, after: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        let states = &self.structure.groups[g].states;
+        let new = |s: usize| self.at(&self.prepared.new_states()[s]);
+        let func = self.func.with_results(states.iter().map(|&s| new(s)).collect());
+        let others = (0..self.prepared.states).filter(|s| !states.contains(s));
+        let rules = Rules { cut: others.map(|s| new(s).value()).collect(), ..self.rules() };
+        let connected = |&c: &usize| states.iter().any(|&a| passes_op(self.prepared, self.structure, states[c], a));
+        let from: Vec<usize> = (0..states.len()).filter(connected).collect();
+        let mut args = self.args.clone();
+        let mut seeds = Vec::new();
+        for &c in &from {
+            let arg = &mut args[self.prepared.phis + states[c]];
+            seeds.push(self.graph.placeholder(arg.primal.shape().clone()));
+            arg.tangent = seeds.last().cloned();
+        }
+        let env = jvp_with(&self.graph, &func, &args, &rules);
+        let end = |(r, m): (&Tensor, &Option<Tensor>)| {
+            let (tangent, m) = (env.get(r.value()).tangent.clone()?, m.as_ref()?);
+            let m = if tangent.rank() < m.rank() { m.at(0) } else { m.clone() };
+            Some((tangent, m))
+        };
+        let ends: Vec<(Tensor, Tensor)> = func.results().iter().zip(after).filter_map(end).collect();
+        let mut back = vec![None; states.len()];
+        for (&c, ct) in from.iter().zip(pullback(&self.graph, &seeds, &ends)) {
+            back[c] = ct.map(|t| self.per_step(t, &self.structure.groups[g].dims));
+        }
+        back
     }
 
     fn exit_signals(&self) -> Signals {
@@ -149,7 +227,12 @@ impl Steps<'_> {
     }
 
     /// Cotangents of `seeds` in the summed loss.
-    fn pull_loss(&self, args: &[hlo::transform::Dual], rules: &Rules<'_>, seeds: &[Tensor]) -> Vec<Option<Tensor>> {
+    pub(super) fn pull_loss(
+        &self,
+        args: &[hlo::transform::Dual],
+        rules: &Rules<'_>,
+        seeds: &[Tensor],
+    ) -> Vec<Option<Tensor>> {
         let loss = self.func.with_results(vec![self.at(self.prepared.loss())]);
         let env = jvp_with(&self.graph, &loss, args, rules);
         match env.get(loss.results()[0].value()).tangent.clone() {

@@ -218,7 +218,8 @@ fn radlif(c: &Case, batch: usize) -> Result<Model, MissingHyper> {
 }
 
 /// Gives parameters and states the names that the case uses for them: the same name; else one that differs in punctuation
-/// or in the prefix of the layer only; else the only array of that shape and kind that is left.
+/// or in the prefix of the layer only; else one that adds a letter for the time (`ut` for `u`); else the only array of that shape and
+/// kind that is left.
 fn rename(mut model: Model, case: &Case) -> Model {
     let params = model.params.iter_mut().filter(|p| p.trainable).map(|p| (&mut p.name, &p.shape.dims)).collect();
     adopt(params, case.arrays("param"));
@@ -234,13 +235,16 @@ fn adopt(mut ours: Vec<(&mut String, &Vec<usize>)>, mut theirs: BTreeMap<String,
     };
     let kind = |name: &str| name.ends_with(".bias");
     type Same<'a> = &'a dyn Fn(&str, &str) -> bool;
-    let rules: [Same; 3] = [&|a, b| a == b, &|a, b| essence(a) == essence(b), &|a, b| kind(a) == kind(b)];
+    let timed = |a: &str, b: &str| essence(b).strip_suffix('t').is_some_and(|b| b == essence(a));
+    let rules: [Same; 4] =
+        [&|a, b| a == b, &|a, b| essence(a) == essence(b), &|a, b| timed(a, b), &|a, b| kind(a) == kind(b)];
+    let last = rules.len() - 1;
     for (k, same) in rules.into_iter().enumerate() {
         ours.retain_mut(|(name, dims)| {
             let fits = |(their, shape): &(&String, &Vec<usize>)| shape == dims && same(name, their);
             let mut fitting = theirs.iter().filter(fits);
             let Some(found) = fitting.next().map(|(their, _)| their.clone()) else { return true };
-            if k == 2 && fitting.next().is_some() {
+            if k == last && fitting.next().is_some() {
                 return true;
             }
             theirs.remove(&found);
@@ -319,9 +323,11 @@ mod tests {
     #[test]
     fn the_speech_neuron_bears_the_names_of_the_file() {
         let states = [("u", 5), ("w", 5), ("s", 5), ("out.r", 3)];
+        let timed = [("ut", 5), ("wt", 5), ("st", 5), ("out.r", 3)];
         let maps: [(&str, &[usize]); 3] = [("W.weight", &[4, 5]), ("V.weight", &[5, 5]), ("out.weight", &[5, 3])];
         let plain: [(&str, &[usize]); 4] = [("alpha", &[5]), ("beta", &[5]), ("a", &[5]), ("b", &[5])];
         bears("radlif", json!({}), &[&maps[..], &plain].concat(), &states);
+        bears("radlif", json!({}), &[&maps[..], &plain].concat(), &timed);
         let suffixed: [(&str, &[usize]); 5] =
             [("alpha.weight", &[5]), ("beta.weight", &[5]), ("a.weight", &[5]), ("b.weight", &[5]), ("W.bias", &[5])];
         bears("radlif", json!({}), &[&maps[..], &suffixed].concat(), &states);

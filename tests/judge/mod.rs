@@ -64,6 +64,8 @@ pub struct Judge<'a> {
 struct Facts {
     /// `dh'_a / dh_c` by group.
     transition: Vec<Vec<Vec<Vec<f64>>>>,
+    /// The same with nothing held fixed, at equal positions.
+    coupled: Vec<Vec<Vec<Vec<f64>>>>,
     /// `dh'_a / dy` by op and group.
     drive: HashMap<(usize, usize), Vec<Vec<f64>>>,
     /// `dloss / dh'` and `dloss / dh` on ways around `h'`, by group and state.
@@ -195,6 +197,12 @@ impl<'a> Judge<'a> {
                     facts.drive.insert((k, g), (0..n).map(|a| m.diagonal(a, n + k)).collect());
                 }
             }
+            let old: Vec<Source> = group.iter().map(|&s| Source::Old(s)).collect();
+            let found = self.everywhere(&old, &[], &self.new_states(group));
+            for (facts, m) in facts.iter_mut().zip(&found) {
+                let n = group.len();
+                facts.coupled[g] = (0..n).map(|a| (0..n).map(|c| m.diagonal(a, c)).collect()).collect();
+            }
             let mut sources: Vec<Source> = self.new_states(group).into_iter().map(Source::Inner).collect();
             sources.extend(group.iter().map(|&s| Source::Old(s)));
             let found = self.everywhere(&sources, &held_by(&[g]), &[self.step.loss()]);
@@ -235,6 +243,7 @@ impl<'a> Judge<'a> {
         let states: Vec<Vec<Vec<f64>>> = self.groups.iter().map(|g| vec![vec![]; g.len()]).collect();
         Facts {
             transition: vec![vec![]; self.groups.len()],
+            coupled: vec![vec![]; self.groups.len()],
             drive: HashMap::new(),
             after: states.clone(),
             before: states,

@@ -9,8 +9,27 @@ use super::{Exact, Judge};
 pub enum Rule {
     /// `e = D e + x f` for every weight and state.
     Full,
+    /// The same with a number in place of `D`.
+    Leak(f64),
+    /// The same with the diagonal of the whole Jacobian in place of `D`.
+    Coupled,
+    /// As `Full`; signals meet `ebar = kappa ebar + e`.
+    Filtered(f64),
     /// `ex = a ex + x`, `ef = a D ef + (1 - a) f`, with the product divided by `1 - a^t`.
     Factorised(f64),
+    /// The same with a factor for the input and one for the output.
+    Split(f64, f64),
+}
+
+impl Rule {
+    /// The factors of input and output of a factorised rule.
+    pub fn factors(self) -> Option<(f64, f64)> {
+        match self {
+            Rule::Factorised(a) => Some((a, a)),
+            Rule::Split(x, f) => Some((x, f)),
+            _ => None,
+        }
+    }
 }
 
 /// Traces of one op: by group and state, `[B, I, N]` (`I = 1` where there is no input).
@@ -19,6 +38,8 @@ struct Trace {
     inputs: usize,
     /// `e[b, i, j]`, or `ef[b, j]` of the factorised rule.
     values: HashMap<usize, Vec<Vec<f64>>>,
+    /// `ebar[b, i, j]` of a filtered rule.
+    filtered: HashMap<usize, Vec<Vec<f64>>>,
     /// `ex[b, i]` of the factorised rule.
     input: Vec<f64>,
 }
@@ -92,10 +113,20 @@ impl Judge<'_> {
             .map(|k| {
                 let inputs = self.facts[0].x[k].len().max(self.batch()) / self.batch();
                 let positions = self.step.tensor(self.ops[k].y).shape().elements();
-                let width = if rules[k] == Rule::Full { inputs * positions } else { positions };
+                let width = if rules[k].factors().is_none() { inputs * positions } else { positions };
                 let groups = self.ops[k].groups.iter();
-                let values = groups.map(|&g| (g, vec![vec![0.0; width]; self.groups[g].len()])).collect();
-                (k, Trace { rule: rules[k], inputs, values, input: vec![0.0; self.facts[0].x[k].len()] })
+                let values: HashMap<usize, Vec<Vec<f64>>> =
+                    groups.map(|&g| (g, vec![vec![0.0; width]; self.groups[g].len()])).collect();
+                (
+                    k,
+                    Trace {
+                        rule: rules[k],
+                        inputs,
+                        filtered: values.clone(),
+                        values,
+                        input: vec![0.0; self.facts[0].x[k].len()],
+                    },
+                )
             })
             .collect()
     }
@@ -116,22 +147,23 @@ impl Judge<'_> {
 
     /// Signals meet a trace; `calls` is what the factorised rule counts.
     fn learn(&self, k: usize, trace: &Trace, signals: &[Vec<Vec<f64>>], calls: usize, grad: &mut [f64]) {
-        for (&g, states) in &trace.values {
+        let met = if matches!(trace.rule, Rule::Filtered(_)) { &trace.filtered } else { &trace.values };
+        for (&g, states) in met {
             for (signal, e) in signals[g].iter().zip(states) {
-                match trace.rule {
-                    Rule::Full => {
+                match trace.rule.factors() {
+                    None => {
                         let n = signal.len() / self.batch();
                         for (at, l) in signal.iter().enumerate() {
                             let (b, j) = (at / n, at % n);
                             (0..trace.inputs).for_each(|i| grad[i * n + j] += l * e[(b * trace.inputs + i) * n + j]);
                         }
                     }
-                    Rule::Factorised(a) if calls > 0 => {
+                    Some((_, a)) if calls > 0 => {
                         let c = (1.0 - a.powi(calls as i32)).max(1e-8);
                         let q: Vec<f64> = signal.iter().zip(e).map(|(l, e)| l * e / c).collect();
                         self.outer(k, &trace.input, &q, grad);
                     }
-                    Rule::Factorised(_) => {}
+                    Some(_) => {}
                 }
             }
         }
@@ -141,25 +173,36 @@ impl Judge<'_> {
         let facts = &self.facts[t];
         for (k, trace) in traces {
             let x = &facts.x[*k];
-            if let Rule::Factorised(a) = trace.rule {
+            if let Some((a, _)) = trace.rule.factors() {
                 trace.input.iter_mut().zip(x).for_each(|(ex, x)| *ex = a * *ex + x);
             }
             let (rule, inputs) = (trace.rule, trace.inputs);
             for (&g, states) in &mut trace.values {
-                let (d, f) = (&facts.transition[g], &facts.drive[&(*k, g)]);
+                let d = if rule == Rule::Coupled { &facts.coupled[g] } else { &facts.transition[g] };
+                let f = &facts.drive[&(*k, g)];
                 let old = states.clone();
                 let n = f[0].len() / self.batch();
                 for (a, e) in states.iter_mut().enumerate() {
                     for (at, value) in e.iter_mut().enumerate() {
-                        let (position, input) = match rule {
-                            Rule::Full => (at / (inputs * n) * n + at % n, x.get(at / n)),
-                            Rule::Factorised(_) => (at, None),
+                        let (position, input) = match rule.factors() {
+                            None => (at / (inputs * n) * n + at % n, x.get(at / n)),
+                            Some(_) => (at, None),
                         };
-                        let carried: f64 = old.iter().enumerate().map(|(c, e)| d[a][c][position] * e[at]).sum();
-                        *value = match rule {
-                            Rule::Full => carried + f[a][position] * input.copied().unwrap_or(1.0),
-                            Rule::Factorised(decay) => decay * carried + (1.0 - decay) * f[a][position],
+                        let carried: f64 = match rule {
+                            Rule::Leak(leak) => leak * old[a][at],
+                            _ => old.iter().enumerate().map(|(c, e)| d[a][c][position] * e[at]).sum(),
                         };
+                        *value = match rule.factors() {
+                            None => carried + f[a][position] * input.copied().unwrap_or(1.0),
+                            Some((_, decay)) => decay * carried + (1.0 - decay) * f[a][position],
+                        };
+                    }
+                }
+                if let Rule::Filtered(kappa) = rule
+                    && let Some(filtered) = trace.filtered.get_mut(&g)
+                {
+                    for (bar, e) in filtered.iter_mut().flatten().zip(states.iter().flatten()) {
+                        *bar = kappa * *bar + e;
                     }
                 }
             }

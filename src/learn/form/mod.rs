@@ -342,7 +342,7 @@ impl Learner {
     fn candidate(&self, form: Form, steps: usize) -> Candidate {
         let wide = &self.lagged().wide;
         let (stack, ring) = (self.bytes_per_step(), wide.bytes_per_step());
-        let traces = self.plan.bytes(&self.structure, self.batch());
+        let traces = self.plan.bytes(self.as_traced(), self.batch());
         let narrow = traces - self.wide_bytes();
         let states: usize = self.prepared.old_states().iter().map(|t| t.shape().bytes()).sum();
         let pass = |bytes: usize| 2.0 * bytes as f64 / COSTS.bandwidth;
@@ -406,7 +406,7 @@ impl Learner {
     fn survey(&self) -> Lagged {
         let full = self.structure.traced().filter(|(k, _)| self.plan.kinds[*k] == Some(TraceKind::Full));
         let all: BTreeSet<usize> = full.map(|(k, _)| k).collect();
-        let ops = &self.structure.ops;
+        let ops = &self.as_traced().ops;
         let is_wide = |k: &usize| ops[*k].kind.rule().is_wide() && ops[*k].reached.iter().any(|r| !r.wide.is_empty());
         let mut wide: BTreeSet<usize> = all.iter().copied().filter(is_wide).collect();
         // A bias beside a wide weight has the same recursion.
@@ -444,7 +444,7 @@ impl Learner {
                 (Some(_), Some(t)) => Func::from_values(params.clone(), vec![t.clone()]).ranges_of(&ranges)[0].size(),
                 _ => 0.0,
             };
-            let states = wide.states(&self.structure, group);
+            let states = wide.states(self.as_traced(), group);
             states.iter().map(|&a| states.iter().map(|&c| size(a, c)).collect()).collect()
         };
         let bounds = (0..self.structure.groups.len()).map(bounds).collect();

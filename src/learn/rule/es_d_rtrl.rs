@@ -11,11 +11,17 @@ use crate::learn::{LearnError, trace::TraceKind};
 pub struct EsDRtrl {
     /// Smoothing factor of both parts, in [0, 1).
     pub decay: f64,
+    /// Another factor for the input part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_decay: Option<f64>,
+    /// Another factor for the output part; the correction follows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_decay: Option<f64>,
 }
 
 impl Default for EsDRtrl {
     fn default() -> Self {
-        EsDRtrl { decay: 0.9 }
+        EsDRtrl { decay: 0.9, input_decay: None, output_decay: None }
     }
 }
 
@@ -34,7 +40,11 @@ impl Rule for EsDRtrl {
     }
 
     fn decay(&self) -> f64 {
-        self.decay
+        self.output_decay.unwrap_or(self.decay)
+    }
+
+    fn input_decay(&self) -> f64 {
+        self.input_decay.unwrap_or(self.decay)
     }
 
     fn set_decay(&mut self, decay: f64) {
@@ -42,6 +52,6 @@ impl Rule for EsDRtrl {
     }
 
     fn check(&self) -> Result<(), LearnError> {
-        check_decay(self.decay)
+        [Some(self.decay), self.input_decay, self.output_decay].into_iter().flatten().try_for_each(check_decay)
     }
 }

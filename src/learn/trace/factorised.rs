@@ -128,7 +128,7 @@ impl ChunkView<'_> {
     /// `ex` after the chunk.
     fn smooth_input(&self, x: &Tensor, old: Option<&Tensor>) -> Tensor {
         let k = self.length;
-        let alpha = self.plan.decay;
+        let alpha = self.plan.input_decay;
         // Weights a^(K-s) for s = 1 .. K.
         let shape = Shape::f32([k]);
         let age = (k as f64 - 1.0) - self.graph.iota(shape.with_dtype(DType::S32), 0).convert(DType::F32);
@@ -147,7 +147,7 @@ impl ChunkView<'_> {
 
     /// `r_s = q_s + a r_{s+1}` for slots 0 and 1 .. K.
     fn filter_back(&self, q0: Option<&Tensor>, q: Option<&Tensor>) -> Option<(Tensor, Tensor)> {
-        let alpha = self.plan.decay;
+        let alpha = self.plan.input_decay;
         let shape = match (q0, q) {
             (Some(q0), _) => q0.shape().clone(),
             (None, Some(q)) => q.shape().with_dims(&q.dims()[1..]),

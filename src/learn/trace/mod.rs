@@ -86,7 +86,7 @@ pub struct ChunkResult {
 
 impl Slots {
     /// The direct signal of op `k`, to be counted once: with the first group that the op drives.
-    fn direct(&self, structure: &Structure, k: usize, g: usize) -> Option<Tensor> {
+    pub(super) fn direct(&self, structure: &Structure, k: usize, g: usize) -> Option<Tensor> {
         self.direct[k].clone().filter(|_| structure.ops[k].groups[0] == g)
     }
 }

@@ -7,7 +7,8 @@ use hlo::{Shape, Tensor};
 use super::lag::Ring;
 use crate::learn::{
     Structure,
-    rule::{Rule, TracedOp},
+    non_causal::Slope,
+    rule::{Recursion, Rule, TracedOp},
     structure::Op,
 };
 
@@ -18,6 +19,10 @@ pub enum TraceKind {
     Full,
     /// An input part and an output part (ES-D-RTRL).
     Factorised,
+    /// One value per weight, and per state of every neuron in the group (SnAp).
+    Complete,
+    /// A random projection on the states of a group, and one of its weights (UORO).
+    Projected,
 }
 
 /// One array of a learner's memory.
@@ -29,6 +34,14 @@ pub enum Slot {
     Input(usize),
     /// `ef[b, j]` of a drive for a state of a group: (drive, group, state); a number where it is the same for all b and j.
     Output(usize, usize, usize),
+    /// `[W, B, N]`, by each element of an op's weight: (op, group, state).
+    Complete(usize, usize, usize),
+    /// The projection on a state of a group, `[B, N]`: (group, state).
+    Influence(usize, usize),
+    /// The projected weight of an op, in its shape: (op, group).
+    Projection(usize, usize),
+    /// A trace of slopes, `[B, N]`, by its place in [`TracePlan::slopes`].
+    Slope(usize),
     /// The last steps of a value, `[W, ..]`, in the fixed-lag form.
     Ring(Ring),
     /// A value that is the same in every step, in the fixed-lag form.
@@ -43,28 +56,62 @@ pub type Traces = BTreeMap<Slot, Tensor>;
 pub struct TracePlan {
     /// Trace of each op; `None` for ops without one.
     pub kinds: Vec<Option<TraceKind>>,
-    /// Smoothing factor of factorised traces.
+    /// What multiplies a trace from step to step.
+    pub recursion: Recursion,
+    /// Factor of the filter behind full traces; 0 is none.
+    pub filter: f64,
+    /// Smoothing factor of the output part of factorised traces.
     pub decay: f64,
+    /// Smoothing factor of their input part.
+    pub input_decay: f64,
+    /// Slopes with a trace, for pairs of an input with slopes before it.
+    pub slopes: Vec<Slope>,
     /// Divide by `1 - (1-a)^(t+1)`, as releases before 0.2 of the reference library, in place of `1 - a^(t+1)`.
     pub old_correction: bool,
 }
 
 impl TracePlan {
+    /// Whether no op has a trace.
+    pub fn is_empty(&self) -> bool {
+        self.kinds.iter().all(Option::is_none)
+    }
+
     /// The plan of a rule.
     pub fn new(rule: &dyn Rule, old_correction: bool, structure: &Structure) -> TracePlan {
         let ops = structure.ops.iter().enumerate();
         let kind = |op: usize| rule.trace(TracedOp { structure, op });
         let kinds = ops.map(|(k, op)| if op.exclusion.is_none() { kind(k) } else { None }).collect();
-        TracePlan { kinds, decay: rule.decay(), old_correction }
+        TracePlan {
+            kinds,
+            recursion: rule.recursion(),
+            filter: rule.filter(),
+            decay: rule.decay(),
+            input_decay: rule.input_decay(),
+            slopes: vec![],
+            old_correction,
+        }
     }
 
     /// Every array of the plan with its shape, for batch `b`.
     pub fn slots(&self, structure: &Structure, batch: usize) -> BTreeMap<Slot, Shape> {
         let mut slots = BTreeMap::new();
+        for (k, slope) in self.slopes.iter().enumerate() {
+            slots.insert(Slot::Slope(k), Shape::f32(structure.groups[slope.group].dims.clone()));
+        }
         for (k, op) in structure.traced() {
             for &g in &op.groups {
                 let group = &structure.groups[g];
                 let reach = op.reach(g);
+                if self.kinds[k] == Some(TraceKind::Projected) {
+                    slots.insert(Slot::Projection(k, g), Shape::f32(op.weight.clone()));
+                    let state = |a: usize| (Slot::Influence(g, a), Shape::f32(group.dims.clone()));
+                    slots.extend((0..group.states.len()).map(state));
+                }
+                if self.kinds[k] == Some(TraceKind::Complete) {
+                    let weights = op.weight.iter().product();
+                    let shape = Shape::f32([&[weights], &group.dims[..]].concat());
+                    slots.extend((0..group.states.len()).map(|a| (Slot::Complete(k, g, a), shape.clone())));
+                }
                 for a in reach.kept() {
                     match self.kinds[k] {
                         Some(TraceKind::Full) => {
@@ -78,7 +125,7 @@ impl TracePlan {
                                 slots.insert(Slot::Input(owner), Shape::f32(op.input.clone()));
                             }
                         }
-                        None => {}
+                        Some(TraceKind::Complete | TraceKind::Projected) | None => {}
                     }
                 }
             }
