@@ -303,9 +303,13 @@ fn a_map_reads_its_input_and_its_weight_only() {
     assert!(flat.expect_err("it has no batch").to_string().contains("[2, N]"));
 }
 
-/// Every kind has a tag and a name of its own, and is found by its tag.
+/// Every kind has a tag and a name of its own, is found by its tag, and has a row of the page.
 #[test]
 fn kinds_are_told_apart() {
+    let page = include_str!("../docs/traced-ops.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | `y = ")).map(|(name, _)| name);
+    let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.rule().name()).collect();
+    assert_eq!(rows.collect::<Vec<_>>(), kinds);
     for kind in Kind::ALL {
         assert_eq!(Kind::of_tag(kind.rule().tag()), Some(kind));
         assert_eq!(Kind::ALL.iter().filter(|k| k.rule().name() == kind.rule().name()).count(), 1);

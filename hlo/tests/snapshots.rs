@@ -112,7 +112,7 @@ fn one_of_each() {
             x.dot(&x.transpose(&[1, 0])),
             x.max(&[1]),
             x.dynamic_slice(&p[1], 1),
-            x.take(&Rc::new(Places::new(&[4], vec![2, 0, 0, 1]))),
+            x.take(&Rc::new(Places::new(&[4], vec![1, 0, 0, 1]))),
             x.dynamic_update(&x.slice_axis(0, 0, 1), &p[1]),
             g.iota(Shape::s32([2, 3]), 1),
             p[1].xor(&p[1].shift_left(4)).bit_and(&p[1].shift_right(31).bit_or(&p[1])),

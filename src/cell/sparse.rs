@@ -88,14 +88,15 @@ impl Connections {
 
     /// `y[j] = sum over the synapses of j of w x[i]`: `[B, pre] -> [B, post]`.
     fn apply(&self, x: &Tensor, weight: &Tensor) -> Tensor {
-        let table = match &self.weights {
-            None => weight.reshape(&[self.post, self.degree]),
-            Some(places) => weight.pad(&[0], &[1]).take(places),
+        // Sequences innermost: what a synapse reads lies together.
+        let x = x.transpose(&[1, 0]);
+        let (x, table) = match &self.weights {
+            None => (x, weight.reshape(&[self.post, self.degree])),
+            // A neuron with fewer synapses hears zeros.
+            Some(places) => (x.pad(&[0, 0], &[1, 0]), weight.pad(&[0], &[1]).take(places)),
         };
-        // A neuron with fewer synapses hears a zero.
-        let x = if self.weights.is_some() { x.pad(&[0, 0], &[0, 1]) } else { x.clone() };
         let heard = x.take(&self.heard);
-        (&heard * &table.broadcast(heard.dims(), &[1, 2])).sum(&[2])
+        (&heard * &table.broadcast(heard.dims(), &[0, 1])).sum(&[1]).transpose(&[1, 0])
     }
 }
 

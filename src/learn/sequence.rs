@@ -389,8 +389,7 @@ impl Learner {
             let k = g.states.len();
             4 * g.dims.iter().product::<usize>() * 5 * k
         });
-        let inputs = self.structure.ops.iter().filter(|op| op.x.is_some());
-        let inputs = inputs.map(|op| 4 * op.input.iter().product::<usize>());
+        let inputs = self.structure.ops.iter().map(|op| op.kind.rule().bytes_per_step(op));
         per_group.chain(inputs).sum()
     }
 

@@ -1,7 +1,7 @@
-//! Elements at given places: what a sparse product is made of.
+//! Rows at given places: what a sparse product is made of.
 //!
-//! The places are known when a program is built, so the derivative needs no scatter: that of an element of the operand is the sum over the
-//! places of the result that read it, which are found beforehand.
+//! The places are known when a program is built, so the derivative needs no scatter: that of a row of the operand is the sum over the
+//! rows of the result that read it, which are found beforehand.
 
 use std::{fmt, rc::Rc};
 
@@ -15,9 +15,9 @@ use crate::{
     shape::{DType, Shape},
 };
 
-/// For each element of the result, which element of the operand's last axis it is.
+/// For each row of the result, which row of the operand it is.
 pub struct Places {
-    /// Sizes of the axes that take the place of the last one.
+    /// Sizes of the axes that take the place of the first one.
     dims: Vec<usize>,
     /// Row-major.
     places: Vec<i32>,
@@ -33,7 +33,7 @@ impl Places {
         Places { dims: dims.to_vec(), places }
     }
 
-    /// For each of `size` elements the numbers of the results that read it, `[size, most]`; `len` stands for none.
+    /// For each of `size` rows the numbers of the results that read it, `[size, most]`; `len` stands for none.
     fn inverse(&self, size: usize) -> Places {
         let mut counts = vec![0usize; size];
         self.places.iter().for_each(|&p| counts[p as usize] += 1);
@@ -49,7 +49,7 @@ impl Places {
     }
 }
 
-/// `y[.., e..] = x[.., places[e..]]`.
+/// `y[e.., r..] = x[places[e..], r..]`.
 #[derive(Clone)]
 pub struct Take {
     /// The places.
@@ -68,53 +68,58 @@ impl Primitive for Take {
         "gather"
     }
     fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
-        let Some((&last, lead)) = args[0].dims.split_last() else {
+        let Some((&rows, rest)) = args[0].dims.split_first() else {
             return Err(ShapeError("gather: the operand needs an axis to take from, got a scalar; reshape it".into()));
         };
-        if let Some(bad) = self.places.places.iter().find(|&&p| p < 0 || p as usize >= last) {
+        if let Some(bad) = self.places.places.iter().find(|&&p| p < 0 || p as usize >= rows) {
             return Err(ShapeError(format!(
-                "gather: places must lie on the last axis, got {bad} of {}; count from 0 to {}",
+                "gather: places must lie on the first axis, got {bad} of {}; count from 0 to {}",
                 args[0],
-                last.saturating_sub(1)
+                rows.saturating_sub(1)
             )));
         }
-        Ok(vec![args[0].with_dims([lead, &self.places.dims].concat())])
+        Ok(vec![args[0].with_dims([&self.places.dims, rest].concat())])
     }
     fn jvp(&self, _: &[Tensor], _: &[Tensor], tangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
         vec![tangents[0].as_ref().map(|d| d.take(&self.places))]
     }
     fn transpose(&self, args: &[Tensor], _: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
         vec![cotangents[0].as_ref().map(|ct| {
-            let (size, lead) = args[0].dims().split_last().expect("an axis to take from");
-            let flat = ct.reshape(&[lead, &[self.places.places.len()]].concat());
-            // One more element, a zero, for the places that nothing reads.
-            let mut high = vec![0; lead.len() + 1];
-            high[lead.len()] = 1;
-            let all = flat.pad(&vec![0; high.len()], &high).take(&Rc::new(self.places.inverse(*size)));
-            all.sum(&[lead.len() + 1])
+            let (size, rest) = args[0].dims().split_first().expect("an axis to take from");
+            let flat = ct.reshape(&[&[self.places.places.len()], rest].concat());
+            // One more row, of zeros, for the places that nothing reads.
+            let mut high = vec![0; rest.len() + 1];
+            high[0] = 1;
+            flat.pad(&vec![0; high.len()], &high).take(&Rc::new(self.places.inverse(*size))).sum(&[1])
         })]
     }
     fn batch(&self, args: &[Mapped], _: usize) -> Vec<Mapped> {
-        vec![Mapped { tensor: args[0].tensor.take(&self.places), mapped: true }]
+        // The mapped axis goes behind the first one, and comes back.
+        let (x, axes) = (&args[0].tensor, self.places.dims.len());
+        let mut order: Vec<usize> = (0..x.rank()).collect();
+        order.swap(0, 1);
+        let taken = x.transpose(&order).take(&self.places);
+        let mut back: Vec<usize> = (0..taken.rank()).collect();
+        back[..=axes].rotate_right(1);
+        vec![Mapped { tensor: taken.transpose(&back), mapped: true }]
     }
     fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
-        let last = args[0].shape.dims[args[0].shape.rank() - 1];
-        let rows = args[0].data.chunks(last.max(1));
-        let data = rows.flat_map(|row| self.places.places.iter().map(|&p| row[p as usize])).collect();
+        let row: usize = args[0].shape.dims[1..].iter().product();
+        let data = self.places.places.iter().flat_map(|&p| &args[0].data[p as usize * row..][..row]).copied().collect();
         vec![HostValue::new(results[0].clone(), data)]
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
-        let operand = e.shape(args[0]).dims.clone();
-        let lead = operand.len() - 1;
+        let rest: Vec<i64> = e.shape(args[0]).dims[1..].iter().map(|&d| d as i64).collect();
+        let axes = self.places.dims.len() as i64;
         let places = e.places(&Shape::new(DType::S32, self.places.dims.clone()), &self.places.places);
         vec![e.push("gather", &results[0], &[args[0], places], |i| {
             i.gather_dimension_numbers = Some(GatherDimensionNumbers {
-                offset_dims: (0..lead as i64).collect(),
-                collapsed_slice_dims: vec![lead as i64],
-                start_index_map: vec![lead as i64],
-                index_vector_dim: self.places.dims.len() as i64,
+                offset_dims: (axes..axes + rest.len() as i64).collect(),
+                collapsed_slice_dims: vec![0],
+                start_index_map: vec![0],
+                index_vector_dim: axes,
             });
-            i.gather_slice_sizes = operand[..lead].iter().map(|&d| d as i64).chain([1]).collect();
+            i.gather_slice_sizes = [&[1], &rest[..]].concat();
         })]
     }
     fn range(&self, args: &[Range], _: &[Shape]) -> Range {
@@ -123,7 +128,7 @@ impl Primitive for Take {
 }
 
 impl Tensor {
-    /// The elements of the last axis at given places: `[.., I]` to `[.., dims of the places]`.
+    /// The rows of the first axis at given places: `[I, ..]` to `[dims of the places, ..]`.
     ///
     /// ```
     /// use std::rc::Rc;
@@ -131,9 +136,9 @@ impl Tensor {
     /// use hlo::{Graph, Shape, ops::take::Places};
     ///
     /// let g = Graph::new();
-    /// let x = g.parameter(0, Shape::f32([8, 5]));
+    /// let x = g.parameter(0, Shape::f32([5, 8]));
     /// let places = Rc::new(Places::new(&[2, 3], vec![4, 0, 1, 1, 2, 4]));
-    /// assert_eq!(x.take(&places).dims(), [8, 2, 3]);
+    /// assert_eq!(x.take(&places).dims(), [2, 3, 8]);
     /// ```
     #[track_caller]
     pub fn take(&self, places: &Rc<Places>) -> Tensor {

@@ -53,6 +53,13 @@ impl TracedOp for Map {
         cost::cost(function(op)).flops
     }
 
+    /// Its input, and the largest value inside the function, of which the gradient needs something alike.
+    fn bytes_per_step(&self, op: &Op) -> usize {
+        let live = function(op).live(true);
+        let largest = live.iter().flat_map(|(_, node)| &node.shapes).map(Shape::bytes).max().unwrap_or_default();
+        4 * op.input.iter().product::<usize>() + largest
+    }
+
     /// A trace of D-RTRL would have a value for each weight, sequence and position.
     fn trace(&self, _: &Op, _: &Group, _: &Reach, _: usize, _: usize) -> Option<Shape> {
         None

@@ -38,6 +38,11 @@ pub trait TracedOp: Sync {
     /// Floating-point operations of one step.
     fn flops(&self, op: &Op, batch: usize) -> u64;
 
+    /// Bytes that a chunk stacks for it, or that its gradient takes on the way, per step.
+    fn bytes_per_step(&self, op: &Op) -> usize {
+        if op.x.is_some() { 4 * op.input.iter().product::<usize>() } else { 0 }
+    }
+
     /// Whether D-RTRL's trace has a value for each weight and sequence.
     fn is_wide(&self) -> bool {
         true
