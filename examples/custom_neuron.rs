@@ -1,4 +1,4 @@
-//! A neuron that this project does not have, in a layer with synapses that it has, trained by every rule:
+//! A neuron that this project does not have, in a layer with synapses that it has, trained by BPTT and online:
 //! `cargo run --release --example custom_neuron`. It follows `docs/adding-a-neuron.md`: what stands above `main` is the file of the neuron,
 //! and the table of neurons takes it as it is, with the paths of imports inside the crate.
 
@@ -78,7 +78,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let classes = Array::s32(classes, [batch])?;
     let session = Session::cpu()?;
     let optimizer = Optimizer { lr: 5e-3, ..Optimizer::default() };
-    for method in Method::all() {
+    for method in [Method::BPTT, Method::D_RTRL, Method::es_d_rtrl(0.9), Method::hybrid(0.9)] {
         let name = method.name();
         let config = LearnerConfig { method, ..LearnerConfig::default() };
         let engine = Engine::new(&session, &model, &Objective::default(), &config)?;

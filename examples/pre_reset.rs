@@ -1,4 +1,4 @@
-//! A neuron that is read before its reset learns delayed match-to-sample by every rule: `cargo run --release --example pre_reset`.
+//! A neuron that is read before its reset learns delayed match-to-sample, by BPTT and online: `cargo run --release --example pre_reset`.
 //!
 //! In many libraries the output of a layer is the spike of the potential *before* the reset of the same step. The loss then depends on
 //! the state after the step hardly at all, and a rule that looks at new states only would learn nothing. See
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         readout::leaky(cx, &spikes, task.n_out(), 10.0, DT)
     });
     let session = Session::open(Device::Cpu, None, &mut |_| {})?;
-    for method in Method::all() {
+    for method in [Method::BPTT, Method::D_RTRL, Method::es_d_rtrl(0.9), Method::hybrid(0.9)] {
         let name = method.name();
         let spec = Spec {
             model: model.clone(),
@@ -67,8 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         let (first, last) = (mean(&accuracies[..20]), mean(&accuracies[accuracies.len() - 20..]));
         println!("{name:>10}: accuracy of the first 20 batches {first:.3}, of the last 20 {last:.3}");
-        // Random feedback is an approximation: it stays near 0.79, whatever the number of updates, where transported weights reach 0.9.
-        assert!(last > first + 0.1, "{name} must learn");
+        assert!(last > 0.8, "{name} must learn");
     }
     Ok(())
 }

@@ -1,10 +1,13 @@
-//! One loss of the summed output under online rules: two passes.
+//! One loss of the summed output under online rules: two passes; and signals that look ahead of the step.
 
 mod judge;
 
 use etrace::{
-    cell::{Dense, Init, Model, StateInit, StepContext, Surrogate},
-    learn::{Learner, LossKind, Method, Objective, Vjp, form::TraceSetting, objective::OfSum, sequence::LearnerConfig},
+    cell::{Dense, Init, Model, StateInit, StepContext, Surrogate, readout},
+    learn::{
+        Attachment, LearnError, Learner, LossKind, Method, Objective, Vjp, form::TraceSetting, objective::OfSum,
+        sequence::LearnerConfig, signal::Ahead,
+    },
 };
 use hlo::{Func, Shape};
 use judge::case::Case;
@@ -51,6 +54,65 @@ fn two_passes_are_exact_where_the_rule_is() {
             assert!(case.worst(&steps, &exact) > 1e-2);
         }
     }
+}
+
+/// The same, read through a leaky readout.
+fn with_memory() -> Model {
+    StepContext::trace(3, 4, |cx, x| {
+        let v = cx.state("V", 5, StateInit::Zeros);
+        let before = Surrogate::default().spike(&(&v - 0.5));
+        let new = (&v - &before) * 0.8 + cx.dense("cell", &[x], 5, &Dense::new(&[Init::Zeros]));
+        cx.set("V", &new);
+        readout::leaky(cx, &Surrogate::default().spike(&(&new - 0.5)), 3, 4.0, 1.0)
+    })
+}
+
+/// Signals through the memory of the readout make D-RTRL exact where only that memory stood between.
+#[test]
+fn signals_through_the_readout_are_exact() {
+    for of_sum in [OfSum::Never, OfSum::Always] {
+        let objective = Objective { of_sum, ..Objective::default() };
+        let case = Case::of(with_memory(), objective.clone(), 1, STEPS);
+        for warmup in [0, 5] {
+            let of = |method| LearnerConfig { method, warmup, ..LearnerConfig::default() };
+            let exact = gradients(&case, &objective, &of(Method::BPTT));
+            let plain = gradients(&case, &objective, &of(Method::D_RTRL));
+            assert!(case.worst(&plain, &exact) > 1e-2, "the readout remembers");
+            let forms = [TraceSetting::Auto, TraceSetting::Whole, TraceSetting::Recompute];
+            for (trace, chunk) in forms.into_iter().flat_map(|form| [(form, 1), (form, 6), (form, STEPS)]) {
+                let config = LearnerConfig { trace, chunk: Some(chunk), signal: Ahead::Readout, ..of(Method::D_RTRL) };
+                let apart = case.worst(&gradients(&case, &objective, &config), &exact);
+                assert!(apart < ROUNDING, "{trace}, chunks of {chunk}, warm-up {warmup}, {of_sum:?}: {apart:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn signals_through_the_readout_need_the_whole_sequence() {
+    let refused = |model: &Model, config: LearnerConfig| {
+        let config = LearnerConfig { signal: Ahead::Readout, ..config };
+        match Learner::new(model, &Objective::default(), &config) {
+            Err(LearnError::Setting(text)) => text,
+            other => panic!("{:?}", other.map(|_| ())),
+        }
+    };
+    let d_rtrl = LearnerConfig::default;
+    let model = with_memory();
+    for (config, words) in [
+        (LearnerConfig { trace: TraceSetting::Dense, ..d_rtrl() }, "go forwards"),
+        (LearnerConfig { method: Method::es_d_rtrl(0.9), ..d_rtrl() }, "no trace of the size of a weight"),
+        (LearnerConfig { method: Method::BPTT, ..d_rtrl() }, "bptt has no traces"),
+        (LearnerConfig { vjp: Vjp::MultiStep { window: 3 }, ..d_rtrl() }, "windows"),
+        (LearnerConfig { vjp: Vjp::SingleStep { attachment: Attachment::InStep }, ..d_rtrl() }, "attaching"),
+    ] {
+        let text = refused(&model, config);
+        assert!(text.contains(words) && text.contains("--signal readout"), "{text}");
+    }
+    assert!(refused(&feed_forward(), d_rtrl()).contains("no readout with a memory"));
+    let learner = Learner::new(&model, &Objective::default(), &LearnerConfig { signal: Ahead::Readout, ..d_rtrl() });
+    let stream = learner.expect("a learner").check_stream().expect_err("later steps").to_string();
+    assert!(stream.contains("--drive scan"), "{stream}");
 }
 
 /// The losses that two passes and BPTT report are the same, and other rules learn from them, too.

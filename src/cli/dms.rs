@@ -6,7 +6,7 @@ use tasks::{DmsSettings, EvidenceSettings};
 
 use super::{
     Global, OrUsage,
-    common::LearnerFlags,
+    flags::learner::LearnerFlags,
     flags::{finite, fraction, non_negative, positive, size},
     train::{self, TrainFlags},
     usage,

@@ -6,7 +6,7 @@ use tasks::EvidenceSettings;
 
 use super::{
     Global, OrUsage,
-    common::LearnerFlags,
+    flags::learner::LearnerFlags,
     flags::{ei_size, finite, fraction, non_negative, positive, share, size, some_passes},
     train::{self, TrainFlags},
     usage,

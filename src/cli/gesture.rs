@@ -8,8 +8,8 @@ use tasks::{GestureSet, GestureSettings, NMnistSettings, gesture::Framing};
 
 use super::{
     Global, OrUsage,
-    common::LearnerFlags,
     data::{self, ReadFlags},
+    flags::learner::LearnerFlags,
     flags::{below_one, inside, non_negative, passes, positive, samples, size, some_passes, steps},
     train::{self, EpochReport, RunFlags},
     usage,

@@ -11,8 +11,9 @@ use tasks::Split;
 
 use super::{
     Global, OrUsage,
-    common::{LearnerFlags, print},
+    common::print,
     data,
+    flags::learner::LearnerFlags,
     flags::passes,
     train::{self, RunFlags},
     usage,

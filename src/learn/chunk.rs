@@ -20,6 +20,7 @@ use super::{
     Prepared, Rule, Structure,
     op::Kind,
     rule::Passage,
+    signal::Later,
     structure::{Op, drive},
 };
 
@@ -123,6 +124,8 @@ pub struct Steps<'a> {
     feedback: HashMap<Value, TangentOf>,
     /// 1 for each step whose loss counts, 0 for others, `[K]`.
     counts: Option<Tensor>,
+    /// What later losses ask of readouts.
+    pub(super) later: Vec<Later>,
     /// Number of steps.
     pub length: usize,
 }
@@ -185,6 +188,7 @@ impl<'a> Steps<'a> {
             known,
             feedback: HashMap::new(),
             counts: None,
+            later: vec![],
             length,
         }
     }
@@ -199,6 +203,13 @@ impl<'a> Steps<'a> {
     /// Only the losses of some steps count: `counts: [K]` is 1 for these and 0 for others.
     pub fn with_counts(mut self, counts: Option<&Tensor>) -> Self {
         self.counts = counts.cloned();
+        self
+    }
+
+    /// Signals ask for the losses of later steps as well: `later` are derivatives with respect to new states, by group and state.
+    pub fn with_later(mut self, later: Vec<(usize, usize, Tensor)>) -> Self {
+        let place = |s: usize| self.place[&self.prepared.new_states()[s].value()];
+        self.later = later.into_iter().map(|(group, s, asked)| (group, place(s), asked)).collect();
         self
     }
 

@@ -107,7 +107,7 @@ impl Steps<'_> {
         let seed = self.graph.placeholder(self.func.graph().tensor(spike).shape().clone());
         let mut rules = self.rules();
         rules.perturb.insert(spike, seed.clone());
-        let found = self.pull_loss(&self.args, &rules, &[seed]).swap_remove(0);
+        let found = self.pull_loss(&self.args, &rules, &[seed], &[]).swap_remove(0);
         found.map(|t| self.per_step(t, &self.structure.groups[slope.group].dims))
     }
 }

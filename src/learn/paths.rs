@@ -13,7 +13,8 @@ use super::{
     Attachment, LearnError, Prepared, Rule, Structure, Vjp,
     check::traceless,
     chunk::{Forward, Steps},
-    signal::Signals,
+    sequence::LearnerConfig,
+    signal::{Ahead, Signals},
     structure::reach,
 };
 use crate::cell::Model;
@@ -29,6 +30,8 @@ pub enum Followed {
     Direct(String),
     /// In the same step, without a trace.
     Instant,
+    /// In later steps, through a state of the readout, exactly.
+    Readout(String),
     /// Exactly, inside a window of that many steps.
     Window(usize),
 }
@@ -52,6 +55,7 @@ impl fmt::Display for Followed {
             Followed::After(state) => write!(f, "the trace in {state}"),
             Followed::Before(state) => write!(f, "the trace in {state}, read before the step"),
             Followed::Direct(op) => write!(f, "the output of {op}, bypassing the states"),
+            Followed::Readout(state) => write!(f, "later steps, through the memory of {state}"),
             Followed::Instant => write!(f, "the same step, without a trace"),
             Followed::Window(1) => write!(f, "the same step, exactly"),
             Followed::Window(steps) => write!(f, "windows of {steps} steps, exactly"),
@@ -89,11 +93,12 @@ pub fn paths(
     model: &Model,
     prepared: &Prepared,
     structure: &Structure,
-    vjp: Vjp,
+    config: &LearnerConfig,
     rule: &dyn Rule,
 ) -> Result<Vec<Paths>, LearnError> {
+    let LearnerConfig { vjp, signal: ahead, .. } = *config;
     let (signals, traces) = (signals(prepared, structure, vjp, rule), !traceless(rule, structure));
-    let survey = Survey { model, prepared, structure, vjp, signals, traces };
+    let survey = Survey { model, prepared, structure, vjp, signals, traces, ahead };
     (0..model.params.len()).filter(|&p| model.params[p].trainable).map(|p| survey.of(p)).collect()
 }
 
@@ -129,6 +134,7 @@ struct Survey<'a> {
     signals: Signals,
     /// Whether the rule has traces.
     traces: bool,
+    ahead: Ahead,
 }
 
 impl Survey<'_> {
@@ -165,6 +171,13 @@ impl Survey<'_> {
             all.extend(self.signals.direct[k].is_some().then(|| Followed::Direct(op.site.clone())));
         }
         all.extend(self.signals.instant[phi].is_some().then_some(Followed::Instant));
+        let own: Vec<usize> =
+            self.structure.traced().filter(|(_, op)| op.phi == phi).flat_map(|(_, op)| op.groups.clone()).collect();
+        let others = self.structure.groups.iter().enumerate().filter(|(g, _)| !own.contains(g));
+        let states = others.flat_map(|(_, group)| group.states.iter().copied());
+        let reached = self.reached(&[phi]);
+        let ahead = states.filter(|&s| self.is_ahead(s) && reached.contains(&s) && self.is_read(s));
+        all.extend(ahead.map(|s| Followed::Readout(self.state(s))));
         if let Vjp::MultiStep { window } = self.vjp {
             let near = self.steps_to_loss(&[phi]).is_some_and(|steps| steps < window);
             all.extend(near.then_some(Followed::Window(window)));
@@ -190,9 +203,15 @@ impl Survey<'_> {
         let reached = self.reached(&[phi]);
         for group in self.structure.groups.iter().enumerate().filter(|(g, _)| !own.contains(g)).map(|(_, g)| g) {
             let remembers = |s: &&usize| reached.contains(s) && self.is_read(**s);
-            all.extend(group.states.iter().filter(remembers).map(|&s| Dropped::Memory(self.state(s))));
+            let forgotten = group.states.iter().filter(remembers).filter(|s| !self.is_ahead(**s));
+            all.extend(forgotten.map(|&s| Dropped::Memory(self.state(s))));
         }
         all
+    }
+
+    /// Whether signals come back through the memory of a state.
+    fn is_ahead(&self, s: usize) -> bool {
+        self.ahead == Ahead::Readout && self.model.states[s].readout
     }
 
     /// Whether an op's input depends on the states of a group before the step.

@@ -9,7 +9,7 @@ use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
 use super::{
     Learner,
     chunk::Forward,
-    segment::starts,
+    segment::{Looked, starts},
     sequence::{Adding, Carry, Data, Sums},
     trace::{Arriving, Stretch},
 };
@@ -145,7 +145,9 @@ impl Learner {
             let step = g.iota(Shape::s32([length]), 0) + at;
             step.ge(&step.full_like(warmup as f64)).convert(DType::F32)
         });
-        let seen = self.look(g, phis, &carry, inputs, target, counts.as_ref(), true);
+        let counts = counts.as_ref();
+        let chunk = Looked { phis, carry: &carry, inputs, target, counts, learn: true, arriving: Some(arriving) };
+        let seen = self.look(g, &chunk);
         let plan = &self.lagged().all;
         let view = seen.view(self, g, phis);
         let stretch = Stretch::new(&view, plan, 0, None, seen.slots.as_ref());

@@ -10,7 +10,7 @@ use super::{
     form::Form,
     sequence::{Adding, Carry, Data, Sums},
     signal::Signal,
-    trace::{ChunkView, Slot, Slots, Stretch},
+    trace::{Arriving, ChunkView, Slot, Slots, Stretch},
     walk::{self, Walked},
 };
 
@@ -26,6 +26,20 @@ struct Piece<'a> {
     learn: bool,
     /// Whether the traces after its last step are wanted. (The last chunk saves that work otherwise.)
     keep: bool,
+}
+
+/// A chunk to look at.
+pub(super) struct Looked<'a> {
+    pub phis: &'a [Tensor],
+    pub carry: &'a Carry,
+    /// `[K, B, n_in]`.
+    pub inputs: &'a Tensor,
+    pub target: &'a Tensor,
+    /// 1 for steps whose loss counts and 0 for others, `[K]`; all count, if not given.
+    pub counts: Option<&'a Tensor>,
+    pub learn: bool,
+    /// Where a sequence runs backwards, the signals that arrive at the last step, if there are any.
+    pub arriving: Option<Option<&'a Arriving>>,
 }
 
 /// What a chunk computes before any rule looks at it.
@@ -217,7 +231,9 @@ impl Learner {
         past: Option<&Tensor>,
     ) -> (Carry, Sums) {
         let length = inputs.dims()[0];
-        let mut seen = self.look(g, phis, &carry, inputs, target, None, learn);
+        let carried = &carry;
+        let mut seen =
+            self.look(g, &Looked { phis, carry: carried, inputs, target, counts: None, learn, arriving: None });
         let mut sums = std::mem::replace(&mut seen.sums, self.no_sums(g));
         let walked = std::mem::take(&mut seen.walked);
         self.add_pulled(&mut sums, walked.grads);
@@ -246,19 +262,9 @@ impl Learner {
         (Carry { states: seen.states, traces: result.traces, time, lag: carry.lag }, sums)
     }
 
-    /// Everything about the steps of a chunk that does not depend on the form of the traces. `counts: [K]` are 1 for steps whose loss
-    /// counts and 0 for others; all count, if not given.
-    #[allow(clippy::too_many_arguments, reason = "the state of a sequence, a piece of it and two switches")]
-    pub(super) fn look(
-        &self,
-        g: &Graph,
-        phis: &[Tensor],
-        carry: &Carry,
-        inputs: &Tensor,
-        target: &Tensor,
-        counts: Option<&Tensor>,
-        learn: bool,
-    ) -> Seen {
+    /// Everything about the steps of a chunk that does not depend on the form of the traces.
+    pub(super) fn look(&self, g: &Graph, chunk: &Looked<'_>) -> Seen {
+        let Looked { phis, carry, inputs, target, counts, learn, .. } = *chunk;
         let length = inputs.dims()[0];
         let inputs = inputs.convert(DType::F32);
         let window = learn && matches!(self.config.vjp, Vjp::MultiStep { window } if window > 1);
@@ -283,13 +289,8 @@ impl Learner {
             direct.for_each(|(old, pair)| *old = Tensor::sum_of([old.take(), pair]));
         }
         sums.tracked = tracked;
-        let pairs = self.structure.traced().flat_map(|(k, op)| op.groups.iter().map(move |&gr| (k, gr)));
-        let drive = |(k, gr): (usize, usize)| {
-            let drive = steps.drive(k, gr);
-            ((k, gr), if let Some(filter) = self.filter() { filter.drive(drive) } else { drive })
-        };
-        let drives: HashMap<(usize, usize), Vec<Option<Tensor>>> = pairs.map(drive).collect();
-        let chunk = walk::Chunk {
+        let drives = self.drives(&steps);
+        let asked = walk::Chunk {
             forward: &forward,
             phis,
             inputs: &inputs,
@@ -298,13 +299,60 @@ impl Learner {
             drives: &drives,
             x: &values.inputs,
         };
-        let mut walked = self.walked(g, &chunk);
+        let mut walked = self.walked(g, &asked);
         walked.traces.extend(slopes);
         let mut transitions = steps.recursion(self.plan.recursion);
         if let Some(filter) = self.filter() {
             transitions = filter.transitions(g, &self.structure.groups, length, transitions);
         }
-        Seen { states: forward.states, sums, slots, transitions, drives, inputs: values.inputs, walked, length }
+        let mut seen = Seen {
+            states: forward.states,
+            sums,
+            slots,
+            transitions,
+            drives,
+            inputs: values.inputs.clone(),
+            walked,
+            length,
+        };
+        if let (Some(arriving), false) = (&chunk.arriving, self.readouts.is_empty()) {
+            let later = self.asked_later(g, &seen, phis, *arriving);
+            let (sums, slots) = self.signals(&steps.with_later(later), &values, None, &carry.time);
+            (seen.sums.grads, seen.slots) = (sums.grads, Some(slots));
+        }
+        seen
+    }
+
+    /// Drives of every traced op, by op and group.
+    fn drives(&self, steps: &Steps<'_>) -> HashMap<(usize, usize), Vec<Option<Tensor>>> {
+        let pairs = self.structure.traced().flat_map(|(k, op)| op.groups.iter().map(move |&gr| (k, gr)));
+        let drive = |(k, gr): (usize, usize)| {
+            let drive = steps.drive(k, gr);
+            ((k, gr), if let Some(filter) = self.filter() { filter.drive(drive) } else { drive })
+        };
+        pairs.map(drive).collect()
+    }
+
+    /// What the losses of later steps ask of the new states of readouts in every step, by group and state of the model, `[K, B, C]`:
+    /// their signals without those of the step itself.
+    fn asked_later(
+        &self,
+        g: &Graph,
+        seen: &Seen,
+        phis: &[Tensor],
+        arriving: Option<&Arriving>,
+    ) -> Vec<(usize, usize, Tensor)> {
+        let view = seen.view(self, g, phis);
+        let stretch = Stretch::new(&view, &self.lagged().all, 0, None, seen.slots.as_ref());
+        let mut later = Vec::new();
+        for &group in &self.readouts {
+            for (a, lam) in stretch.carried(group, arriving) {
+                let own = seen.slots.as_ref().and_then(|slots| slots.steps[group][a].clone());
+                let asked = own.map_or(lam.clone(), |own| lam - own);
+                later.push((group, self.structure.groups[group].states[a], asked));
+            }
+        }
+        later
     }
 
     /// What the steps of a chunk add up by themselves, and the signals that their traces meet. `whole` is what a window gives: signals at its

@@ -11,7 +11,7 @@ use super::{
     objective::OfSum,
     paths::Paths,
     recursion::Filter,
-    signal::Signal,
+    signal::{Ahead, Signal},
     trace::{Slot, TraceKind, TracePlan, Traces},
 };
 use crate::cell::Model;
@@ -38,6 +38,9 @@ pub struct LearnerConfig {
     /// Bytes that the form may keep, where it is chosen; as many as the dense traces, 3 GiB at most, if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_budget: Option<u64>,
+    /// How far signals look ahead.
+    #[serde(default, skip_serializing_if = "is_step")]
+    pub signal: Ahead,
     /// The largest share of a signal that a lag may cut off.
     #[serde(default = "tolerance", skip_serializing_if = "is_tolerance")]
     pub lag_tolerance: f64,
@@ -46,6 +49,10 @@ pub struct LearnerConfig {
 // What is standard is left out, so that older configurations are written as they were read.
 fn is_auto(trace: &TraceSetting) -> bool {
     *trace == TraceSetting::Auto
+}
+
+fn is_step(signal: &Ahead) -> bool {
+    *signal == Ahead::Step
 }
 
 fn is_tolerance(x: &f64) -> bool {
@@ -68,6 +75,7 @@ impl Default for LearnerConfig {
             trace: TraceSetting::Auto,
             lag: None,
             memory_budget: None,
+            signal: Ahead::Step,
             lag_tolerance: tolerance(),
         }
     }
@@ -94,6 +102,8 @@ pub struct Learner {
     pub(super) lagged: OnceCell<Lagged>,
     /// Between which numbers each `phi` lies: known where it is made of fixed parameters alone.
     pub(super) ranges: Vec<Range>,
+    /// Groups of readouts whose memory signals follow.
+    pub(super) readouts: Vec<usize>,
     /// Positions of spikes among the observed values.
     pub(super) spikes: Vec<usize>,
 }
@@ -257,7 +267,7 @@ impl Learner {
             if !check::traceless(&**rule, &structure) {
                 structure.check_online(&prepared, &names)?;
             }
-            paths = super::paths::paths(model, &prepared, &structure, config.vjp, &**rule)?;
+            paths = super::paths::paths(model, &prepared, &structure, config, &**rule)?;
         }
         check::projection(&**rule, &structure)?;
         let mut plan = TracePlan::new(&**rule, config.old_correction, &structure);
@@ -269,6 +279,9 @@ impl Learner {
         check::maps(&**rule, &plan, &structure)?;
         let filtered = (plan.filter > 0.0).then(|| Filter(plan.filter).structure(&structure));
         let ranges = prepared.prefix.ranges_of(&(0..model.params.len()).map(|k| model.range(k)).collect::<Vec<_>>());
+        let is_readout = |g: &usize| structure.groups[*g].states.iter().all(|&s| model.states[s].readout);
+        let ahead = config.signal == Ahead::Readout;
+        let readouts = (0..structure.groups.len()).filter(|g| ahead && is_readout(g)).collect();
         let learner = Learner {
             prepared,
             structure,
@@ -282,6 +295,7 @@ impl Learner {
             batch: model.batch(),
             lagged: OnceCell::new(),
             ranges,
+            readouts,
             spikes: model.spiking().map(|(k, _)| k).collect(),
         };
         learner.check_form()?;

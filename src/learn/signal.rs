@@ -19,8 +19,9 @@
 
 use hlo::{
     Tensor, Value,
-    transform::{Rules, jvp_with, pullback},
+    transform::{Dual, Rules, jvp_with, pullback},
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     Attachment, Rule,
@@ -29,6 +30,22 @@ use super::{
     rule::{Moment, Received},
     structure::Group,
 };
+
+/// How far the learning signals of a rule look ahead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ahead {
+    /// To the loss of the step.
+    #[default]
+    Step,
+    /// Through the memory of the readout, too, to the losses of later steps. With the whole sequence at hand the recursion of a readout
+    /// runs backwards exactly, position by position.
+    Readout,
+}
+
+/// What the losses of later steps ask of the new state of a readout: its group, its place in the mapped step, and the derivative in every
+/// step, `[K, B, C]`.
+pub(super) type Later = (usize, Value, Tensor);
 
 /// Derivatives of the loss with respect to the states of every group, by group and state, `[K, B, N]`; `None` is zero.
 pub type Signal = Vec<Vec<Option<Tensor>>>;
@@ -203,7 +220,7 @@ impl Steps<'_> {
             };
             seeds.push(seed);
         }
-        let found = self.pull_loss(&args, &rules, &seeds);
+        let found = self.pull_loss(&args, &rules, &seeds, held);
         let shaped = |(ct, source): (Option<Tensor>, &Source)| {
             let ct = ct.filter(|t| t.as_constant() != Some(0.0))?;
             Some(match *source {
@@ -226,25 +243,32 @@ impl Steps<'_> {
         ct.reshape(&[&[1], dims].concat()).pad(&zeros, &high)
     }
 
-    /// Cotangents of `seeds` in the summed loss.
+    /// Cotangents of `seeds` in the summed loss, and in what later losses ask of readouts that are not `held`.
     pub(super) fn pull_loss(
         &self,
-        args: &[hlo::transform::Dual],
+        args: &[Dual],
         rules: &Rules<'_>,
         seeds: &[Tensor],
+        held: &[usize],
     ) -> Vec<Option<Tensor>> {
-        let loss = self.func.with_results(vec![self.at(self.prepared.loss())]);
-        let env = jvp_with(&self.graph, &loss, args, rules);
-        match env.get(loss.results()[0].value()).tangent.clone() {
-            Some(tangent) => {
-                let one = tangent.full_like(1.0);
-                // Of a single step the loss has no axis.
-                let seed =
-                    if tangent.rank() == 0 { self.counted(&one.reshape(&[1])).at(0) } else { self.counted(&one) };
-                pullback(&self.graph, seeds, &[(tangent, seed)])
-            }
-            None => vec![None; seeds.len()],
+        let later: Vec<&Later> = self.later.iter().filter(|(g, ..)| !held.contains(g)).collect();
+        let mut results = vec![self.at(self.prepared.loss())];
+        results.extend(later.iter().map(|(_, place, _)| self.func.graph().tensor(*place)));
+        let func = self.func.with_results(results);
+        let env = jvp_with(&self.graph, &func, args, rules);
+        let tangent = |v: Value| env.get(v).tangent.clone();
+        let mut ends = Vec::new();
+        if let Some(tangent) = tangent(func.results()[0].value()) {
+            let one = tangent.full_like(1.0);
+            // Of a single step the loss has no axis.
+            let seed = if tangent.rank() == 0 { self.counted(&one.reshape(&[1])).at(0) } else { self.counted(&one) };
+            ends.push((tangent, seed));
         }
+        for (_, place, asked) in later {
+            let asked = |tangent: &Tensor| if tangent.rank() < asked.rank() { asked.at(0) } else { asked.clone() };
+            ends.extend(tangent(*place).map(|t| (t.clone(), asked(&t))));
+        }
+        if ends.is_empty() { vec![None; seeds.len()] } else { pullback(&self.graph, seeds, &ends) }
     }
 
     /// Whether the output of an op is itself a new state, so that every way from it passes that state.
@@ -266,7 +290,7 @@ impl Steps<'_> {
             new.map(|v| (v, self.graph.placeholder(self.func.graph().tensor(v).shape().clone()))).collect();
         let rules = Rules { perturb: seeds.iter().cloned().collect(), ..self.rules() };
         let seeds: Vec<Tensor> = seeds.into_iter().map(|(_, seed)| seed).collect();
-        self.by_group(&self.pull_loss(&self.args, &rules, &seeds))
+        self.by_group(&self.pull_loss(&self.args, &rules, &seeds, &[]))
     }
 
     /// `dL/dh` with respect to the states *before* every step, and the gradients of all `phi` in the step (both exact).
@@ -280,7 +304,7 @@ impl Steps<'_> {
             args[k].tangent = seeds.last().cloned();
         }
         let mut cotangents = vec![None; last];
-        for (&k, ct) in wrt.iter().zip(self.pull_loss(&args, &self.rules(), &seeds)) {
+        for (&k, ct) in wrt.iter().zip(self.pull_loss(&args, &self.rules(), &seeds, &[])) {
             cotangents[k] = ct;
         }
         let states = cotangents.split_off(first);

@@ -3,6 +3,7 @@
 //! A flag's range is declared where the flag is: `value_parser = positive`. The ranges are those of the settings in a
 //! configuration ([`crate::settings::range`]).
 
+pub mod learner;
 pub mod words;
 
 pub use crate::settings::range::flag::{below_one, finite, fraction, inside, non_negative, positive, share};

@@ -12,9 +12,8 @@ use clap::{Args as ClapArgs, ValueEnum};
 use tasks::{GestureSettings, NMnistSettings, Split, gesture::Framing};
 
 use super::{
-    Global, OrUsage,
-    common::{self, LearnerFlags},
-    data,
+    Global, OrUsage, common, data,
+    flags::learner::LearnerFlags,
     flags::{fraction, layers, non_negative, positive, repeats, size, steps},
     train::{self, TrainFlags},
     usage,

@@ -9,9 +9,9 @@ use clap::{ArgAction, Args as ClapArgs, ValueEnum};
 
 use super::{
     Global,
-    common::LearnerFlags,
     data::ReadFlags,
     eval::CheckpointName,
+    flags::learner::LearnerFlags,
     flags::{below_one, fraction, non_negative, passes, positive, size, some_passes, steps},
     train::{self, EpochReport, RunFlags},
     usage,

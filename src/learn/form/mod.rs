@@ -21,8 +21,10 @@ use hlo::{DType, Func, Graph, Range, Shape, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LearnError, Learner, Vjp,
+    Attachment, LearnError, Learner, Vjp,
+    segment::Looked,
     sequence::{Carry, LearnerConfig},
+    signal::Ahead,
     structure::Op,
     trace::{Kept, LagPlan, Ring, TraceKind},
 };
@@ -171,18 +173,20 @@ impl Learner {
     pub fn choice(&self, steps: usize) -> Choice {
         let LearnerConfig { trace, chunk, lag, .. } = *self.config();
         let dense = || self.candidate(Form::Dense { chunk: self.dense_chunk(steps) }, steps);
-        let backwards = self.only_backwards().is_some();
+        let ahead = self.config().signal == Ahead::Readout;
+        let backwards = self.only_backwards().is_some() || ahead;
         // Someone who says how long a chunk is means that of the dense form, unless another is named.
         let auto = trace == TraceSetting::Auto && (chunk.is_none() || backwards);
         if trace == TraceSetting::Dense || self.no_other_form().is_some() || (trace == TraceSetting::Auto && !auto) {
             return Choice { used: dense(), turned_down: vec![] };
         }
-        if auto && self.lagged().wide.ops.is_empty() {
+        if auto && !ahead && self.lagged().wide.ops.is_empty() {
             return Choice { used: dense(), turned_down: vec![] };
         }
         let chunk = chunk.unwrap_or_else(|| self.lag_chunk(steps)).clamp(1, steps.max(1));
         let lag = lag.or_else(|| self.sufficient_lag());
         let mut all = if backwards { vec![] } else { vec![dense()] };
+        let lag = lag.filter(|_| !ahead);
         all.extend(lag.map(|lag| self.candidate(Form::FixedLag { chunk, lag: lag.clamp(1, steps.max(1)) }, steps)));
         if !self.has_factorised() {
             all.push(self.candidate(Form::Whole, steps));
@@ -220,6 +224,34 @@ impl Learner {
             op.site,
             op.kind.rule().name(),
             self.config().method.name()
+        )))
+    }
+
+    /// Signals through the memory of readouts come from later steps, so they need a form that goes backwards to the first step.
+    fn check_ahead(&self) -> Result<(), LearnError> {
+        if self.config().signal == Ahead::Step {
+            return Ok(());
+        }
+        let trace = self.config().trace;
+        let got = match (self.no_other_form(), self.config().vjp) {
+            (Some(why), _) => why,
+            _ if self.readouts.is_empty() => "the network has no readout with a memory (`StepContext::readout`)",
+            _ if self.readouts.iter().any(|&g| self.lagged().all.states(&self.structure, g).is_empty()) => {
+                "no trained weight leads into the readout"
+            }
+            _ if self.plan.filter > 0.0 => "the rule filters its traces",
+            _ if self.has_factorised() => "factorised traces only go forwards",
+            (_, Vjp::MultiStep { .. } | Vjp::SingleStep { attachment: Attachment::InStep }) => {
+                "the reference's ways of attaching signals have no later steps"
+            }
+            _ if matches!(trace, TraceSetting::Dense | TraceSetting::FixedLag) => {
+                "dense traces and fixed lags go forwards"
+            }
+            _ => return Ok(()),
+        };
+        Err(LearnError::Setting(format!(
+            "--signal readout takes signals back from the losses of later steps, got a setting where {got}; use --method d-rtrl with --trace \
+             auto, whole or recompute, or leave it out"
         )))
     }
 
@@ -270,6 +302,7 @@ impl Learner {
     /// A form that was asked for must be there, and a lag not cut off more than it may.
     pub(super) fn check_form(&self) -> Result<(), LearnError> {
         self.check_backwards()?;
+        self.check_ahead()?;
         let LearnerConfig { trace, lag, lag_tolerance, .. } = *self.config();
         let wrong = |text: String| Err(LearnError::Setting(text));
         if matches!(trace, TraceSetting::Auto | TraceSetting::Dense) {
@@ -316,6 +349,13 @@ impl Learner {
     /// # Errors
     /// When another form than the dense one was asked for.
     pub fn check_stream(&self) -> Result<(), LearnError> {
+        if self.config().signal == Ahead::Readout {
+            return Err(LearnError::Setting(
+                "--signal readout takes signals back from the losses of later steps, which a stream does not have yet; leave it out, or use \
+                 --drive scan"
+                    .into(),
+            ));
+        }
         if self.twice {
             return Err(LearnError::Setting(
                 "one loss of the summed output needs two passes over a sequence, and a stream passes once; use --drive scan, or the loss \
@@ -425,7 +465,10 @@ impl Learner {
         let states = args[p.phis..p.phis + p.states].to_vec();
         let carry = Carry { states, traces: None, time: g.scalar(DType::S32, 0.0), lag: 0 };
         let target = g.parameter(args.len() + 1, p.targets(2));
-        let seen = self.look(&g, &args[..p.phis], &carry, &inputs, &target, None, true);
+        let (phis, counts) = (&args[..p.phis], None);
+        let chunk =
+            Looked { phis, carry: &carry, inputs: &inputs, target: &target, counts, learn: true, arriving: None };
+        let seen = self.look(&g, &chunk);
         let Some(slots) = &seen.slots else { return Lagged::default() };
         let outside: BTreeSet<usize> =
             all.iter().copied().filter(|&k| ops[k].x == Some(p.body.params()[p.phis + p.states].value())).collect();

@@ -9,7 +9,9 @@ use crate::learn::trace::TraceKind;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bptt {
-    /// Which states are kept on the way forward.
+    /// Which states are kept on the way forward; what is standard is left out of configurations, so that older ones are written as they
+    /// were read.
+    #[serde(skip_serializing_if = "is_none")]
     pub checkpoint: Checkpoint,
 }
 
@@ -23,6 +25,10 @@ pub enum Checkpoint {
     /// The states at the boundaries of chunks, `--chunk` steps long or about as many as there are chunks; the steps of a chunk are computed
     /// once more on the way back.
     Auto,
+}
+
+fn is_none(checkpoint: &Checkpoint) -> bool {
+    *checkpoint == Checkpoint::None
 }
 
 impl Rule for Bptt {

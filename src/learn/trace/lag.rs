@@ -233,6 +233,13 @@ impl<'a> Stretch<'a> {
         rings.chain(self.same.iter().map(|(&ring, t)| (Slot::Same(ring), t.clone()))).collect()
     }
 
+    /// The signals of a group in every step, by state, `[total, B, N]`: `lam_s`, with those of later steps. All steps must be complete.
+    pub fn carried(&self, g: usize, arriving: Option<&Arriving>) -> Vec<(usize, Tensor)> {
+        let states = self.plan.states(self.structure, g);
+        let lam = self.back(g, &states, &|a| arriving.and_then(|all| all[g][a].clone())).lam;
+        states.into_iter().zip(lam).collect()
+    }
+
     /// Carries signals back and learns from the complete steps. `outside` is the model's input in these, `[complete, B, I]`;
     /// `arriving` what comes from after the stretch, if it is known.
     pub fn pull(&self, outside: Option<&Tensor>, arriving: Option<&Arriving>) -> Pulled {
