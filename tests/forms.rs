@@ -70,6 +70,18 @@ fn a_lag_that_the_graph_bounds_agrees_to_the_bound() {
     }
 }
 
+/// Evaluation has no form of traces, whatever the training asks for.
+#[test]
+fn what_evaluates_takes_no_form() {
+    let model = leaky(0.5, 4);
+    for trace in [TraceSetting::Dense, TraceSetting::FixedLag, TraceSetting::Whole, TraceSetting::Recompute] {
+        let config = LearnerConfig { trace, warmup: 3, chunk: Some(5), ..LearnerConfig::default() };
+        let evaluating = config.without_learning();
+        assert_eq!((evaluating.warmup, evaluating.chunk), (3, Some(5)));
+        assert!(learner(&model, evaluating).is_ok(), "{trace}");
+    }
+}
+
 /// BPTT that recomputes is BPTT.
 #[test]
 fn checkpoints_change_no_gradient() {

@@ -81,6 +81,14 @@ impl Default for LearnerConfig {
     }
 }
 
+impl LearnerConfig {
+    /// What evaluation needs of it: which steps count, and how many are computed together.
+    pub fn without_learning(&self) -> LearnerConfig {
+        let LearnerConfig { chunk, warmup, .. } = *self;
+        LearnerConfig { method: Method::BPTT, chunk, warmup, ..LearnerConfig::default() }
+    }
+}
+
 /// A model, an objective and a rule, ready to emit training programs.
 pub struct Learner {
     /// Step and loss.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     cell::{Observable, Quantity},
-    learn::{Learner, Method, sequence::LearnerConfig},
+    learn::Learner,
 };
 
 /// Values of every step of a batch.
@@ -39,7 +39,7 @@ impl Observation {
         seed: u64,
     ) -> Result<Observation, ProgramError> {
         let model = &spec.evaluation;
-        let config = LearnerConfig { method: Method::BPTT, ..spec.learner.clone() };
+        let config = spec.learner.without_learning();
         let learner = Learner::new(model, &spec.objective, &config)?;
         let drawn = drawn_states(model, seed, 0);
         let mut shapes: Vec<Shape> = model.params.iter().map(|p| p.shape.clone()).collect();

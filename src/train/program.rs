@@ -262,11 +262,7 @@ impl EvalProgram {
     /// When the program does not compile.
     pub fn new(session: &Session, spec: &Spec) -> Result<EvalProgram, ProgramError> {
         spec.objective.one_class()?;
-        let learner = Learner::new(
-            &spec.evaluation,
-            &spec.objective,
-            &LearnerConfig { method: crate::learn::Method::BPTT, ..spec.learner.clone() },
-        )?;
+        let learner = Learner::new(&spec.evaluation, &spec.objective, &spec.learner.without_learning())?;
         let model = &spec.evaluation;
         let arguments = [parameters(model), sequences(model, spec.steps)].concat();
         let shapes: Vec<Shape> = arguments.iter().map(|(_, s)| s.clone()).collect();

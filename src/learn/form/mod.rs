@@ -229,7 +229,8 @@ impl Learner {
 
     /// Signals through the memory of readouts come from later steps, so they need a form that goes backwards to the first step.
     fn check_ahead(&self) -> Result<(), LearnError> {
-        if self.config().signal == Ahead::Step {
+        // The signals of BPTT go through every memory.
+        if self.config().signal == Ahead::Step || !self.rule().is_online() {
             return Ok(());
         }
         let trace = self.config().trace;
