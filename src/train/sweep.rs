@@ -3,11 +3,14 @@
 use std::time::{Duration, Instant};
 
 use hlo::{
+    Func, Shape,
     array::Array,
-    pjrt::{Buffer, memory},
+    pjrt::{Arg, Buffer, memory},
 };
 use serde::Serialize;
 use tasks::{Batch, RandomSpikes, Split, Task};
+
+use crate::learn::Method;
 
 use super::{
     need,
@@ -46,6 +49,14 @@ pub struct Row {
     pub compiled_bytes: Option<u64>,
     /// Growth of the device's (or process's) memory at its highest, from before the data were there.
     pub peak_bytes: Option<u64>,
+    /// In which form an online rule keeps its traces.
+    pub form: Option<String>,
+    /// The largest share of a learning signal that a lag cuts off, if there is one.
+    pub cut: Option<f64>,
+    /// Floating-point operations of a gradient, counted on its graph.
+    pub flops: Option<u64>,
+    /// These per second, as a share of the rate of large matrix products that the same process reached before.
+    pub product_share: Option<f64>,
     /// Loss of the first training step.
     pub loss: Option<f32>,
     /// Accuracy of the first training step.
@@ -97,6 +108,30 @@ impl Driver {
     }
 }
 
+/// Operations per second that the device reaches in products of large matrices of `f32`: the median of some.
+///
+/// # Errors
+/// When the device fails.
+pub fn product_rate(session: &Session) -> Result<f64, SessionError> {
+    const SIZE: usize = 1024;
+    const PRODUCTS: usize = 8;
+    let shape = Shape::f32([SIZE, SIZE]);
+    let func = Func::trace(&[shape.clone(), shape.clone()], |_, v| {
+        vec![(0..PRODUCTS).fold(v[0].clone(), |product, _| product.dot(&v[1]) * (1.0 / SIZE as f64)).sum_all()]
+    });
+    let names = ["a", "b"].map(String::from);
+    let program = session.compile("products", &func, &names, &["sum".into()], &[])?;
+    let ones = Array::f32(vec![1.0; SIZE * SIZE], [SIZE, SIZE]).map_err(hlo::pjrt::Error::from)?;
+    let matrix = session.client.upload(&ones)?;
+    let mut times = Vec::new();
+    for _ in 0..7 {
+        let clock = Instant::now();
+        program.run(vec![Arg::Keep(&matrix), Arg::Keep(&matrix)])?[0].to_array()?;
+        times.push(clock.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (SIZE * SIZE * SIZE * PRODUCTS) as f64 / median(&mut times).unwrap_or(f64::INFINITY))
+}
+
 /// Data where the drive wants them: on the device, or in pieces on the host.
 enum Fed {
     Device([Buffer; 2]),
@@ -121,6 +156,12 @@ fn settled(session: &Session) -> u64 {
     lowest
 }
 
+/// The name of a rule in tables: its own, or with what makes it another program.
+pub fn label(method: &Method) -> String {
+    let recomputes = if method.recomputes() { " (checkpoints)" } else { "" };
+    format!("{}{recomputes}", method.name())
+}
+
 /// Measures one point: `repeats` training steps after two that are not counted, on one random batch.
 ///
 /// What cannot be done (a method that does not fit the drive, too little memory) becomes a row with its reason.
@@ -136,7 +177,7 @@ pub fn measure(
     memory::release_freed_pages();
     let before = in_use(session);
     let mut row = Row {
-        method: spec.learner.method.name().to_string(),
+        method: label(&spec.learner.method),
         length: spec.steps,
         drive,
         chunk: if spec.learner.method.is_online() { chunk } else { spec.steps },
@@ -144,6 +185,10 @@ pub fn measure(
         run_seconds: None,
         compiled_bytes: None,
         peak_bytes: None,
+        form: None,
+        cut: None,
+        flops: None,
+        product_share: None,
         loss: None,
         accuracy: None,
         error: None,

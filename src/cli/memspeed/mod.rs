@@ -5,7 +5,7 @@
 
 mod results;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -24,7 +24,7 @@ use crate::{
         spiking::{Reset, Tau},
     },
     experiment::{Experiment, NetConfig, TaskConfig},
-    learn::{Learner, Method, Objective, sequence::LearnerConfig},
+    learn::{Learner, Method, Objective, cost, sequence::LearnerConfig},
     net::{ETraceNet, Layer},
     say,
     train::{
@@ -271,23 +271,28 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
         DriveArg::Both => &[Drive::Scan, Drive::Step],
     };
     let sweep = Sweep::new(args, global)?;
-    let mut rows = Vec::new();
+    let mut results = Results { rows: vec![], net: sweep.net.clone(), batch: sweep.model.batch() };
+    let out = args.training.run.out.as_deref();
+    let failed = || format!("cannot write results to {}", out.unwrap_or(Path::new("")).display());
     // Methods are measured side by side, so that the machine's moods fall on all of them.
     for &steps in &lengths {
         for &drive in drives {
             for config in &learners {
-                rows.extend(sweep.point(steps, drive, config)?);
+                results.rows.extend(sweep.point(steps, drive, config)?);
+                // A sweep that is killed keeps what it has measured.
+                if let Some(out) = out.filter(|_| !results.rows.is_empty()) {
+                    results.write_rows(out).with_context(failed)?;
+                }
             }
         }
     }
-    rows.sort_by_key(|r| learners.iter().position(|l| l.method.name() == r.method));
-    if rows.is_empty() {
+    results.rows.sort_by_key(|r| learners.iter().position(|l| sweep::label(&l.method) == r.method));
+    if results.rows.is_empty() {
         return Ok(());
     }
-    let results = Results { rows, net: sweep.net, batch: sweep.model.batch() };
     say!("\n{results}");
-    if let Some(out) = &args.training.run.out {
-        results.write(out).with_context(|| format!("cannot write results to {}", out.display()))?;
+    if let Some(out) = out {
+        results.write(out).with_context(failed)?;
     }
     if results.rows.iter().all(|row| row.error.is_some()) {
         bail!(
@@ -306,6 +311,8 @@ struct Sweep<'a> {
     model: Model,
     optimizer: Optimizer,
     objective: Objective,
+    /// Operations per second of large products, measured before the points.
+    products: Option<f64>,
 }
 
 impl<'a> Sweep<'a> {
@@ -326,7 +333,11 @@ impl<'a> Sweep<'a> {
             model.trainable_elements(),
             common::device_line(&session)
         );
-        Ok(Sweep { args, session, net, model, optimizer, objective })
+        let products = if args.training.run.dry_run { None } else { Some(sweep::product_rate(&session)?) };
+        if let Some(rate) = products {
+            say!("products of 1024 x 1024 matrices here: {:.0} GFLOP/s", rate / 1e9);
+        }
+        Ok(Sweep { args, session, net, model, optimizer, objective, products })
     }
 
     /// Measures a learner on sequences of so many steps; with `--dry-run`, prints its program.
@@ -342,14 +353,23 @@ impl<'a> Sweep<'a> {
             steps,
             mean_over_time: config.method == Method::BPTT,
         };
-        let length = Learner::new(&spec.model, &spec.objective, &spec.learner)?.chunk_length(steps);
+        let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
+        let length = learner.chunk_length(steps);
         if run.dry_run {
             say!("{}", toml::to_string_pretty(&spec.learner)?);
             train::print_program(session, &spec, run.target.as_deref())?;
             return Ok(None);
         }
         let length = if drive == Drive::Step { divisor(length, steps) } else { length };
-        let row = sweep::measure(session, &spec, drive, length, self.args.repeats, run.seed(), self.args.rate);
+        let mut row = sweep::measure(session, &spec, drive, length, self.args.repeats, run.seed(), self.args.rate);
+        if drive == Drive::Scan {
+            let flops = cost::gradient(&learner, &spec.model, steps).flops;
+            row.flops = Some(flops);
+            row.product_share = row.run_seconds.zip(self.products).map(|(s, rate)| flops as f64 / s / rate);
+            let used = learner.choice(steps).used;
+            let online = config.method.is_online();
+            (row.form, row.cut) = (online.then(|| used.form.to_string()), used.cut.filter(|_| online));
+        }
         results::print_row(&row);
         Ok(Some(row))
     }

@@ -48,7 +48,8 @@ pub(super) struct Results {
 /// A table.
 impl Display for Results {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let columns = ["T", "drive", "chunk", "compile", "run", "per step", "compiled mem", "peak mem"];
+        let columns =
+            ["T", "drive", "chunk", "compile", "run", "per step", "of products", "cut off", "compiled mem", "peak mem"];
         let columns = columns.map(|name| (name, Align::Right));
         let mut table = Table::new([("method", Align::Left)].into_iter().chain(columns).chain([("", Align::Left)]));
         for r in &self.rows {
@@ -62,6 +63,8 @@ impl Display for Results {
                 seconds(r.compile_seconds),
                 seconds(r.run_seconds),
                 seconds(r.run_seconds.map(|s| s / r.length as f64)),
+                r.product_share.map_or("-".into(), |share| format!("{:.0} %", 100.0 * share)),
+                r.cut.map_or("-".into(), |cut| format!("{cut:.1e}")),
                 size(r.compiled_bytes),
                 size(r.peak_bytes),
                 r.error.clone().unwrap_or_default(),
@@ -78,9 +81,7 @@ fn word(drive: Drive) -> &'static str {
 impl Results {
     /// Writes figures and plots to a folder.
     pub fn write(&self, out: &Path) -> Result<()> {
-        std::fs::create_dir_all(out)?;
-        write_atomic(&out.join("memspeed.csv"), self.csv().as_bytes())?;
-        write_atomic(&out.join("memspeed.json"), serde_json::to_string_pretty(&self.rows)?.as_bytes())?;
+        self.write_rows(out)?;
         // Step by step is slower by orders of magnitude.
         let both = self.rows.iter().any(|r| r.drive == Drive::Step);
         let time = Axis::new("time").unit(Unit::Seconds);
@@ -98,16 +99,25 @@ impl Results {
         Ok(())
     }
 
+    /// Writes the figures alone.
+    pub fn write_rows(&self, out: &Path) -> Result<()> {
+        std::fs::create_dir_all(out)?;
+        write_atomic(&out.join("memspeed.csv"), self.csv().as_bytes())?;
+        write_atomic(&out.join("memspeed.json"), serde_json::to_string_pretty(&self.rows)?.as_bytes())?;
+        Ok(())
+    }
+
     fn csv(&self) -> String {
         let mut csv = String::from(
-            "method,length,drive,chunk,compile_seconds,run_seconds,compiled_bytes,peak_bytes,loss,accuracy,error\n",
+            "method,length,drive,chunk,compile_seconds,run_seconds,compiled_bytes,peak_bytes,loss,accuracy,error,flops,\
+             product_share,form,cut\n",
         );
         fn cell<T: Display>(value: Option<T>) -> String {
             value.map(|v| v.to_string()).unwrap_or_default()
         }
         for r in &self.rows {
             csv += &format!(
-                "{},{},{},{},{},{},{},{},{},{},\"{}\"\n",
+                "{},{},{},{},{},{},{},{},{},{},\"{}\",{},{},\"{}\",{}\n",
                 r.method,
                 r.length,
                 word(r.drive),
@@ -118,7 +128,11 @@ impl Results {
                 cell(r.peak_bytes),
                 cell(r.loss),
                 cell(r.accuracy),
-                cell(r.error.as_ref()).replace('"', "\"\"")
+                cell(r.error.as_ref()).replace('"', "\"\""),
+                cell(r.flops),
+                cell(r.product_share),
+                cell(r.form.as_ref()),
+                cell(r.cut)
             );
         }
         csv
