@@ -61,6 +61,11 @@
 // Printing fails where standard output is gone; see `cli::output`.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
+/// A page of `docs/`: its example is run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/traced-ops.md")]
+mod traced_ops_page {}
+
 pub mod analysis;
 pub mod cell;
 #[cfg(feature = "cli")]
