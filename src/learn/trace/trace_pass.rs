@@ -18,7 +18,7 @@ pub struct Update<'a> {
 /// The gradient `sum_{b,a} signal[a] e[a]`, `[I, N]`, of traces `e[a]: [B, I, N]` and signals `[B, N]`, and the traces after an
 /// update.
 ///
-/// Traces larger than [`BLOCK_BYTES`] are updated in place, block of sequences by block.
+/// Traces larger than `BLOCK_BYTES` are updated in place, block of sequences by block.
 pub fn pass(
     e: &[&Tensor],
     signal: &[Option<Tensor>],
