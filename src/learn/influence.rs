@@ -23,7 +23,7 @@ impl Learner {
         let states = self.structure.groups[group].states.len();
         let weight = |k: usize| Shape::f32(self.structure.ops[k].weight.clone());
         let slots: Vec<Slot> =
-            ops.iter().flat_map(|&k| (0..states).map(move |a| Slot::Complete(k, group, a))).collect();
+            ops.iter().flat_map(|&k| (0..states).map(move |a| Slot::Complete { op: k, group, state: a })).collect();
         let shapes = self.trace_slots();
         let held: Vec<Tensor> = slots.iter().map(|slot| chunk.held(g, slot, &shapes[slot])).collect();
         let mut init = held.clone();

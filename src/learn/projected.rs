@@ -46,8 +46,8 @@ impl Learner {
         let state = Shape::f32(self.structure.groups[group].dims.clone());
         let weight = |k: usize| Shape::f32(self.structure.ops[k].weight.clone());
         let held = Held {
-            states: (0..states).map(|a| chunk.held(g, &Slot::Influence(group, a), &state)).collect(),
-            weights: ops.iter().map(|&k| chunk.held(g, &Slot::Projection(k, group), &weight(k))).collect(),
+            states: (0..states).map(|a| chunk.held(g, &Slot::Influence { group, state: a }, &state)).collect(),
+            weights: ops.iter().map(|&k| chunk.held(g, &Slot::Projection { op: k, group }, &weight(k))).collect(),
         };
         // What reads old states in the first step meets the old trace.
         let entry = chunk.slots.and_then(|slots| met(&slots.entry[group], &held.states));
@@ -81,8 +81,8 @@ impl Learner {
         let last = scan_whole(g, &body, chunk.inputs.dims()[0], false, &init, &walk.rows, chunk.phis).0;
         let (kept, grads) = last.split_at(states + ops.len());
         let (influence, weights) = kept.split_at(states);
-        all.traces.extend(influence.iter().enumerate().map(|(a, t)| (Slot::Influence(group, a), t.clone())));
-        all.traces.extend(ops.iter().zip(weights).map(|(&k, t)| (Slot::Projection(k, group), t.clone())));
+        all.traces.extend(influence.iter().enumerate().map(|(a, t)| (Slot::Influence { group, state: a }, t.clone())));
+        all.traces.extend(ops.iter().zip(weights).map(|(&k, t)| (Slot::Projection { op: k, group }, t.clone())));
         if chunk.slots.is_some() {
             all.grads.extend(ops.iter().copied().zip(grads.iter().cloned()));
         }

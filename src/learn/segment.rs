@@ -130,7 +130,7 @@ impl Learner {
         let mut slots = self.trace_slots();
         if lag > 0 {
             let wide = &self.lagged().wide;
-            slots.retain(|slot, _| !matches!(slot, Slot::Full(k, ..) if wide.ops.contains(k)));
+            slots.retain(|slot, _| !matches!(slot, Slot::Full { op: k, .. } if wide.ops.contains(k)));
             slots.extend(wide.slots(lag));
         }
         slots

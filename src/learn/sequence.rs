@@ -383,7 +383,7 @@ impl Learner {
         let structure = self.as_traced();
         let slots = self.plan.slots(structure, self.batch);
         let wide = slots.iter().filter(|(slot, _)| match slot {
-            Slot::Full(k, g, a) => {
+            Slot::Full { op: k, group: g, state: a } => {
                 let op = &structure.ops[*k];
                 op.kind.rule().is_wide() && op.reach(*g).wide.contains(a)
             }

@@ -481,7 +481,7 @@ impl Learner {
         ranges.resize(params.len(), Range::ANY);
         let bounds = |group: usize| {
             let size = |a: usize, c: usize| match (
-                wide.kept.get(&Ring::Transition(group, a, c)),
+                wide.kept.get(&Ring::Transition { group, to: a, from: c }),
                 &view.transitions[group][a][c],
             ) {
                 (Some(Kept::Number(v)), _) => v.abs(),

@@ -28,7 +28,7 @@ impl ChunkView<'_> {
             }
             if let Some(new) = &mut out.traces {
                 for (a, e) in ef.0.into_iter().enumerate() {
-                    new.extend(e.map(|e| (Slot::Output(drive, g, a), e)));
+                    new.extend(e.map(|e| (Slot::Output { drive, group: g, state: a }, e)));
                 }
                 for k in members {
                     if let Some(x) = self.inputs.get(&k) {
@@ -101,7 +101,7 @@ impl ChunkView<'_> {
         let states = &reach.states;
         let alpha = self.plan.decay;
         let zero = |a: usize| self.graph.zeros(&reach.output_trace(group, a));
-        let old = |a: usize| traces.and_then(|t| t.get(&Slot::Output(drive, g, a))).cloned();
+        let old = |a: usize| traces.and_then(|t| t.get(&Slot::Output { drive, group: g, state: a })).cloned();
         let start: Vec<Option<Tensor>> = (0..group.states.len()).map(old).collect();
         let init: Vec<Tensor> = states.iter().map(|&a| start[a].clone().unwrap_or_else(|| zero(a))).collect();
         let f = &self.drives[&(op, g)];

@@ -39,7 +39,7 @@ impl<'a> Carried<'a> {
 
     /// The name of the trace in a state.
     pub fn slot(&self, state: usize) -> Slot {
-        Slot::Full(self.op, self.group, state)
+        Slot::Full { op: self.op, group: self.group, state }
     }
 
     /// The trace in a state.

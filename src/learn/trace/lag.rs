@@ -27,13 +27,14 @@ use crate::learn::structure::Structure;
 
 /// A value of every step that the recursion needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "fields say what they number")]
 pub enum Ring {
-    /// `dh'_a / dh_c` of a group: (group, a, c).
-    Transition(usize, usize, usize),
-    /// `dh'_a / dy` of a drive: (drive, group, a).
-    Drive(usize, usize, usize),
-    /// The learning signal of a state: (group, a).
-    Signal(usize, usize),
+    /// `dh'_to / dh_from` of a group.
+    Transition { group: usize, to: usize, from: usize },
+    /// `dh'_state / dy` of a drive.
+    Drive { drive: usize, group: usize, state: usize },
+    /// The learning signal of a state.
+    Signal { group: usize, state: usize },
     /// The signal of an op's output that bypasses the states.
     Direct(usize),
     /// The input of an op, by the first op that reads it.
@@ -69,13 +70,13 @@ impl LagPlan {
         for g in 0..view.structure.groups.len() {
             let states = plan.states(view.structure, g);
             for (&a, &c) in states.iter().flat_map(|a| states.iter().map(move |c| (a, c))) {
-                plan.note(Ring::Transition(g, a, c), view.transitions[g][a][c].as_ref());
+                plan.note(Ring::Transition { group: g, to: a, from: c }, view.transitions[g][a][c].as_ref());
             }
             for &a in &states {
                 let both = [&slots.entry[g][a], &slots.steps[g][a]];
                 if let Some(like) = both.into_iter().flatten().next() {
                     let dims = like.dims()[like.rank() - view.structure.groups[g].dims.len()..].to_vec();
-                    plan.kept.insert(Ring::Signal(g, a), Kept::Steps(dims));
+                    plan.kept.insert(Ring::Signal { group: g, state: a }, Kept::Steps(dims));
                 }
             }
         }
@@ -83,7 +84,7 @@ impl LagPlan {
             let op = &view.structure.ops[k];
             for &g in &op.groups {
                 for &a in &op.reach(g).states {
-                    plan.note(Ring::Drive(op.drive, g, a), view.drives[&(k, g)][a].as_ref());
+                    plan.note(Ring::Drive { drive: op.drive, group: g, state: a }, view.drives[&(k, g)][a].as_ref());
                 }
             }
             if let Some(direct) = &slots.direct[k] {
@@ -99,7 +100,7 @@ impl LagPlan {
             plan.ops.iter().map(|&k| &view.structure.ops[k]).filter(|op| op.x.is_none() || op.function.is_some());
         for (op, &g) in others.flat_map(|op| op.groups.iter().map(move |g| (op, g))) {
             for &a in &op.reach(g).states {
-                if let Some(kept) = plan.kept.get_mut(&Ring::Drive(op.drive, g, a)) {
+                if let Some(kept) = plan.kept.get_mut(&Ring::Drive { drive: op.drive, group: g, state: a }) {
                     *kept = Kept::Steps(view.structure.groups[g].dims.clone());
                 }
             }
@@ -198,7 +199,7 @@ impl<'a> Stretch<'a> {
                     let before = (lag > 0).then(|| {
                         let old = traces.and_then(|t| t.get(&Slot::Ring(ring))).cloned();
                         let entry = match (ring, slots) {
-                            (Ring::Signal(g, a), Some(slots)) => slots.entry[g][a].as_ref(),
+                            (Ring::Signal { group: g, state: a }, Some(slots)) => slots.entry[g][a].as_ref(),
                             _ => None,
                         };
                         with_entry(old.unwrap_or_else(|| zeros(lag)), entry)
@@ -274,7 +275,7 @@ impl<'a> Stretch<'a> {
         let op = &self.structure.ops[k];
         let through = op.reach(g).states.iter().map(|&a| {
             let lam = lam(a)?;
-            let ring = Ring::Drive(op.drive, g, a);
+            let ring = Ring::Drive { drive: op.drive, group: g, state: a };
             Some(match self.plan.kept.get(&ring)? {
                 Kept::Number(f) => lam * *f,
                 Kept::Same(_) => {
@@ -309,9 +310,11 @@ impl<'a> Stretch<'a> {
             Kept::Same(_) => Some(rows.same(self.same.get(&ring)?.clone())),
             Kept::Steps(_) => Some(rows.stack(self.steps.get(&ring)?.clone())),
         };
-        let d: Vec<Vec<Option<Row>>> =
-            states.iter().map(|&a| states.iter().map(|&c| read(Ring::Transition(g, a, c))).collect()).collect();
-        let m: Vec<Option<Row>> = states.iter().map(|&a| read(Ring::Signal(g, a))).collect();
+        let d: Vec<Vec<Option<Row>>> = states
+            .iter()
+            .map(|&a| states.iter().map(|&c| read(Ring::Transition { group: g, to: a, from: c })).collect())
+            .collect();
+        let m: Vec<Option<Row>> = states.iter().map(|&a| read(Ring::Signal { group: g, state: a })).collect();
         let mut carry: Vec<Tensor> = states.iter().map(|&a| from(a).unwrap_or_else(|| zero.clone())).collect();
         let mut lam = Vec::new();
         for (start, end) in [(self.complete, self.total), (0, self.complete)] {
@@ -344,12 +347,12 @@ struct Back {
 /// A value of the present chunk, `[K, ..]`.
 fn value(view: &ChunkView<'_>, plan: &LagPlan, slots: Option<&Slots>, ring: Ring) -> Option<Tensor> {
     match ring {
-        Ring::Transition(g, a, c) => view.transitions[g][a][c].clone(),
-        Ring::Drive(drive, g, a) => {
+        Ring::Transition { group: g, to: a, from: c } => view.transitions[g][a][c].clone(),
+        Ring::Drive { drive, group: g, state: a } => {
             let ops = plan.ops.iter().filter(|&&k| view.structure.ops[k].drive == drive);
             ops.filter_map(|&k| view.drives.get(&(k, g))).find_map(|f| f[a].clone())
         }
-        Ring::Signal(g, a) => slots.and_then(|s| s.steps[g][a].clone()),
+        Ring::Signal { group: g, state: a } => slots.and_then(|s| s.steps[g][a].clone()),
         Ring::Direct(k) => slots.and_then(|s| s.direct[k].clone()),
         Ring::Input(owner) => {
             let reads = |k: &&usize| view.plan.input_owner(view.structure, &view.structure.ops[**k]) == owner;

@@ -25,21 +25,22 @@ pub enum TraceKind {
     Projected,
 }
 
-/// One array of a learner's memory.
+/// One array of a learner's memory. Ops, drives and groups go by their numbers in [`Structure`], states by their place in the group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "fields say what they number")]
 pub enum Slot {
-    /// `e[b, i, j]` of an op for a state of a group: (op, group, state); `e[b, i]` where it is the same for all j.
-    Full(usize, usize, usize),
+    /// `e[b, i, j]` of an op for a state of a group; `e[b, i]` where it is the same for all j.
+    Full { op: usize, group: usize, state: usize },
     /// `ex[b, i]` of an op input, by the first op that reads it.
     Input(usize),
-    /// `ef[b, j]` of a drive for a state of a group: (drive, group, state); a number where it is the same for all b and j.
-    Output(usize, usize, usize),
-    /// `[W, B, N]`, by each element of an op's weight: (op, group, state).
-    Complete(usize, usize, usize),
-    /// The projection on a state of a group, `[B, N]`: (group, state).
-    Influence(usize, usize),
-    /// The projected weight of an op, in its shape: (op, group).
-    Projection(usize, usize),
+    /// `ef[b, j]` of a drive for a state of a group; a number where it is the same for all b and j.
+    Output { drive: usize, group: usize, state: usize },
+    /// `[W, B, N]`, by each element of an op's weight.
+    Complete { op: usize, group: usize, state: usize },
+    /// The projection on a state of a group, `[B, N]`.
+    Influence { group: usize, state: usize },
+    /// The projected weight of an op, in its shape.
+    Projection { op: usize, group: usize },
     /// A trace of slopes, `[B, N]`, by its place in [`TracePlan::slopes`].
     Slope(usize),
     /// The last steps of a value, `[W, ..]`, in the fixed-lag form.
@@ -103,23 +104,28 @@ impl TracePlan {
                 let group = &structure.groups[g];
                 let reach = op.reach(g);
                 if self.kinds[k] == Some(TraceKind::Projected) {
-                    slots.insert(Slot::Projection(k, g), Shape::f32(op.weight.clone()));
-                    let state = |a: usize| (Slot::Influence(g, a), Shape::f32(group.dims.clone()));
+                    slots.insert(Slot::Projection { op: k, group: g }, Shape::f32(op.weight.clone()));
+                    let state = |a: usize| (Slot::Influence { group: g, state: a }, Shape::f32(group.dims.clone()));
                     slots.extend((0..group.states.len()).map(state));
                 }
                 if self.kinds[k] == Some(TraceKind::Complete) {
                     let weights = op.weight.iter().product();
                     let shape = Shape::f32([&[weights], &group.dims[..]].concat());
-                    slots.extend((0..group.states.len()).map(|a| (Slot::Complete(k, g, a), shape.clone())));
+                    slots.extend(
+                        (0..group.states.len()).map(|a| (Slot::Complete { op: k, group: g, state: a }, shape.clone())),
+                    );
                 }
                 for a in reach.kept() {
                     match self.kinds[k] {
                         Some(TraceKind::Full) => {
                             let trace = op.kind.rule().trace(op, group, reach, a, batch);
-                            slots.extend(trace.map(|shape| (Slot::Full(k, g, a), shape)));
+                            slots.extend(trace.map(|shape| (Slot::Full { op: k, group: g, state: a }, shape)));
                         }
                         Some(TraceKind::Factorised) => {
-                            slots.insert(Slot::Output(op.drive, g, a), reach.output_trace(group, a));
+                            slots.insert(
+                                Slot::Output { drive: op.drive, group: g, state: a },
+                                reach.output_trace(group, a),
+                            );
                             if op.x.is_some() {
                                 let owner = self.input_owner(structure, op);
                                 slots.insert(Slot::Input(owner), Shape::f32(op.input.clone()));
