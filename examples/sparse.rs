@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let inputs = Array::f32(spikes, [steps, batch, INPUTS])?;
     let targets = Array::s32((0..batch).map(|b| (b % 2) as i32).collect::<Vec<_>>(), [batch])?;
     for rule in rules {
-        let config = LearnerConfig { method: Method::by_name(rule)?, ..LearnerConfig::default() };
+        let config = LearnerConfig { method: <Method as Listed>::by_name(rule)?, ..LearnerConfig::default() };
         let engine = Engine::new(&session, &model, &Objective::default(), &config)?;
         let state = engine.start(Optimizer::default().rule, 1)?;
         let states = engine.states(1, 0)?;

@@ -229,7 +229,7 @@ fn rules_with_signals_of_their_own_have_no_windows() {
         ("scalar-leak", true),
     ] {
         let vjp = Vjp::MultiStep { window: 1 };
-        let config = LearnerConfig { vjp, ..config(Method::by_name(name).expect("a rule")) };
+        let config = LearnerConfig { vjp, ..config(<Method as Listed>::by_name(name).expect("a rule")) };
         match Learner::new(&model, &Objective::default(), &config) {
             Err(LearnError::Setting(text)) if !takes => assert!(text.contains("single-step"), "{text}"),
             other => assert!(takes && other.is_ok(), "{name}: {:?}", other.err()),

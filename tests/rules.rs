@@ -64,7 +64,7 @@ fn every_rule_says_what_it_is_and_learns() {
         let learned = grads.iter().flatten().any(|g| *g != 0.0) && grads.iter().flatten().all(|g| g.is_finite());
         assert!(learned, "{}: {grads:?}", method.name());
         for name in [&[method.row().name], method.row().aliases].concat() {
-            assert_eq!(Method::by_name(name).expect(name), method);
+            assert_eq!(<Method as Listed>::by_name(name).expect(name), method);
         }
     }
 }
@@ -125,7 +125,7 @@ fn leaky() -> Case {
 #[test]
 fn random_feedback_by_hand() {
     let case = leaky();
-    let method = Method::by_name("random-feedback").expect("a rule");
+    let method = <Method as Listed>::by_name("random-feedback").expect("a rule");
     let learner = Learner::new(&case.model, &case.objective, &config(method)).expect("a learner");
     let got = case.gradients(&learner, false);
     let matrix = |name: &str, rows: usize, columns: usize| -> Vec<f64> {
@@ -183,7 +183,7 @@ fn windows_have_no_feedback_of_their_own() {
     let case = leaky();
     let of = |window| {
         let vjp = Vjp::MultiStep { window };
-        let method = Method::by_name("random-feedback").expect("a rule");
+        let method = <Method as Listed>::by_name("random-feedback").expect("a rule");
         Learner::new(&case.model, &case.objective, &LearnerConfig { vjp, chunk: None, ..config(method) })
     };
     assert!(of(1).is_ok());
@@ -202,4 +202,12 @@ fn the_judge_tells_the_difference() {
         apart += usize::from(case.worst(&case.gradients(&own(&case, |w| -w), false), &want) > 1e-3);
     }
     assert!(apart > 3, "turned signs change nothing in {} of 10 models", 10 - apart);
+}
+
+/// Programs look rules up by name: any name or alias, with a decay where the rule has one.
+#[test]
+fn a_rule_is_found_by_its_name() {
+    assert_eq!(Method::by_name("bptt", 0.9), Some(Method::BPTT));
+    assert_eq!(Method::by_name("expsm_diag", 0.8), Some(Method::es_d_rtrl(0.8)));
+    assert_eq!(Method::by_name("no such rule", 0.9), None);
 }

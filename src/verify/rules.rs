@@ -87,7 +87,7 @@ fn stored(
     } else if let Some((Ok(input), Ok(output))) = pair().map(|(x, f)| (x.parse(), f.parse())) {
         Box::new(EsDRtrl { input_decay: Some(input), output_decay: Some(output), ..EsDRtrl::default() })
     } else {
-        let method = Method::by_name(name).ok();
+        let method = <Method as Listed>::by_name(name).ok();
         return Ok(method.map(|method| Stored::Rule(Box::new(method))));
     };
     Ok(Some(Stored::Rule(Box::new(rule))))

@@ -135,8 +135,12 @@ impl LearnerFlags {
 
     /// The rule with its parameters: those of the flags, else those of the published rule if it is the same, else the standard ones.
     fn rule(&self, published: Method, decay: f64) -> anyhow::Result<Method> {
-        let named =
-            self.method.as_deref().map(Method::by_name).transpose().map_err(|e| anyhow::anyhow!("--method {e}"))?;
+        let named = self
+            .method
+            .as_deref()
+            .map(<Method as Listed>::by_name)
+            .transpose()
+            .map_err(|e| anyhow::anyhow!("--method {e}"))?;
         let mut method = match named {
             Some(named) if named.name() != published.name() => {
                 named.with_decay(if published.decay() > 0.0 { published.decay() } else { decay })

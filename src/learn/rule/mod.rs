@@ -295,6 +295,12 @@ impl Method {
         Method::ROWS.iter().map(|row| (row.standard)())
     }
 
+    /// The rule of a name or alias, with smoothing factor `decay` if it has one and its other parameters standard; nothing if no rule has
+    /// that name. ([`Listed::by_name`] has an error that lists the names.)
+    pub fn by_name(name: &str, decay: f64) -> Option<Method> {
+        <Method as Listed>::by_name(name).ok().map(|method| method.with_decay(decay))
+    }
+
     /// The same rule with another smoothing factor, if it has one.
     pub fn with_decay(mut self, decay: f64) -> Method {
         self.set_decay(decay);
