@@ -186,6 +186,26 @@ fn a_loss_of_the_summed_output_needs_the_whole_sequence() {
 }
 
 #[test]
+fn a_map_has_no_trace_that_goes_forwards() {
+    let model = model(|cx, x| {
+        let w = cx.param("w", &[x.dims()[1], 3], Init::Normal(0.0, 0.5));
+        let v = cx.state("V", 3, StateInit::Zeros);
+        let new = v * 0.9 + cx.traced("map", x, &w, |x, w| x.dot(w));
+        cx.set("V", &new);
+        new
+    });
+    let build = |config: &LearnerConfig| Learner::new(&model, &Objective::default(), config);
+    for refused in [
+        build(&LearnerConfig { trace: TraceSetting::Dense, ..config(Method::D_RTRL) }).map(|_| ()),
+        build(&LearnerConfig { vjp: Vjp::MultiStep { window: 3 }, ..config(Method::D_RTRL) }).map(|_| ()),
+        build(&config(Method::D_RTRL)).and_then(|learner| learner.check_stream()),
+    ] {
+        assert!(matches!(&refused, Err(LearnError::Setting(text)) if text.contains("`map`")), "{refused:?}");
+    }
+    assert!(build(&config(Method::es_d_rtrl(0.9))).and_then(|learner| learner.check_stream()).is_ok());
+}
+
+#[test]
 fn a_stream_keeps_dense_traces() {
     let model = model(|cx, x| leaky(cx, x, false));
     for trace in [TraceSetting::FixedLag, TraceSetting::Whole, TraceSetting::Recompute] {

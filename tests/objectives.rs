@@ -106,7 +106,7 @@ fn signals_through_the_readout_need_the_whole_sequence() {
         (LearnerConfig { trace: TraceSetting::Dense, ..d_rtrl() }, "go forwards"),
         (LearnerConfig { method: Method::es_d_rtrl(0.9), ..d_rtrl() }, "no trace of the size of a weight"),
         (LearnerConfig { vjp: Vjp::MultiStep { window: 3 }, ..d_rtrl() }, "windows"),
-        (LearnerConfig { vjp: Vjp::SingleStep { attachment: Attachment::InStep }, ..d_rtrl() }, "attaching"),
+        (LearnerConfig { vjp: Vjp::SingleStep { attachment: Attachment::InStep }, ..d_rtrl() }, "--attachment exit"),
     ] {
         let text = refused(&model, config);
         assert!(text.contains(words) && text.contains("--signal readout"), "{text}");

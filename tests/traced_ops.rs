@@ -308,11 +308,11 @@ fn a_map_reads_its_input_and_its_weight_only() {
 fn kinds_are_told_apart() {
     let page = include_str!("../docs/traced-ops.md");
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | `y = ")).map(|(name, _)| name);
-    let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.rule().name()).collect();
+    let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.operator().name()).collect();
     assert_eq!(rows.collect::<Vec<_>>(), kinds);
     for kind in Kind::ALL {
-        assert_eq!(Kind::of_tag(kind.rule().tag()), Some(kind));
-        assert_eq!(Kind::ALL.iter().filter(|k| k.rule().name() == kind.rule().name()).count(), 1);
+        assert_eq!(Kind::of_tag(kind.operator().tag()), Some(kind));
+        assert_eq!(Kind::ALL.iter().filter(|k| k.operator().name() == kind.operator().name()).count(), 1);
     }
     assert_eq!(Kind::of_tag("etp.state"), None);
 }

@@ -163,7 +163,7 @@ impl Report {
             let note = if op.partial { "partial: its route through another traced op is left out" } else { "" };
             table.row([
                 k.to_string(),
-                op.kind.rule().name().into(),
+                op.kind.operator().name().into(),
                 self.weight(prepared, op.phi),
                 sizes(&op.weight),
                 self.input(prepared, op),
@@ -343,6 +343,7 @@ impl Report {
             let cost = cost::gradient(&learner, &self.model, self.steps);
             let chunk = if method.is_online() { learner.chunk_length(self.steps) } else { self.steps };
             let (form, traces) = match method.is_online() {
+                true if learner.plan.is_empty() => ("no traces".into(), 0),
                 true => (learner.form(self.steps).to_string(), learner.trace_bytes(self.steps)),
                 false => ("-".into(), 0),
             };

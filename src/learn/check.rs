@@ -130,7 +130,7 @@ pub(super) fn maps(rule: &dyn Rule, plan: &TracePlan, structure: &Structure) -> 
         )));
     }
     let factorised = structure.traced().filter(|(k, _)| plan.kinds[*k] == Some(TraceKind::Factorised));
-    let bent = factorised.map(|(_, op)| op).find(|op| op.x.is_some() && !op.kind.rule().is_linear(op));
+    let bent = factorised.map(|(_, op)| op).find(|op| op.x.is_some() && !op.kind.operator().is_linear(op));
     bent.map_or(Ok(()), |op| {
         Err(LearnError::Setting(format!(
             "a factorised trace smooths the inputs of an op, so what an op makes of its weight must be linear in its input, but that of \

@@ -21,7 +21,7 @@ use super::{
     Prepared, Structure,
     chunk::{Steps, Transition},
     signal::Signal,
-    structure::{Group, Op, Reach, drive, reach},
+    structure::{Group, Link, drive, reach, reached, spread},
 };
 
 /// What multiplies a trace from step to step.
@@ -58,10 +58,10 @@ impl Recursion {
                 let driven: Vec<Link> = structure.groups[g].states.iter().map(|&s| strength[s]).collect();
                 let read = |a: usize| survey.read[structure.groups[g].states[a]];
                 match self {
-                    Recursion::Coupled => self::reached(op, spread(&coupled[g], driven), read),
+                    Recursion::Coupled => reached(op, spread(&coupled[g], driven), read),
                     // A leak remembers a state that the step forgets.
-                    Recursion::Leak(leak) if leak > 0.0 => self::reached(op, driven, |_| true),
-                    _ => self::reached(op, driven, read),
+                    Recursion::Leak(leak) if leak > 0.0 => reached(op, driven, |_| true),
+                    _ => reached(op, driven, read),
                 }
             });
             let reached = reached.collect();
@@ -69,50 +69,6 @@ impl Recursion {
         }
         structure
     }
-}
-
-/// How a derivative depends on step and position.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Link {
-    None,
-    /// It is a number.
-    Number,
-    Varies,
-}
-
-impl Link {
-    fn of(derivative: Option<&Tensor>) -> Link {
-        match derivative {
-            None => Link::None,
-            Some(t) if t.as_constant().is_some() => Link::Number,
-            Some(_) => Link::Varies,
-        }
-    }
-}
-
-fn reached(op: &Op, links: Vec<Link>, kept: impl Fn(usize) -> bool) -> Reach {
-    let states: Vec<usize> = (0..links.len()).filter(|&a| links[a] != Link::None).collect();
-    let numbers: Vec<usize> = states.iter().copied().filter(|&a| links[a] == Link::Number).collect();
-    let kept = states.iter().copied().filter(|&a| kept(a));
-    let (uniform, wide) = kept.partition(|a| op.kind.rule().may_be_uniform() && numbers.contains(a));
-    Reach { states, numbers, wide, uniform }
-}
-
-/// What a drive leaves in every state over any number of steps.
-fn spread(links: &[Vec<Link>], mut driven: Vec<Link>) -> Vec<Link> {
-    let n = driven.len();
-    for _ in 0..n {
-        for a in 0..n {
-            for c in 0..n {
-                if links[a][c] == Link::None || driven[c] == Link::None {
-                    continue;
-                }
-                let number = links[a][c] == Link::Number && driven[c] == Link::Number && driven[a] != Link::Varies;
-                driven[a] = if number { Link::Number } else { Link::Varies };
-            }
-        }
-    }
-    driven
 }
 
 /// The step in a graph that is thrown away.
@@ -256,7 +212,7 @@ impl Filter {
                 let (states, numbers) = (more(&reach.states), more(&reach.numbers));
                 // The filter remembers what its state forgets.
                 for &a in &states {
-                    let uniform = op.kind.rule().may_be_uniform() && numbers.contains(&a);
+                    let uniform = op.kind.operator().may_be_uniform() && numbers.contains(&a);
                     if uniform { reach.uniform.push(a) } else { reach.wide.push(a) }
                 }
                 reach.states.extend(states);

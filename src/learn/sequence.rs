@@ -373,7 +373,7 @@ impl Learner {
     /// Whether a trace has a value for each weight and sequence.
     fn has_wide_traces(&self) -> bool {
         self.as_traced().traced().any(|(k, op)| {
-            let full = self.plan.kinds[k] == Some(TraceKind::Full) && op.kind.rule().is_wide();
+            let full = self.plan.kinds[k] == Some(TraceKind::Full) && op.kind.operator().is_wide();
             full && op.reached.iter().any(|reach| !reach.wide.is_empty())
         })
     }
@@ -385,7 +385,7 @@ impl Learner {
         let wide = slots.iter().filter(|(slot, _)| match slot {
             Slot::Full { op: k, group: g, state: a } => {
                 let op = &structure.ops[*k];
-                op.kind.rule().is_wide() && op.reach(*g).wide.contains(a)
+                op.kind.operator().is_wide() && op.reach(*g).wide.contains(a)
             }
             _ => false,
         });
@@ -411,7 +411,7 @@ impl Learner {
             let k = g.states.len();
             4 * g.dims.iter().product::<usize>() * 5 * k
         });
-        let inputs = self.structure.ops.iter().map(|op| op.kind.rule().bytes_per_step(op));
+        let inputs = self.structure.ops.iter().map(|op| op.kind.operator().bytes_per_step(op));
         per_group.chain(inputs).sum()
     }
 

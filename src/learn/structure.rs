@@ -247,10 +247,7 @@ impl Structure {
             let op = &self.ops[k];
             let reached = op.groups.iter().map(|&g| {
                 let strength: Vec<Link> = self.groups[g].states.iter().map(|&s| Link::of(all[s].as_ref())).collect();
-                let (states, numbers) = spread(&links[g], &strength);
-                let kept = states.iter().copied().filter(|&a| read[self.groups[g].states[a]]);
-                let (uniform, wide) = kept.partition(|a| op.kind.rule().may_be_uniform() && numbers.contains(a));
-                Reach { states, numbers, wide, uniform }
+                self::reached(op, spread(&links[g], strength), |a| read[self.groups[g].states[a]])
             });
             self.ops[k].reached = reached.collect();
             let number = known.iter().position(|d| *d == drive).unwrap_or_else(|| {
@@ -285,25 +282,6 @@ pub(crate) fn drive(
     func.results().iter().map(|r| env.get(r.value()).tangent.clone()).collect()
 }
 
-/// How a state depends on another, or on the output of an op.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Link {
-    None,
-    /// By the same number at every position and step.
-    Number,
-    Varies,
-}
-
-impl Link {
-    fn of(derivative: Option<&Tensor>) -> Link {
-        match derivative {
-            None => Link::None,
-            Some(t) if t.as_constant().is_some() => Link::Number,
-            Some(_) => Link::Varies,
-        }
-    }
-}
-
 /// How the states of a group depend on each other from one step to the next, `[a][c]`, with all op outputs held fixed.
 fn links(graph: &Graph, func: &Func, args: &[Dual], phis: usize, ops: &[Op], group: &Group) -> Vec<Vec<Link>> {
     let rules = Rules { cut: ops.iter().map(|op| op.y).collect(), ..Rules::default() };
@@ -320,21 +298,49 @@ fn links(graph: &Graph, func: &Func, args: &[Dual], phis: usize, ops: &[Op], gro
     links
 }
 
-/// The states that a drive of the given strengths reaches over any number of steps, and those that it reaches by numbers only.
-fn spread(links: &[Vec<Link>], strength: &[Link]) -> (Vec<usize>, Vec<usize>) {
-    let states = 0..strength.len();
-    let mut reached: Vec<bool> = strength.iter().map(|&s| s != Link::None).collect();
-    let mut varies: Vec<bool> = strength.iter().map(|&s| s == Link::Varies).collect();
-    for _ in states.clone() {
-        for a in states.clone() {
-            for c in states.clone().filter(|&c| links[a][c] != Link::None) {
-                reached[a] |= reached[c];
-                varies[a] |= reached[c] && (varies[c] || links[a][c] == Link::Varies);
+/// How a derivative depends on step and position: how a state depends on another, or on the output of an op.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Link {
+    None,
+    /// It is the same number at every position and step.
+    Number,
+    Varies,
+}
+
+impl Link {
+    pub(super) fn of(derivative: Option<&Tensor>) -> Link {
+        match derivative {
+            None => Link::None,
+            Some(t) if t.as_constant().is_some() => Link::Number,
+            Some(_) => Link::Varies,
+        }
+    }
+}
+
+/// The states that an op reaches, from how it reaches each; `kept` says whether the trace in a state passes to the next step.
+pub(super) fn reached(op: &Op, links: Vec<Link>, kept: impl Fn(usize) -> bool) -> Reach {
+    let states: Vec<usize> = (0..links.len()).filter(|&a| links[a] != Link::None).collect();
+    let numbers: Vec<usize> = states.iter().copied().filter(|&a| links[a] == Link::Number).collect();
+    let kept = states.iter().copied().filter(|&a| kept(a));
+    let (uniform, wide) = kept.partition(|a| op.kind.operator().may_be_uniform() && numbers.contains(a));
+    Reach { states, numbers, wide, uniform }
+}
+
+/// What a drive leaves in every state over any number of steps.
+pub(super) fn spread(links: &[Vec<Link>], mut driven: Vec<Link>) -> Vec<Link> {
+    let n = driven.len();
+    for _ in 0..n {
+        for a in 0..n {
+            for c in 0..n {
+                if links[a][c] == Link::None || driven[c] == Link::None {
+                    continue;
+                }
+                let number = links[a][c] == Link::Number && driven[c] == Link::Number && driven[a] != Link::Varies;
+                driven[a] = if number { Link::Number } else { Link::Varies };
             }
         }
     }
-    let of = |f: &dyn Fn(usize) -> bool| states.clone().filter(|&a| f(a)).collect();
-    (of(&|a| reached[a]), of(&|a| reached[a] && !varies[a]))
+    driven
 }
 
 fn find_groups(prepared: &Prepared) -> Vec<Group> {

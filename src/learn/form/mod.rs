@@ -201,7 +201,7 @@ impl Learner {
         let lacks = |op: &&Op| {
             op.groups.iter().any(|&g| {
                 let (group, reach) = (&self.structure.groups[g], op.reach(g));
-                reach.kept().any(|a| op.kind.rule().trace(op, group, reach, a, self.batch()).is_none())
+                reach.kept().any(|a| op.kind.operator().trace(op, group, reach, a, self.batch()).is_none())
             })
         };
         traced.map(|(_, op)| op).find(lacks)
@@ -222,7 +222,7 @@ impl Learner {
             "the traced op `{}` ({}) has no trace of {} that goes forwards, got {got}; leave the form to --trace auto without windows, \
              use --method es-d-rtrl, or train with --method bptt",
             op.site,
-            op.kind.rule().name(),
+            op.kind.operator().name(),
             self.config().method.name()
         )))
     }
@@ -243,7 +243,7 @@ impl Learner {
             _ if self.plan.filter > 0.0 => "the rule filters its traces",
             _ if self.has_factorised() => "factorised traces only go forwards",
             (_, Vjp::MultiStep { .. } | Vjp::SingleStep { attachment: Attachment::InStep }) => {
-                "the reference's ways of attaching signals have no later steps"
+                "signals attach as in the reference (add --vjp_method single-step --attachment exit)"
             }
             _ if matches!(trace, TraceSetting::Dense | TraceSetting::FixedLag) => {
                 "dense traces and fixed lags go forwards"
@@ -403,7 +403,7 @@ impl Learner {
             Form::Whole => (steps * stack, values(steps)),
             Form::Recompute { chunk } => {
                 let recurrent = self.structure.ops.iter().filter(|op| op.recurrent);
-                let flops: u64 = recurrent.map(|op| op.kind.rule().flops(op, self.batch())).sum();
+                let flops: u64 = recurrent.map(|op| op.kind.operator().flops(op, self.batch())).sum();
                 (steps.div_ceil(chunk) * states + chunk * stack, values(chunk) + flops as f64 / COSTS.rate)
             }
         };
@@ -448,11 +448,12 @@ impl Learner {
         let full = self.structure.traced().filter(|(k, _)| self.plan.kinds[*k] == Some(TraceKind::Full));
         let all: BTreeSet<usize> = full.map(|(k, _)| k).collect();
         let ops = &self.as_traced().ops;
-        let is_wide = |k: &usize| ops[*k].kind.rule().is_wide() && ops[*k].reached.iter().any(|r| !r.wide.is_empty());
+        let is_wide =
+            |k: &usize| ops[*k].kind.operator().is_wide() && ops[*k].reached.iter().any(|r| !r.wide.is_empty());
         let mut wide: BTreeSet<usize> = all.iter().copied().filter(is_wide).collect();
         // A bias beside a wide weight has the same recursion.
         let beside = |k: &usize| wide.iter().any(|w| ops[*w].groups.iter().any(|g| ops[*k].groups.contains(g)));
-        let biases = all.iter().copied().filter(|k| !ops[*k].kind.rule().is_wide() && beside(k));
+        let biases = all.iter().copied().filter(|k| !ops[*k].kind.operator().is_wide() && beside(k));
         let biases: Vec<usize> = biases.collect();
         wide.extend(biases);
         if all.is_empty() {

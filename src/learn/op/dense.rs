@@ -2,13 +2,13 @@
 
 use hlo::{Dot, Func, Shape, Tensor, scan};
 
-use super::{Carried, ChunkResult, DENSE, Group, Op, Reach, TracedOp};
+use super::{Carried, ChunkResult, DENSE, Group, Op, Operator, Reach};
 use crate::learn::trace::{Products, Update, pass};
 
-/// `[K, B, I] x [I, N] -> [K, B, N]`; see [`TracedOp`].
+/// `[K, B, I] x [I, N] -> [K, B, N]`; see [`Operator`].
 pub struct Dense;
 
-impl TracedOp for Dense {
+impl Operator for Dense {
     fn name(&self) -> &'static str {
         "dense"
     }

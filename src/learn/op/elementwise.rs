@@ -2,12 +2,12 @@
 
 use hlo::{Shape, Tensor};
 
-use super::{Carried, ChunkResult, ELEMENTWISE, Group, Op, Reach, TracedOp};
+use super::{Carried, ChunkResult, ELEMENTWISE, Group, Op, Operator, Reach};
 
-/// A bias, or a parameter of each neuron; see [`TracedOp`].
+/// A bias, or a parameter of each neuron; see [`Operator`].
 pub struct Elementwise;
 
-impl TracedOp for Elementwise {
+impl Operator for Elementwise {
     fn name(&self) -> &'static str {
         "elementwise"
     }

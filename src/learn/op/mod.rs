@@ -1,8 +1,8 @@
 //! Traced ops: how a trained weight enters a step, and what a rule needs to know of that. Each is one file and one row of [`Kind`].
 //!
 //! With `y_s = F(x_s, w)` in step s, the part of a gradient that step s has is the pullback of `F` at `x_s`, whatever the op:
-//! `dF/dw^T (f_s . lam_s)` ([`TracedOp::gradient`]). That is all that the forms of D-RTRL need which go backwards, and all that
-//! ES-D-RTRL needs. A trace that goes forwards ([`TracedOp::carry`]) is a matter of its own: only ops that have one can be trained by
+//! `dF/dw^T (f_s . lam_s)` ([`Operator::gradient`]). That is all that the forms of D-RTRL need which go backwards, and all that
+//! ES-D-RTRL needs. A trace that goes forwards ([`Operator::carry`]) is a matter of its own: only ops that have one can be trained by
 //! D-RTRL on a stream.
 
 mod dense;
@@ -18,7 +18,7 @@ use super::{
 use crate::cell::context::{DENSE, ELEMENTWISE, MAP};
 
 /// What rules need to know of a kind of traced op.
-pub trait TracedOp: Sync {
+pub trait Operator: Sync {
     /// Its name in reports.
     fn name(&self) -> &'static str;
 
@@ -81,7 +81,7 @@ impl Kind {
     pub const ALL: [Kind; 3] = [Kind::Dense, Kind::Elementwise, Kind::Map];
 
     /// What rules need to know of it.
-    pub fn rule(self) -> &'static dyn TracedOp {
+    pub fn operator(self) -> &'static dyn Operator {
         match self {
             Kind::Dense => &dense::Dense,
             Kind::Elementwise => &elementwise::Elementwise,
@@ -91,13 +91,13 @@ impl Kind {
 
     /// The kind that a tag of a graph names, if it is one of a traced op.
     pub fn of_tag(tag: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.rule().tag() == tag)
+        Kind::ALL.into_iter().find(|kind| kind.operator().tag() == tag)
     }
 }
 
 impl Op {
-    /// The gradient of its weight: [`TracedOp::gradient`].
+    /// The gradient of its weight: [`Operator::gradient`].
     pub fn gradient(&self, phis: &[Tensor], x: Option<&Tensor>, w: &Tensor) -> Tensor {
-        self.kind.rule().gradient(self, &phis[self.phi], x, w)
+        self.kind.operator().gradient(self, &phis[self.phi], x, w)
     }
 }

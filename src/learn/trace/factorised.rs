@@ -81,7 +81,7 @@ impl ChunkView<'_> {
             let Some((r0, _)) = &filtered else { continue };
             let owner = self.plan.input_owner(self.structure, op);
             if let Some(ex) = traces.and_then(|t| t.get(&Slot::Input(owner))) {
-                out.add(k, op.kind.rule().gradient_of_step(op, &self.phis[op.phi], ex, r0));
+                out.add(k, op.kind.operator().gradient_of_step(op, &self.phis[op.phi], ex, r0));
             }
         }
     }

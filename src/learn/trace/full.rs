@@ -10,9 +10,9 @@ use super::{
 };
 use crate::learn::{chunk::Transition, structure::Reach};
 
-/// The old traces of an op in a group, at a chunk: what a kind of op has to say of them is [`TracedOp::carry`].
+/// The old traces of an op in a group, at a chunk: what a kind of op has to say of them is [`Operator::carry`].
 ///
-/// [`TracedOp::carry`]: crate::learn::op::TracedOp::carry
+/// [`Operator::carry`]: crate::learn::op::Operator::carry
 pub struct Carried<'a> {
     /// The chunk.
     pub view: &'a ChunkView<'a>,
@@ -76,7 +76,7 @@ impl ChunkView<'_> {
                     out.add(k, op.gradient(self.phis, self.inputs.get(&k), &w));
                 }
             }
-            op.kind.rule().carry(&Carried { view: self, group: g, op: k, back: &back, traces }, out);
+            op.kind.operator().carry(&Carried { view: self, group: g, op: k, back: &back, traces }, out);
         }
     }
 

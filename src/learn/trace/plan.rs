@@ -118,7 +118,7 @@ impl TracePlan {
                 for a in reach.kept() {
                     match self.kinds[k] {
                         Some(TraceKind::Full) => {
-                            let trace = op.kind.rule().trace(op, group, reach, a, batch);
+                            let trace = op.kind.operator().trace(op, group, reach, a, batch);
                             slots.extend(trace.map(|shape| (Slot::Full { op: k, group: g, state: a }, shape)));
                         }
                         Some(TraceKind::Factorised) => {
