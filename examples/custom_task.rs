@@ -12,6 +12,7 @@ use etrace::{
     train::{
         optimizer::Optimizer,
         program::{self, Spec, TrainProgram},
+        replicas::Parts,
         session::Session,
         trainer::arrays,
     },
@@ -118,6 +119,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         optimizer: Optimizer { lr: 1e-2, ..Optimizer::default() },
         steps: task.steps(),
         mean_over_time: false,
+        parts: Parts::ONE,
     };
     let session = Session::open(Device::Cpu, None, &mut |_| {})?;
     let training = TrainProgram::new(&session, &spec)?;

@@ -10,6 +10,7 @@ use etrace::{
     train::{
         optimizer::Optimizer,
         program::{self, Spec, TrainProgram},
+        replicas::Parts,
         session::Session,
         trainer::arrays,
     },
@@ -54,6 +55,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             optimizer: Optimizer { lr: 3e-3, ..Optimizer::default() },
             steps: task.steps(),
             mean_over_time: false,
+            parts: Parts::ONE,
         };
         let program = TrainProgram::new(&session, &spec)?;
         let mut state = program::start(&session, &model, spec.optimizer.rule, 0)?;

@@ -12,10 +12,10 @@ use toml::Value;
 
 use crate::{
     cell::Mode,
-    learn::{Objective, objective::OfSum, sequence::LearnerConfig},
+    learn::{LearnError, Objective, objective::OfSum, sequence::LearnerConfig},
     settings::{self, Listed, SettingError, node::choices, range},
     table,
-    train::{optimizer::Optimizer, program::Spec, trainer::Settings},
+    train::{optimizer::Optimizer, program::Spec, replicas::Parts, trainer::Settings},
 };
 
 pub use crate::net::NetConfig;
@@ -214,18 +214,31 @@ impl Experiment {
         }
     }
 
-    /// What the training program is made of, for sequences of `steps`.
+    /// What the training program of one device is made of, for sequences of `steps`.
     pub fn spec(&self, steps: usize) -> Spec {
+        self.spec_with(steps, Parts::ONE, self.settings.batch)
+    }
+
+    /// What the training program is made of where so many devices share a batch.
+    ///
+    /// # Errors
+    /// When the batch does not divide.
+    pub fn spec_of(&self, steps: usize, parts: Parts) -> Result<Spec, LearnError> {
+        Ok(self.spec_with(steps, parts, parts.of(self.settings.batch)?))
+    }
+
+    fn spec_with(&self, steps: usize, parts: Parts, batch: usize) -> Spec {
         let online = self.learner.method.is_online();
         let mode = if online { Mode::Online } else { Mode::Offline };
         Spec {
-            model: self.net.trace(self.settings.batch, mode),
-            evaluation: self.net.trace(self.settings.batch, Mode::Evaluation),
+            model: self.net.trace(batch, mode),
+            evaluation: self.net.trace(batch, Mode::Evaluation),
             objective: self.objective.clone(),
             learner: self.learner.clone(),
             optimizer: self.optimizer.clone(),
             steps,
             mean_over_time: !online && self.objective.of_sum != OfSum::Always,
+            parts,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod array;
 pub mod evaluate;
+pub mod exchange;
 pub mod func;
 pub mod graph;
 pub mod lower;

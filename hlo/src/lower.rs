@@ -242,6 +242,22 @@ impl<'m> Emitter<'m> {
         id
     }
 
+    /// Sums of arrays of one type over all replicas, in one exchange.
+    pub fn all_reduce(&mut self, arrays: &[i64], shapes: &[Shape]) -> Vec<i64> {
+        let add = self.combiner("add", shapes[0].dtype);
+        let with = |i: &mut proto::Instruction| {
+            i.called_computation_ids = vec![add];
+            // A group without members stands for all replicas.
+            i.replica_groups = Vec::new();
+        };
+        if let [one] = shapes {
+            return vec![self.push("all-reduce", one, arrays, with)];
+        }
+        let tuple = proto::ShapeProto::tuple(shapes.iter().map(Into::into).collect());
+        let sums = self.push_proto("all-reduce", tuple, arrays, with);
+        self.unpack(sums, shapes, 0)
+    }
+
     /// A tuple of arrays.
     pub fn tuple(&mut self, elements: &[i64]) -> i64 {
         let shape = proto::ShapeProto::tuple(elements.iter().map(|id| (&self.shapes[id]).into()).collect());

@@ -8,8 +8,8 @@ use hlo::{
     Argument, DType, Program, ResultSpec, Shape,
     array::Array,
     pjrt::{
-        Arg, Buffer, Client, ClientOptions, CompileOptions, Error, Executable, OptionValue, Plugin, PluginKind, aot,
-        cache,
+        Arg, Buffer, Client, ClientOptions, CompileOptions, Devices, Error, Executable, OptionValue, Plugin,
+        PluginKind, aot, cache,
     },
     proto::{
         self, AliasEntry, Computation, InputOutputAlias, Instruction, Module, OpSharding, ProgramShape, ShapeProto,
@@ -113,7 +113,9 @@ fn step(name: &str, n: usize, donate: bool) -> Program {
 
 static CLIENT: LazyLock<Arc<Client>> = LazyLock::new(|| {
     let plugin = Plugin::find(PluginKind::Cpu, None, &mut |_| {}).expect("the CPU plugin");
-    plugin.client(&ClientOptions { cpu_device_count: 2, ..Default::default() }).expect("a CPU client")
+    plugin
+        .client(&ClientOptions { devices: Devices::Count(NonZeroUsize::new(2).unwrap()), ..Default::default() })
+        .expect("a CPU client")
 });
 
 fn compile(program: &Program) -> Executable {
@@ -709,7 +711,8 @@ fn ahead_of_time(target: &str) {
     let installed = hlo::pjrt::install(kind, &mut |_| {}).unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "aot_child", "--ignored", "--test-threads=1"]);
-    let report = aot::compile_in(command, &installed, target, &step("ahead", 1 << 16, true)).unwrap();
+    let report =
+        aot::compile_in(command, &installed, target, &step("ahead", 1 << 16, true), NonZeroUsize::MIN).unwrap();
     println!("{target}: {report:?}");
     assert_eq!(report.memory.alias, 4 << 16);
     assert!(report.memory.argument >= 8 << 16 && report.seconds > 0.0);
@@ -718,7 +721,7 @@ fn ahead_of_time(target: &str) {
     bad.module.computations[0].instructions[2].shape = Some((&Shape::f32([5])).into());
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "aot_child", "--ignored", "--test-threads=1"]);
-    let error = aot::compile_in(command, &installed, target, &bad).unwrap_err();
+    let error = aot::compile_in(command, &installed, target, &bad, NonZeroUsize::MIN).unwrap_err();
     assert!(matches!(&error, Error::Plugin { message, .. } if message.contains("add.3")), "{error}");
 }
 

@@ -34,6 +34,7 @@ pub struct StepContext {
     states: Vec<State>,
     observed: Vec<(Observable, Tensor)>,
     tracked: Vec<(Tracked, Tensor)>,
+    couples_sequences: Option<String>,
     streams: usize,
     uses: usize,
 }
@@ -109,6 +110,7 @@ impl StepContext {
             states: vec![],
             observed: vec![],
             tracked: vec![],
+            couples_sequences: None,
             streams: 0,
             uses: 0,
         };
@@ -152,6 +154,7 @@ impl StepContext {
             output: out.shape().clone(),
             observed: self.observed.into_iter().map(|(o, _)| o).collect(),
             tracked: self.tracked.into_iter().map(|(t, _)| t).collect(),
+            couples_sequences: self.couples_sequences,
             step: Func::from_values(params, results),
         }
     }
@@ -298,6 +301,12 @@ impl StepContext {
             ));
         }
         self.tracked.push((Tracked { param, momentum }, value.clone()));
+    }
+
+    /// Says that the step makes a sequence depend on the others of its batch, and `how`: then results depend on how a batch is divided, and
+    /// training on several devices is refused. To be called by each step that takes a mean, a maximum or anything else over sequences.
+    pub fn couple_sequences(&mut self, how: &str) {
+        self.couples_sequences.get_or_insert_with(|| how.to_string());
     }
 
     /// Numbers drawn anew for every sequence, position and step, uniform in [0, 1), `[B, n]`.

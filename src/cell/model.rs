@@ -118,6 +118,8 @@ pub struct Model {
     pub observed: Vec<Observable>,
     /// What training moves besides the trained parameters.
     pub tracked: Vec<Tracked>,
+    /// What makes a sequence depend on the others of its batch, if anything does; see `cx.couple_sequences`.
+    pub couples_sequences: Option<String>,
     /// One step: (parameters, states, input) to (states, output, observed, tracked).
     pub step: Func,
 }

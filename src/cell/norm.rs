@@ -66,6 +66,9 @@ impl Norm {
                         cx.track("square", &now_square, momentum);
                     }
                     let of_batch = statistics == Statistics::Batch && mode == Mode::Offline;
+                    if of_batch {
+                        cx.couple_sequences("batch norm takes the statistics of the batch (--bn_stats batch)");
+                    }
                     let (mean, square) = if of_batch { (now, now_square) } else { (mean, square) };
                     let variance = (square - mean.square()).relu();
                     let (mean, scale) = (mean.broadcast_to(y.dims()), (variance + BATCH_EPSILON).sqrt().recip());

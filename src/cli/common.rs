@@ -7,11 +7,14 @@ use std::{
     time::Duration,
 };
 
-use hlo::pjrt::{self, ClientOptions, CompileOptions, Device, Plugin};
+use hlo::pjrt::{self, ClientOptions, Device, Devices, Plugin};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Usage, flags};
-use crate::train::session::Session;
+use crate::train::session::{Session, SessionError};
+
+/// One device.
+pub const ONE: Devices = Devices::Count(NonZeroUsize::MIN);
 
 /// Flags of every command.
 #[derive(Clone, Debug, clap::Args)]
@@ -37,6 +40,14 @@ impl Global {
     /// # Errors
     /// When no plugin is found, it is damaged, or it has no device.
     pub fn session(&self) -> anyhow::Result<Session> {
+        self.session_of(ONE)
+    }
+
+    /// Opens so many devices, the one of the flags first.
+    ///
+    /// # Errors
+    /// As [`Global::session`], and when there are not as many.
+    pub fn session_of(&self, devices: Devices) -> anyhow::Result<Session> {
         if let Some(path) = &self.plugin {
             existing_file(
                 path,
@@ -47,13 +58,13 @@ impl Global {
         let mut bar = InstallBar::new(self);
         let found = Plugin::find(self.device.kind(), self.plugin.as_deref(), &mut |p| bar.show(p));
         bar.finish();
-        let gpu = if let Device::Cuda(number) = self.device { number } else { 0 };
-        let options = ClientOptions { threads: self.threads.map(usize::from), gpu, ..ClientOptions::default() };
-        let client = found?.client(&options).map_err(|error| match error {
-            pjrt::Error::Threads { .. } => Usage(error.into()).into(),
+        let options = ClientOptions { threads: self.threads.map(usize::from), devices, ..ClientOptions::default() };
+        Session::on(&found?, self.device, &options).map_err(|error| match error {
+            SessionError::Devices { .. } | SessionError::Runtime(pjrt::Error::Threads { .. }) => {
+                Usage(error.into()).into()
+            }
             other => anyhow::Error::from(other),
-        })?;
-        Ok(Session { client, options: CompileOptions::default(), device: self.device })
+        })
     }
 
     /// Threads that run programs on the CPU: those of the flag, else of the variable `NPROC`, which XLA reads, else one per
@@ -102,7 +113,8 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 pub fn device_line(session: &Session) -> String {
     let platform = session.client.platform();
     let (major, minor) = session.client.plugin().version();
-    format!("{} ({}), PJRT API {major}.{minor}", platform.name, platform.device)
+    let several = if session.replicas() > 1 { format!("{} x ", session.replicas()) } else { String::new() };
+    format!("{several}{} ({}), PJRT API {major}.{minor}", platform.name, platform.device)
 }
 
 /// Checks a file that a flag names.

@@ -4,9 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
+use hlo::pjrt::Devices;
 use tasks::{Split, Task};
 
-use super::{Global, OrUsage, common, usage};
+use super::{
+    Global, OrUsage,
+    common::{self, ONE},
+    usage,
+};
 use crate::{
     experiment::Experiment,
     say,
@@ -14,6 +19,7 @@ use crate::{
         checkpoint,
         evaluate::{Evaluation, Rates, evaluate, layer_label},
         program::EvalProgram,
+        replicas::Parts,
         run::RunDir,
     },
 };
@@ -34,6 +40,9 @@ pub struct Args {
     /// Which parameters [default: those that the run reports: best where it selects, else last]
     #[arg(long, value_enum)]
     checkpoint: Option<CheckpointName>,
+    /// Devices that share each batch, a number or `all` [default: 1]
+    #[arg(long, value_name = "N")]
+    replicas: Option<Devices>,
     /// Where confusion.csv and confusion.svg/.png go [default: the run's folder]
     #[arg(long)]
     out: Option<PathBuf>,
@@ -87,14 +96,14 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             task.name()
         )));
     }
-    let session = global.session()?;
-    let spec = experiment.spec(task.steps());
+    let session = global.session_of(args.replicas.unwrap_or(ONE))?;
+    let spec = experiment.spec_of(task.steps(), Parts(session.replicas())).or_usage()?;
     let reported = if experiment.settings.select { CheckpointName::Best } else { CheckpointName::Last };
     let name = args.checkpoint.unwrap_or(reported).name();
     let (state, progress) = checkpoint::load(&args.run, name, &session, &spec.model, spec.optimizer.rule)?;
     let program = EvalProgram::new(&session, &spec)?;
     let settings = &experiment.settings;
-    let found = evaluate(&session, &program, &task, &state.params, split, settings.seed, settings.threads)?;
+    let found = evaluate(&session, &program, &task, &state, split, settings.seed, settings.threads)?;
     say!(
         "{}, {name} checkpoint after {} updates: {split} accuracy {:.4}, loss {:.4}, {} samples",
         task.name(),

@@ -7,11 +7,13 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Result, bail};
 use clap::{CommandFactory, parser::ValueSource};
+use hlo::pjrt::Devices;
 
 use super::{Cli, Global, OrUsage, Usage, common, train::RunFlags, usage};
 use crate::{
@@ -41,6 +43,7 @@ const FREE: &[&str] = &[
     "dry_run",
     "target",
     "devices",
+    "replicas",
     "filepath",
 ];
 
@@ -207,6 +210,12 @@ impl Resumed {
             }
             _ => None,
         }
+    }
+
+    /// Devices that share a batch: those of the flag, else as many as before.
+    pub fn replicas(&self, flags: &RunFlags) -> Devices {
+        let before = self.before.as_ref().and_then(|setting| NonZeroUsize::new(setting.replicas));
+        flags.replicas.unwrap_or(before.map_or(common::ONE, Devices::Count))
     }
 
     /// The global flags with the run's number of threads, unless they name one: it decides the last digits of results.

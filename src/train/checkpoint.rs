@@ -347,7 +347,6 @@ pub fn load(
         }
         Array::from_bytes(got, view.data().to_vec()).map_err(|e| wrong(e.to_string()))
     };
-    let upload = |array: &Array| session.client.upload(array).map_err(|e| CheckpointError::Session(e.into()));
     let params = model.params.iter().enumerate().map(|(k, p)| {
         let array = read(&p.name, &p.shape)?;
         // Bounds that a learner has found hold for these values alone.
@@ -357,12 +356,13 @@ pub fn load(
                 "the fixed `{}` lies between {} and {} in this model, but the file has {v}",
                 p.name, range.low, range.high
             ))),
-            None => upload(&array),
+            None => Ok(array),
         }
     });
-    let params = params.collect::<Result<_, _>>()?;
+    let params = params.collect::<Result<Vec<_>, _>>()?;
     let trained: Vec<&Shape> = model.params.iter().filter(|p| p.trainable).map(|p| &p.shape).collect();
     let slots = (0..rule.slots()).flat_map(|_| &trained).enumerate();
-    let slots = slots.map(|(k, shape)| upload(&read(&format!("slots.{k}"), shape)?)).collect::<Result<_, _>>()?;
-    Ok((TrainState { params, slots, count: upload(&read("count", &Shape::s32([]))?)? }, progress))
+    let slots = slots.map(|(k, shape)| read(&format!("slots.{k}"), shape)).collect::<Result<Vec<_>, _>>()?;
+    let state = TrainState::upload(session, &params, &slots, &read("count", &Shape::s32([]))?);
+    Ok((state.map_err(CheckpointError::Session)?, progress))
 }

@@ -4,11 +4,10 @@
 use std::path::Path;
 use std::{fmt, sync::Arc};
 
-use hlo::pjrt::Buffer;
 use tasks::{Loader, LoaderSettings, Split, Task};
 
 use super::{
-    program::{EvalProgram, drawn_states},
+    program::{EvalProgram, TrainState, drawn_states},
     session::Session,
     trainer::{TrainError, arrays},
 };
@@ -45,7 +44,7 @@ pub struct Evaluation {
     pub classes: usize,
 }
 
-/// Evaluates `params` on a split of a task.
+/// Evaluates the parameters of `state` on a split of a task.
 ///
 /// # Errors
 /// When data or device fail.
@@ -53,13 +52,13 @@ pub fn evaluate(
     session: &Session,
     program: &EvalProgram,
     task: &Arc<dyn Task>,
-    params: &[Buffer],
+    state: &TrainState,
     split: Split,
     seed: u64,
     threads: usize,
 ) -> Result<Evaluation, TrainError> {
     let settings = LoaderSettings {
-        batch: program.model().batch(),
+        batch: program.model().batch() * program.parts().0,
         epochs: Some(1),
         threads: threads.max(1),
         ahead: 2,
@@ -74,8 +73,8 @@ pub fn evaluate(
         let targets = batch.targets.clone();
         let (inputs, target) = arrays(batch)?;
         // A stream of its own: evaluation must not change what training draws.
-        let drawn = drawn_states(program.model(), seed ^ 0xE7A1, position.step);
-        let report = program.run(session, params, &drawn, &inputs, &target)?;
+        let drawn = drawn_states(program.model(), program.parts(), seed ^ 0xE7A1, position.step);
+        let report = program.run(session, state, &drawn, &inputs, &target)?;
         found.loss += report.losses[..real].iter().map(|v| f64::from(*v)).sum::<f64>();
         for (mean, rates) in found.rates.iter_mut().zip(&report.rates) {
             mean.1 += rates[..real].iter().map(|v| f64::from(*v)).sum::<f64>();

@@ -10,6 +10,7 @@ pub mod observe;
 pub mod optimizer;
 pub mod program;
 pub mod record;
+pub mod replicas;
 pub mod run;
 pub mod session;
 pub mod stepwise;

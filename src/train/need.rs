@@ -35,6 +35,7 @@ impl Need {
     /// # Errors
     /// When the plugin does not say what a program needs, or the task how many samples it has.
     pub fn new(
+        session: &Session,
         spec: &Spec,
         settings: &Settings,
         task: &dyn Task,
@@ -43,10 +44,14 @@ impl Need {
     ) -> Result<Need, TrainError> {
         let planned = |memory: hlo::pjrt::Result<hlo::pjrt::MemoryStats>| memory.map_err(SessionError::from);
         let state = state_bytes(spec);
-        let train = planned(train.executable.memory())?.total();
+        // Pretended devices share the memory of this machine.
+        let copies = if session.device.kind() == PluginKind::Cpu { spec.parts.0 as u64 } else { 1 };
+        let train = planned(train.executable.memory())?.total().saturating_mul(copies);
         let eval = eval.map(|e| planned(e.executable.memory())).transpose()?.map_or(0, |m| m.total());
+        let eval = eval.saturating_mul(copies);
         let model = &spec.model;
-        let batch = size(&[spec.steps, model.input.elements()]).saturating_add(size(&[4, model.batch()]));
+        let inputs = size(&[spec.parts.0, spec.steps, model.input.elements()]);
+        let batch = inputs.saturating_add(size(&[4, spec.batch()]));
         let mut samples = 0u64;
         for split in [Split::Train, Split::Test] {
             samples = samples.saturating_add(task.samples(split)?.unwrap_or(0));
@@ -54,7 +59,7 @@ impl Need {
         // For each sample its label and place in the order, and where the events of each step end.
         let sample = size(&[4, spec.steps]).saturating_add(16);
         Ok(Need {
-            programs: train.max(eval.saturating_add(state)),
+            programs: train.max(eval.saturating_add(state.saturating_mul(copies))),
             batches: batch.saturating_mul((AHEAD + settings.threads.max(1) + 1) as u64),
             data: samples.saturating_mul(sample),
             checkpoint: state.saturating_mul(2),

@@ -5,6 +5,7 @@ use tasks::Batch;
 
 use super::{
     program::{ProgramError, Spec, drawn_states, initial_states},
+    replicas::Parts,
     session::{Session, SessionError},
     trainer::arrays,
 };
@@ -41,7 +42,7 @@ impl Observation {
         let model = &spec.evaluation;
         let config = spec.learner.without_learning();
         let learner = Learner::new(model, &spec.objective, &config)?;
-        let drawn = drawn_states(model, seed, 0);
+        let drawn = drawn_states(model, Parts::ONE, seed, 0);
         let mut shapes: Vec<Shape> = model.params.iter().map(|p| p.shape.clone()).collect();
         shapes.extend(drawn.iter().map(|a| a.shape().clone()));
         shapes.push(Shape::new(DType::U8, [&[batch.steps], &model.input.dims[..]].concat()));

@@ -16,13 +16,16 @@ use hlo::{
 
 use super::{
     optimizer::{Optimizer, Rule},
+    replicas::Parts,
     session::{Session, SessionError},
     update::{Argument, Given, Update, parameters},
 };
 use crate::{
-    cell::{Model, StateInit},
+    cell::{Model, ParamSpec, StateInit, StateSpec},
     learn::{LearnError, Learner, Objective, objective::OfSum, sequence::LearnerConfig},
 };
+
+pub use super::replicas::TrainState;
 
 /// What a program is made of.
 #[derive(Clone, Debug)]
@@ -41,16 +44,46 @@ pub struct Spec {
     pub steps: usize,
     /// Divide the gradient by the number of steps that count (the published BPTT does), in place of their sum.
     pub mean_over_time: bool,
+    /// How many devices share a batch: models and programs are those of a part of it.
+    pub parts: Parts,
 }
 
-/// Everything that training changes, on the device.
-pub struct TrainState {
-    /// Parameters, trained and fixed, in the model's order.
-    pub params: Vec<Buffer>,
-    /// Optimiser state.
-    pub slots: Vec<Buffer>,
-    /// Updates so far, `s32[]`.
-    pub count: Buffer,
+impl Spec {
+    /// Sequences of a batch, on all devices together.
+    pub fn batch(&self) -> usize {
+        self.model.batch() * self.parts.0
+    }
+}
+
+/// What a step takes and leaves, on each device: the learning rate, drawn states, inputs and targets.
+pub struct Fed(Vec<Vec<Buffer>>);
+
+impl Fed {
+    /// Cuts arrays of a whole batch, and brings each device its part.
+    ///
+    /// # Errors
+    /// When a device cannot hold it.
+    pub fn upload(
+        session: &Session,
+        parts: Parts,
+        lr: Option<f32>,
+        drawn: &[Array],
+        inputs: &Array,
+        target: &Array,
+    ) -> Result<Fed, SessionError> {
+        let mut on: Vec<Vec<Buffer>> = (0..parts.0).map(|_| Vec::new()).collect();
+        if let Some(lr) = lr {
+            let lr = session.upload_to_all(&Array::scalar_of(lr))?;
+            on.iter_mut().zip(lr).for_each(|(on, lr)| on.push(lr));
+        }
+        let cut = drawn.iter().map(|a| (a, 0)).chain([(inputs, 1), (target, 0)]);
+        for (array, axis) in cut {
+            for (k, part) in parts.cut(array, axis).iter().enumerate() {
+                on[k].push(session.client.upload_to(part, k)?);
+            }
+        }
+        Ok(Fed(on))
+    }
 }
 
 /// What a training step reports.
@@ -72,6 +105,7 @@ pub struct TrainProgram {
     pub executable: Executable,
     learner: Learner,
     update: Update,
+    parts: Parts,
 }
 
 /// A compiled evaluation.
@@ -79,6 +113,7 @@ pub struct EvalProgram {
     /// The compiled program.
     pub executable: Executable,
     model: Model,
+    parts: Parts,
     /// Layers that fire.
     layers: Vec<String>,
 }
@@ -114,14 +149,15 @@ pub(super) fn initial_states(g: &Graph, model: &Model, given: &[Tensor]) -> Vec<
     model.states.iter().map(state).collect()
 }
 
-/// The states that every batch draws anew, for batch number `step` of the run with `seed`.
-pub fn drawn_states(model: &Model, seed: u64, step: u64) -> Vec<Array> {
-    model
-        .states
-        .iter()
-        .filter(|s| s.init.is_drawn())
-        .filter_map(|s| Array::f32(s.init.values(&s.shape, seed, &s.name, step), s.shape.dims.clone()).ok())
-        .collect()
+/// The states that every batch draws anew, for batch number `step` of the run with `seed`: those of the whole batch, of which `model`
+/// has one of `parts`.
+pub fn drawn_states(model: &Model, parts: Parts, seed: u64, step: u64) -> Vec<Array> {
+    let drawn = model.states.iter().filter(|s| s.init.is_drawn());
+    let values = |s: &StateSpec| {
+        let shape = parts.whole(&s.shape, 0);
+        Array::f32(s.init.values(&shape, seed, &s.name, step), shape.dims.clone()).ok()
+    };
+    drawn.filter_map(values).collect()
 }
 
 /// A batch of sequences as arguments: drawn states, inputs, targets.
@@ -138,18 +174,11 @@ fn sequences(model: &Model, steps: usize) -> Vec<Argument> {
 /// # Errors
 /// When an upload fails.
 pub fn start(session: &Session, model: &Model, rule: Rule, seed: u64) -> Result<TrainState, SessionError> {
-    let upload = |array: Array| session.client.upload(&array);
-    let params = model
-        .params
-        .iter()
-        .map(|p| upload(Array::from_bytes(p.shape.clone(), bytes_of(&p.init.values(&p.shape, seed, &p.name)))?))
-        .collect::<Result<_, hlo::pjrt::Error>>()?;
+    let value = |p: &ParamSpec| Array::from_bytes(p.shape.clone(), bytes_of(&p.init.values(&p.shape, seed, &p.name)));
+    let params = model.params.iter().map(value).collect::<Result<Vec<_>, _>>().map_err(hlo::pjrt::Error::from)?;
     let trained: Vec<&Shape> = model.params.iter().filter(|p| p.trainable).map(|p| &p.shape).collect();
-    let slots = (0..rule.slots())
-        .flat_map(|_| &trained)
-        .map(|shape| upload(Array::zeros((*shape).clone())))
-        .collect::<Result<_, _>>()?;
-    Ok(TrainState { params, slots, count: upload(Array::scalar_of(0i32))? })
+    let slots = (0..rule.slots()).flat_map(|_| &trained).map(|shape| Array::zeros((*shape).clone()));
+    TrainState::upload(session, &params, &slots.collect::<Vec<_>>(), &Array::scalar_of(0i32))
 }
 
 /// 1 where the largest output is the target's, `f32[B]`.
@@ -165,8 +194,13 @@ impl TrainProgram {
     /// When the learner refuses the model or the program does not compile.
     pub fn new(session: &Session, spec: &Spec) -> Result<TrainProgram, ProgramError> {
         let (program, learner) = TrainProgram::lower(spec)?;
-        let executable = session.client.compile(&program, &session.options).map_err(SessionError::from)?;
-        Ok(TrainProgram { executable, learner, update: Update::new(&spec.model, spec.optimizer.rule) })
+        let executable = spec.parts.compile(session, &program)?;
+        Ok(TrainProgram {
+            executable,
+            learner,
+            update: Update::new(&spec.model, spec.optimizer.rule),
+            parts: spec.parts,
+        })
     }
 
     /// The program as XLA takes it, for any device.
@@ -177,6 +211,7 @@ impl TrainProgram {
         spec.objective.one_class()?;
         let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
         let model = &spec.model;
+        spec.parts.check(model, &spec.objective)?;
         let update = Update::new(model, spec.optimizer.rule);
         let arguments = update.arguments(model, sequences(model, spec.steps));
         let shapes: Vec<Shape> = arguments.iter().map(|(_, shape)| shape.clone()).collect();
@@ -188,23 +223,25 @@ impl TrainProgram {
             let (drawn, data) = rest.split_at(rest.len() - 2);
             let states = initial_states(g, model, drawn);
             let out = learner.sequence(g, params, &states, &data[0], &data[1]);
-            let grads = update.trained(&out.grads).into_iter();
-            let grads: Vec<Tensor> = grads.map(|d| if spec.mean_over_time { d * per_step } else { d }).collect();
+            let mut means = update.trained(&out.grads);
+            means.push(out.loss * per_step);
+            means.push((hits(&out.out, &data[1]) * spec.objective.weights(&data[1])).mean_all());
+            let (mut grads, tracked) = spec.parts.mean(means, out.tracked, &data[1]);
+            let report = grads.split_off(grads.len() - 2);
+            if spec.mean_over_time {
+                grads.iter_mut().for_each(|d| *d = &*d * per_step);
+            }
             let trained = update.trained(params);
             let updated = spec.optimizer.update(&trained, &grads, slots, count, lr);
             let mut new = update.replaced(params, updated.params);
-            for (t, mean) in model.tracked.iter().zip(&out.tracked) {
+            for (t, mean) in model.tracked.iter().zip(&tracked) {
                 new[t.param] = average(&params[t.param], mean, t.momentum, count);
             }
             let mut results: Vec<Tensor> = update.changed.iter().map(|&k| new[k].clone()).collect();
             results.extend(updated.slots);
             results.push(updated.count);
-            results.extend([
-                out.loss * per_step,
-                (hits(&out.out, &data[1]) * spec.objective.weights(&data[1])).mean_all(),
-                updated.norm,
-            ]);
-            results.push(spec.optimizer.l1(g, &trained));
+            results.extend(report);
+            results.extend([updated.norm, spec.optimizer.l1(g, &trained)]);
             results
         });
         let program = update.lower("train", &func, arguments, &["loss", "accuracy", "norm", "l1"]);
@@ -216,7 +253,7 @@ impl TrainProgram {
         &self.learner
     }
 
-    /// One step. `drawn` are the states of [`drawn_states`].
+    /// One step on a whole batch, of which each device takes its part. `drawn` are the states of [`drawn_states`].
     ///
     /// # Errors
     /// When data do not fit the program or the device fails.
@@ -229,10 +266,8 @@ impl TrainProgram {
         inputs: &Array,
         target: &Array,
     ) -> Result<(TrainState, StepReport), SessionError> {
-        let lr = session.client.upload(&Array::scalar_of(lr))?;
-        let drawn = drawn.iter().map(|a| session.client.upload(a)).collect::<Result<Vec<_>, _>>()?;
-        let data = [session.client.upload(inputs)?, session.client.upload(target)?];
-        let (state, report) = self.step_on_device(state, &lr, &drawn, &data)?;
+        let given = Fed::upload(session, self.parts, Some(lr), drawn, inputs, target)?;
+        let (state, report) = self.step_on_device(state, &given)?;
         let value = |b: &Buffer| -> Result<f32, SessionError> {
             Ok(b.to_array()?.scalar::<f32>().map_err(hlo::pjrt::Error::from)?)
         };
@@ -240,18 +275,13 @@ impl TrainProgram {
         Ok((state, StepReport { loss: loss?, accuracy: accuracy?, norm: norm?, l1: l1? }))
     }
 
-    /// One step on data that are on the device already; the results are those of a [`StepReport`].
+    /// As [`TrainProgram::step`], on what is on the devices already; the values of the [`StepReport`] stay there.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn step_on_device(
-        &self,
-        state: TrainState,
-        lr: &Buffer,
-        drawn: &[Buffer],
-        data: &[Buffer; 2],
-    ) -> Result<(TrainState, Vec<Buffer>), SessionError> {
-        self.update.run(&self.executable, state, lr, drawn.iter().chain(data))
+    pub fn step_on_device(&self, state: TrainState, given: &Fed) -> Result<(TrainState, Vec<Buffer>), SessionError> {
+        let given: Vec<Vec<&Buffer>> = given.0.iter().map(|on| on.iter().collect()).collect();
+        self.update.run(&self.executable, state, &given)
     }
 }
 
@@ -281,37 +311,46 @@ impl EvalProgram {
         let mut results = ["losses", "hits", "out"].map(String::from).to_vec();
         let layers: Vec<String> = model.spiking().map(|(_, layer)| layer.to_string()).collect();
         results.extend(layers.iter().enumerate().map(|(k, _)| format!("rate.{k}")));
-        let executable = session.compile("eval", &func, &names, &results, &[])?;
-        Ok(EvalProgram { executable, model: model.clone(), layers })
+        let program = hlo::lower("eval", &func, &names, &results, &[]).map_err(SessionError::from)?;
+        let executable = spec.parts.compile(session, &program)?;
+        Ok(EvalProgram { executable, model: model.clone(), parts: spec.parts, layers })
     }
 
-    /// Runs a batch.
+    /// Runs a whole batch with the parameters of `state`. `drawn` are the states of [`drawn_states`].
     ///
     /// # Errors
     /// When data do not fit the program or the device fails.
     pub fn run(
         &self,
         session: &Session,
-        params: &[Buffer],
+        state: &TrainState,
         drawn: &[Array],
         inputs: &Array,
         target: &Array,
     ) -> Result<EvalReport, SessionError> {
-        let data =
-            drawn.iter().chain([inputs, target]).map(|a| session.client.upload(a)).collect::<Result<Vec<_>, _>>()?;
-        let out = self.executable.run(params.iter().chain(&data).map(Arg::Keep).collect())?;
-        let vector = |b: &Buffer| -> Result<Vec<f32>, SessionError> {
-            Ok(b.to_array()?.to_vec().map_err(hlo::pjrt::Error::from)?)
+        let given = Fed::upload(session, self.parts, None, drawn, inputs, target)?;
+        let on = state.params_of_each().zip(&given.0);
+        let out = self
+            .executable
+            .run_each(on.map(|(params, on)| params.iter().chain(on).map(Arg::Keep).collect()).collect())?;
+        // The parts of each result, one after the other.
+        let whole = |k: usize| -> Result<Vec<f32>, SessionError> {
+            let mut all = Vec::new();
+            for part in &out {
+                all.extend(part[k].to_array()?.to_vec::<f32>().map_err(hlo::pjrt::Error::from)?);
+            }
+            Ok(all)
         };
-        Ok(EvalReport {
-            losses: vector(&out[0])?,
-            hits: vector(&out[1])?,
-            out: vector(&out[2])?,
-            rates: out[3..].iter().map(vector).collect::<Result<_, _>>()?,
-        })
+        let rates = (3..3 + self.layers.len()).map(whole).collect::<Result<_, _>>()?;
+        Ok(EvalReport { losses: whole(0)?, hits: whole(1)?, out: whole(2)?, rates })
     }
 
-    /// The model inside.
+    /// How many devices share a batch.
+    pub fn parts(&self) -> Parts {
+        self.parts
+    }
+
+    /// The model inside, for the part of a device.
     pub fn model(&self) -> &Model {
         &self.model
     }

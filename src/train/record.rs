@@ -101,6 +101,14 @@ pub struct Setting {
     pub plugin_version: String,
     /// Threads that run programs; on a CPU they decide the last digits of results.
     pub threads: usize,
+    /// Devices that share a batch; their number decides the last digits of results.
+    #[serde(default = "one")]
+    pub replicas: usize,
+}
+
+/// What runs had before there were others.
+fn one() -> usize {
+    1
 }
 
 impl Setting {
@@ -119,17 +127,19 @@ impl Setting {
             plugin_sha256: plugin.sha256(),
             plugin_version: platform.version.clone(),
             threads,
+            replicas: session.replicas(),
         }
     }
 
     /// What of all that decides results is not as it was.
     pub fn differences(&self, before: &Setting) -> Vec<Change> {
-        let threads = [before, self].map(|s| s.threads.to_string());
+        let count = |of: fn(&Setting) -> usize| [before, self].map(|s| of(s).to_string());
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".into());
         let all = [
             ("the device", [before.device_kind.clone(), self.device_kind.clone()]),
             ("the plugin", [text(&before.plugin_sha256), text(&self.plugin_sha256)]),
-            ("the number of threads", threads),
+            ("the number of threads", count(|s| s.threads)),
+            ("the number of replicas", count(|s| s.replicas)),
             ("the version of etrace", [before.version.clone(), self.version.clone()]),
         ];
         let differ = all.into_iter().filter(|(_, [from, to])| from != to);

@@ -1,12 +1,12 @@
 //! A device to run programs on.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 use hlo::{
     Func, LowerError,
     array::Array,
     lower,
-    pjrt::{self, Arg, Client, ClientOptions, CompileOptions, Device, Executable, Plugin, PluginKind},
+    pjrt::{self, Arg, Buffer, Client, ClientOptions, CompileOptions, Device, Devices, Executable, Plugin},
 };
 
 /// Something between a traced function and its results failed.
@@ -18,15 +18,38 @@ pub enum SessionError {
     /// The program could not be described.
     #[error(transparent)]
     Lower(#[from] LowerError),
+    /// A program is made for another number of devices.
+    #[error(
+        "a program runs on all devices of its session, got one for {parts} part(s) of a batch and {replicas} device(s); make both for one number"
+    )]
+    Parts {
+        /// Parts of a batch.
+        parts: usize,
+        /// Devices of the session.
+        replicas: usize,
+    },
+    /// There are fewer devices than replicas.
+    #[error(
+        "each replica needs a device of its own, got {replicas} replicas and {there} device(s) from {device} on; use --replicas \
+         {there}, or --replicas all"
+    )]
+    Devices {
+        /// So many were asked for.
+        replicas: usize,
+        /// So many are there.
+        there: usize,
+        /// The first of them.
+        device: Device,
+    },
 }
 
-/// A client of one device, and how programs are compiled for it.
+/// A device, or several of one kind that train in step ([`replicas`](super::replicas)), and how programs are compiled for them.
 pub struct Session {
-    /// The device's client.
+    /// The client of the devices.
     pub client: Arc<Client>,
     /// How programs are compiled.
     pub options: CompileOptions,
-    /// Which device.
+    /// Which device; the first of several.
     pub device: Device,
 }
 
@@ -48,13 +71,43 @@ impl Session {
         plugin: Option<PathBuf>,
         progress: &mut dyn FnMut(pjrt::Progress),
     ) -> Result<Session, SessionError> {
-        let kind: PluginKind = device.kind();
-        let plugin = Plugin::find(kind, plugin.as_deref(), progress)?;
-        let client = plugin.client(&ClientOptions::default())?;
-        Ok(Session { client, options: CompileOptions::default(), device })
+        let plugin = Plugin::find(device.kind(), plugin.as_deref(), progress)?;
+        Session::on(&plugin, device, &ClientOptions::default())
     }
 
-    /// Compiles a function; `donations` are pairs (argument, result).
+    /// Takes hold of as many devices of `plugin` as `options` say, `device` and those that follow it.
+    ///
+    /// # Errors
+    /// When there are not as many.
+    pub fn on(plugin: &Arc<Plugin>, device: Device, options: &ClientOptions) -> Result<Session, SessionError> {
+        let gpu = if let Device::Cuda(number) = device { number } else { 0 };
+        let client = plugin.client(&ClientOptions { gpu, ..options.clone() })?;
+        let there = client.device_count();
+        let replicas = match options.devices {
+            Devices::All => there,
+            Devices::Count(n) => n.get(),
+        };
+        if replicas > there {
+            return Err(SessionError::Devices { replicas, there, device });
+        }
+        let replicas = NonZeroUsize::new(replicas).unwrap_or(NonZeroUsize::MIN);
+        Ok(Session { client, options: CompileOptions { replicas, ..CompileOptions::default() }, device })
+    }
+
+    /// Devices that train in step.
+    pub fn replicas(&self) -> usize {
+        self.options.replicas.get()
+    }
+
+    /// The same value on each device.
+    ///
+    /// # Errors
+    /// When a device cannot hold it.
+    pub fn upload_to_all(&self, array: &Array) -> Result<Vec<Buffer>, SessionError> {
+        Ok((0..self.replicas()).map(|k| self.client.upload_to(array, k)).collect::<Result<_, _>>()?)
+    }
+
+    /// Compiles a function for one device; `donations` are pairs (argument, result).
     ///
     /// # Errors
     /// When the program cannot be described or compiled.
@@ -67,7 +120,8 @@ impl Session {
         donations: &[(usize, usize)],
     ) -> Result<Executable, SessionError> {
         let program = lower(name, func, arguments, results, donations)?;
-        Ok(self.client.compile(&program, &self.options)?)
+        let options = CompileOptions { replicas: NonZeroUsize::MIN, ..self.options.clone() };
+        Ok(self.client.compile(&program, &options)?)
     }
 
     /// Compiles and runs a function once, for checks and small computations.

@@ -50,6 +50,9 @@ impl Stepwise {
                 "driving a sequence step by step needs a model without running statistics and drawn states; use --drive scan",
             );
         }
+        if spec.parts.0 > 1 {
+            return wrong("driving a sequence step by step uses one device; leave out --replicas, or use --drive scan");
+        }
         let update = Update::new(model, spec.optimizer.rule);
         let parts = Parts { spec, carried: Carried::of(&learner), learner };
         let advance = parts.advance(session, chunk)?;
@@ -94,7 +97,8 @@ impl Stepwise {
             carried = self.advance.run(args)?;
         }
         let sums = carried.split_off(carried.len() - self.sums);
-        self.update.run(&self.apply, state, lr, sums.iter().chain([target]))
+        let given = [lr].into_iter().chain(&sums).chain([target]).collect();
+        self.update.run(&self.apply, state, &[given])
     }
 }
 

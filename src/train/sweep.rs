@@ -14,7 +14,7 @@ use crate::learn::Method;
 
 use super::{
     need,
-    program::{ProgramError, Spec, TrainProgram, TrainState},
+    program::{Fed, ProgramError, Spec, TrainProgram, TrainState},
     session::{Session, SessionError},
     stepwise::Stepwise,
     trainer::{TrainError, arrays},
@@ -132,9 +132,9 @@ pub fn product_rate(session: &Session) -> Result<f64, SessionError> {
     Ok(2.0 * (SIZE * SIZE * SIZE * PRODUCTS) as f64 / median(&mut times).unwrap_or(f64::INFINITY))
 }
 
-/// Data where the drive wants them: on the device, or in pieces on the host.
-enum Fed {
-    Device([Buffer; 2]),
+/// Data where the drive wants them: on the devices, or in pieces on the host.
+enum Data {
+    Devices(Fed),
     Pieces(Vec<Array>, Buffer),
 }
 
@@ -217,11 +217,11 @@ fn fill(
     row.compiled_bytes = Some(bytes);
     enough_memory(session, bytes)?;
 
-    let (batch, n_in) = (spec.model.batch(), spec.model.input.dims[1]);
+    let (batch, n_in) = (spec.batch(), spec.model.input.dims[1]);
     let n_out = spec.model.output.dims[1];
     let task = RandomSpikes { steps: spec.steps, n_in, n_out, rate };
     let lr = session.client.upload(&Array::scalar_of(spec.optimizer.lr as f32)).map_err(SessionError::from)?;
-    let mut fresh: Option<(TrainState, Fed)> = None;
+    let mut fresh: Option<(TrainState, Data)> = None;
     let mut times = Vec::new();
     // Two steps are not counted. The first makes threads and code that later ones use again; the second measures memory, in a
     // process that has done the first, holds nothing, and has returned what it held.
@@ -239,13 +239,13 @@ fn fill(
             Some(both) => both,
             None => {
                 let made = task.batch(Split::Train, seed, 0, 0, batch)?;
-                (start(session, spec, seed)?, feed(session, made, &driver)?)
+                (start(session, spec, seed)?, feed(session, spec, made, &driver)?)
             }
         };
         let clock = Instant::now();
         let (next, report) = match (&driver, &fed) {
-            (Driver::Scan(p), Fed::Device(data)) => p.step_on_device(state, &lr, &[], data)?,
-            (Driver::Step(p, _), Fed::Pieces(pieces, target)) => p.sequence(session, state, &lr, pieces, target)?,
+            (Driver::Scan(p), Data::Devices(given)) => p.step_on_device(state, given)?,
+            (Driver::Step(p, _), Data::Pieces(pieces, target)) => p.sequence(session, state, &lr, pieces, target)?,
             _ => unreachable!("data are fed as the driver wants them"),
         };
         let value = |b: &Buffer| -> Result<f32, SessionError> {
@@ -276,13 +276,16 @@ fn start(session: &Session, spec: &Spec, seed: u64) -> Result<TrainState, Sessio
     super::program::start(session, &spec.model, spec.optimizer.rule, seed)
 }
 
-fn feed(session: &Session, batch: Batch, driver: &Driver) -> Result<Fed, TrainError> {
+fn feed(session: &Session, spec: &Spec, batch: Batch, driver: &Driver) -> Result<Data, TrainError> {
     let upload = |a: &Array| session.client.upload(a).map_err(|e| TrainError::from(SessionError::from(e)));
     let (steps, size) = (batch.steps, batch.batch * batch.n_in);
     let dims = [batch.batch, batch.n_in];
     let (inputs, target) = arrays(batch)?;
     Ok(match driver {
-        Driver::Scan(_) => Fed::Device([upload(&inputs)?, upload(&target)?]),
+        Driver::Scan(_) => {
+            let lr = spec.optimizer.lr as f32;
+            Data::Devices(Fed::upload(session, spec.parts, Some(lr), &[], &inputs, &target)?)
+        }
         Driver::Step(_, chunk) => {
             let bytes = inputs.into_bytes();
             let pieces = bytes
@@ -291,7 +294,7 @@ fn feed(session: &Session, batch: Batch, driver: &Driver) -> Result<Fed, TrainEr
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|e| SessionError::from(hlo::pjrt::Error::from(e)))?;
             debug_assert_eq!(pieces.len() * chunk, steps);
-            Fed::Pieces(pieces, upload(&target)?)
+            Data::Pieces(pieces, upload(&target)?)
         }
     })
 }

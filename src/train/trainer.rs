@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use hlo::{DType, Shape, array::Array, pjrt::Buffer};
+use hlo::{DType, Shape, array::Array};
 use serde::{Deserialize, Serialize};
 use tasks::{Batch, Loader, LoaderSettings, Position, Split, Task};
 
@@ -270,8 +270,14 @@ impl Programs {
     ///
     /// # Errors
     /// As [`Need::new`].
-    pub fn need(&self, spec: &Spec, settings: &Settings, task: &dyn Task) -> Result<Need, TrainError> {
-        Need::new(spec, settings, task, &self.train, self.eval.as_ref().map(|(_, eval)| eval))
+    pub fn need(
+        &self,
+        session: &Session,
+        spec: &Spec,
+        settings: &Settings,
+        task: &dyn Task,
+    ) -> Result<Need, TrainError> {
+        Need::new(session, spec, settings, task, &self.train, self.eval.as_ref().map(|(_, eval)| eval))
     }
 }
 
@@ -320,7 +326,7 @@ impl Trainer<'_> {
             clock = Instant::now();
             let mut selected = progress.smoothed.filter(|_| programs.eval.is_none());
             if let Some((split, eval)) = programs.eval.as_ref().filter(|_| end) {
-                let found = self.evaluate(eval, &state.params, *split)?;
+                let found = self.evaluate(eval, &state, *split)?;
                 selected = Some(found.accuracy);
                 self.tell(evaluation_event(&found, *split, &progress), &mut hear)?;
                 evaluation = Some(found);
@@ -358,7 +364,8 @@ impl Trainer<'_> {
         batch: Batch,
     ) -> Result<(TrainState, StepReport), TrainError> {
         let (inputs, target) = arrays(batch)?;
-        let drawn = drawn_states(&self.spec.model, self.settings.seed, progress.step);
+        let Spec { model, parts, .. } = &self.spec;
+        let drawn = drawn_states(model, *parts, self.settings.seed, progress.step);
         let lr = self.rate(progress.step) as f32;
         Ok(program.step(self.session, state, lr, &drawn, &inputs, &target)?)
     }
@@ -453,12 +460,12 @@ impl Trainer<'_> {
         Ok(checkpoint::save(run.path(), name, &self.spec.model, state, progress)?)
     }
 
-    /// How good `params` are on a split.
+    /// How good the parameters of `state` are on a split.
     ///
     /// # Errors
     /// When data or device fail.
-    pub fn evaluate(&self, eval: &EvalProgram, params: &[Buffer], split: Split) -> Result<Evaluation, TrainError> {
-        evaluate(self.session, eval, &self.task, params, split, self.settings.seed, self.settings.threads)
+    pub fn evaluate(&self, eval: &EvalProgram, state: &TrainState, split: Split) -> Result<Evaluation, TrainError> {
+        evaluate(self.session, eval, &self.task, state, split, self.settings.seed, self.settings.threads)
     }
 }
 

@@ -9,7 +9,11 @@ use hlo::{
     pjrt::{Arg, Buffer, Executable},
 };
 
-use super::{optimizer::Rule, program::TrainState, session::SessionError};
+use super::{
+    optimizer::Rule,
+    replicas::{OfDevice, TrainState},
+    session::SessionError,
+};
 use crate::cell::Model;
 
 /// Name and shape of an argument.
@@ -107,39 +111,62 @@ impl Update {
         lower(name, func, &names, &results, &donations)
     }
 
-    /// Runs the program; returns the new state and the results that follow it.
+    /// Runs the program on each device, which is given the learning rate and what follows it; returns the new state, and the results
+    /// that follow it on the first device.
     ///
     /// # Errors
-    /// When data do not fit the program or the device fails.
-    pub fn run<'a>(
+    /// When data do not fit the program or a device fails.
+    pub fn run(
         &self,
         program: &Executable,
         state: TrainState,
-        lr: &'a Buffer,
-        rest: impl IntoIterator<Item = &'a Buffer>,
+        given: &[Vec<&Buffer>],
     ) -> Result<(TrainState, Vec<Buffer>), SessionError> {
-        let (changing, fixed): (Vec<_>, Vec<_>) =
-            state.params.into_iter().enumerate().partition(|(k, _)| self.changed.contains(k));
-        let fixed: Vec<Buffer> = fixed.into_iter().map(|(_, buffer)| buffer).collect();
-        let mut changing = changing.into_iter().map(|(_, buffer)| Arg::Give(buffer));
-        let mut kept = fixed.iter().map(Arg::Keep);
-        let is_changed = |k: usize| self.changed.contains(&k);
-        let mut args: Vec<Arg<'_>> =
-            (0..self.params).filter_map(|k| if is_changed(k) { changing.next() } else { kept.next() }).collect();
-        args.extend(state.slots.into_iter().chain([state.count]).map(Arg::Give));
-        args.push(Arg::Keep(lr));
-        for buffer in rest {
-            args.push(Arg::Keep(buffer));
+        let (fixed, giving): (Vec<_>, Vec<_>) = state.each().map(|of_device| self.parted(of_device)).unzip();
+        let arguments = fixed.iter().zip(giving).zip(given);
+        let results =
+            program.run_each(arguments.map(|((fixed, giving), given)| self.joined(fixed, giving, given)).collect())?;
+        let mut rest = Vec::new();
+        let states = fixed.into_iter().zip(results).map(|(fixed, results)| {
+            let (state, more) = self.renewed(fixed, results);
+            rest.push(more);
+            state
+        });
+        let state = TrainState::together(states.collect());
+        Ok((state, rest.swap_remove(0)))
+    }
+
+    /// Parameters that stay, and what is given away: parameters that change, slots, and the count.
+    fn parted(&self, (params, slots, count): OfDevice) -> (Vec<Buffer>, Vec<Buffer>) {
+        let (mut fixed, mut giving) = (Vec::new(), Vec::new());
+        for (k, buffer) in params.into_iter().enumerate() {
+            if self.changed.contains(&k) { &mut giving } else { &mut fixed }.push(buffer);
         }
-        let mut results = program.run(args)?.into_iter();
-        let mut fixed = fixed.into_iter();
-        let params = (0..self.params)
-            .map(|k| if is_changed(k) { results.next() } else { fixed.next() })
-            .collect::<Option<Vec<_>>>();
+        giving.extend(slots);
+        giving.push(count);
+        (fixed, giving)
+    }
+
+    /// The arguments of one device.
+    fn joined<'a>(&self, fixed: &'a [Buffer], giving: Vec<Buffer>, given: &[&'a Buffer]) -> Vec<Arg<'a>> {
+        let (mut fixed, mut giving) = (fixed.iter().map(Arg::Keep), giving.into_iter().map(Arg::Give));
+        let params =
+            (0..self.params).filter_map(|k| if self.changed.contains(&k) { giving.next() } else { fixed.next() });
+        let mut all: Vec<Arg<'a>> = params.collect();
+        all.extend(giving);
+        all.extend(given.iter().copied().map(Arg::Keep));
+        all
+    }
+
+    /// The new values of one device, and the results that follow them.
+    fn renewed(&self, fixed: Vec<Buffer>, results: Vec<Buffer>) -> (OfDevice, Vec<Buffer>) {
+        let (mut fixed, mut results) = (fixed.into_iter(), results.into_iter());
+        let params = (0..self.params).map(|k| if self.changed.contains(&k) { results.next() } else { fixed.next() });
+        let params = params.collect::<Option<Vec<_>>>();
         let slots: Vec<Buffer> = results.by_ref().take(self.slots()).collect();
         let (Some(params), Some(count)) = (params, results.next()) else {
             unreachable!("the runtime checks the number of results")
         };
-        Ok((TrainState { params, slots, count }, results.collect()))
+        ((params, slots, count), results.collect())
     }
 }

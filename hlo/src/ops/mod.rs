@@ -6,6 +6,7 @@
 //! | [`elementwise`] | arithmetic, comparison, selection, conversion, bits |
 //! | [`shaping`] | broadcast, reshape, transpose, slice, pad, concatenate, reverse |
 //! | [`dot`] | matrix products |
+//! | [`collective`] | what the replicas of a program do together |
 //! | [`conv`] | convolutions over two spatial axes |
 //! | [`pool`] | maxima and means over windows |
 //! | [`reduce`] | sums and extrema over axes, and what is built from them |
@@ -14,6 +15,7 @@
 //! | [`meta`] | operations on the derivative, not on the value: stop-gradient, custom derivative, tags |
 //! | [`scan`] | the loop |
 
+pub mod collective;
 pub mod conv;
 pub mod dot;
 pub mod elementwise;

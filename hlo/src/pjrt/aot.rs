@@ -1,8 +1,9 @@
 //! Compiling for devices this machine does not have.
 //!
-//! The CUDA and TPU plugins can compile for a *described* device. That proves that a program compiles there
-//! and says what memory it needs; it does not prove that it runs correctly. Targets are `tpu:v5e`, `tpu:v4`
-//! and `cuda:h100`; the H100 is described by the file `h100.txtpb` beside this one.
+//! The CUDA and TPU plugins can compile for *described* devices. That proves that a program compiles there
+//! and says what memory it needs; it does not prove that it runs correctly. Targets are `tpu:v5e` and `tpu:v4`, of which a
+//! topology may be named (`tpu:v5e:2x4`, `tpu:v4:2x2x1`), and `cuda:h100`, of which a number of cards in one machine may be named
+//! (`cuda:h100:8`); the H100 is described by the file `h100.txtpb` beside this one.
 //!
 //! Compilers for other devices crash more readily than one's own, so each compilation runs in a child process:
 //! this very program, called again with [`CHILD`] set to a folder that holds the request. A program that uses
@@ -24,11 +25,12 @@ use super::{
     plugin::{Named, Plugin},
     private,
 };
-use crate::Program;
+use crate::{Program, exchange::Exchanges};
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
     hash::{BuildHasher, Hasher, RandomState},
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -52,33 +54,54 @@ pub struct AotReport {
     pub seconds: f64,
     /// Size of the compiled program; 0 if the plugin cannot serialize for this target.
     pub serialized_bytes: u64,
+    /// What the devices exchange; `None` if the plugin does not return the program.
+    pub exchanges: Option<Exchanges>,
 }
 
 /// A target in the plugin's own terms.
 #[derive(Debug, PartialEq)]
 struct Target {
     kind: PluginKind,
-    topology: &'static str,
+    topology: String,
+    /// Devices of the topology.
+    devices: usize,
     options: Vec<(&'static str, Named)>,
+}
+
+/// Most devices of a topology: a whole TPU v4 pod.
+const MOST_DEVICES: usize = 4096;
+
+/// Sizes of a topology with this many axes, and their product: `2x4`.
+fn topology(text: &str, axes: usize) -> Option<(Vec<usize>, usize)> {
+    let sizes: Option<Vec<usize>> = text.split('x').map(|size| size.parse().ok().filter(|n| *n > 0)).collect();
+    let sizes = sizes.filter(|sizes| sizes.len() == axes)?;
+    let devices = sizes.iter().try_fold(1usize, |product, &n| product.checked_mul(n)).filter(|n| *n <= MOST_DEVICES)?;
+    Some((sizes, devices))
 }
 
 impl Target {
     fn parse(text: &str) -> Result<Target> {
-        let tpu = |topology| Target { kind: PluginKind::Tpu, topology, options: Vec::new() };
-        Ok(match text {
-            // The smallest topologies libtpu accepts: 4 and 8 cores, of which one is used.
-            "tpu:v5e" => tpu("v5e:2x2"),
-            "tpu:v4" => tpu("v4:2x2x1"),
-            "cuda:h100" => Target {
-                kind: PluginKind::Cuda,
-                topology: "h100",
-                options: vec![
-                    ("target_config", Named::Text(include_str!("h100.txtpb").into())),
-                    ("topology", Named::Text("1x1x1".into())),
-                ],
-            },
-            _ => return Err(Error::Target { text: text.to_owned() }),
-        })
+        let wrong = || Error::Target { text: text.to_owned() };
+        let mut words = text.splitn(3, ':');
+        let (kind, model, size) = (words.next(), words.next(), words.next());
+        let tpu = |name: &str, axes: usize, smallest: &str| {
+            let size = size.unwrap_or(smallest);
+            let (_, devices) = topology(size, axes).ok_or_else(wrong)?;
+            Ok(Target { kind: PluginKind::Tpu, topology: format!("{name}:{size}"), devices, options: Vec::new() })
+        };
+        match (kind, model) {
+            // The smallest topologies that libtpu accepts.
+            (Some("tpu"), Some("v5e")) => tpu("v5e", 2, "2x2"),
+            (Some("tpu"), Some("v4")) => tpu("v4", 3, "2x2x1"),
+            (Some("cuda"), Some("h100")) => {
+                let (_, devices) = topology(size.unwrap_or("1"), 1).ok_or_else(wrong)?;
+                let cards = Named::Text(format!("1x1x{devices}"));
+                let config = Named::Text(include_str!("h100.txtpb").into());
+                let options = vec![("target_config", config), ("topology", cards)];
+                Ok(Target { kind: PluginKind::Cuda, topology: "h100".into(), devices, options })
+            }
+            _ => Err(wrong()),
+        }
     }
 }
 
@@ -90,25 +113,34 @@ pub fn plugin_kind(target: &str) -> Result<PluginKind> {
     Ok(Target::parse(target)?.kind)
 }
 
-/// Compiles a program for `target` with the plugin in the file `plugin`, in a child process.
+/// Compiles a program for so many `replicas` on `target`, with the plugin in the file `plugin`, in a child process.
 ///
 /// # Errors
-/// [`Error::Target`] if there is no such target; [`Error::Plugin`] if the compiler rejects the program;
+/// [`Error::Target`] if there is no such target, or it has fewer devices; [`Error::Plugin`] if the compiler rejects the program;
 /// [`Error::AotChild`] if the child dies or hangs, or reports another error.
-pub fn compile(plugin: &Path, target: &str, program: &Program) -> Result<AotReport> {
+pub fn compile(plugin: &Path, target: &str, program: &Program, replicas: NonZeroUsize) -> Result<AotReport> {
     let this = std::env::current_exe().map_err(Error::io("the path of this program"))?;
-    compile_in(Command::new(this), plugin, target, program)
+    compile_in(Command::new(this), plugin, target, program, replicas)
 }
 
 /// As [`compile`], in a child started by `command`, which must reach [`child_main`].
 ///
 /// # Errors
 /// As [`compile`].
-pub fn compile_in(mut command: Command, plugin: &Path, target: &str, program: &Program) -> Result<AotReport> {
-    let kind = Target::parse(target)?.kind;
+pub fn compile_in(
+    mut command: Command,
+    plugin: &Path,
+    target: &str,
+    program: &Program,
+    replicas: NonZeroUsize,
+) -> Result<AotReport> {
+    let Target { kind, devices, .. } = Target::parse(target)?;
+    if replicas.get() > devices {
+        return Err(Error::TargetDevices { target: target.to_owned(), devices, replicas: replicas.get() });
+    }
     let plugin = plugin.canonicalize().map_err(Error::io(plugin))?;
     let folder = Folder::new()?;
-    let request = json!({ "plugin": plugin.display().to_string(), "target": target });
+    let request = json!({ "plugin": plugin.display().to_string(), "target": target, "replicas": replicas.get() });
     cache::write_atomically(&folder.0.join("request.json"), request.to_string().as_bytes())?;
     cache::write_atomically(&folder.0.join("module.pb"), &program.module.to_bytes())?;
     let errors = folder.0.join("stderr");
@@ -160,6 +192,11 @@ fn read_report(report: &Value, failed: impl Fn(String, String) -> Error) -> Resu
         },
         seconds: report["seconds"].as_f64().unwrap_or(0.0),
         serialized_bytes: number("serialized_bytes"),
+        exchanges: report["exchanges"].as_u64().map(|count| Exchanges {
+            count: count as usize,
+            in_loops: number("exchanges_in_loops") as usize,
+            bytes: number("exchanged_bytes"),
+        }),
     })
 }
 
@@ -241,7 +278,9 @@ fn work(folder: &Path) -> Result<Value> {
         });
     }
     let start = Instant::now();
-    let (memory, serialized) = compile_here(&plugin, &target, &module)?;
+    let replicas =
+        request["replicas"].as_u64().and_then(|n| NonZeroUsize::new(n as usize)).unwrap_or(NonZeroUsize::MIN);
+    let (memory, serialized, exchanges) = compile_here(&plugin, &target, &module, replicas)?;
     Ok(json!({
         "seconds": start.elapsed().as_secs_f64(),
         "serialized_bytes": serialized,
@@ -251,6 +290,9 @@ fn work(folder: &Path) -> Result<Value> {
         "temp": memory.temp,
         "peak": memory.peak,
         "generated_code": memory.generated_code,
+        "exchanges": exchanges.map(|e| e.count),
+        "exchanges_in_loops": exchanges.map(|e| e.in_loops),
+        "exchanged_bytes": exchanges.map(|e| e.bytes),
     }))
 }
 
@@ -259,7 +301,12 @@ fn on_path(program: &str) -> bool {
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-fn compile_here(plugin: &Plugin, target: &Target, module: &[u8]) -> Result<(MemoryStats, u64)> {
+fn compile_here(
+    plugin: &Plugin,
+    target: &Target,
+    module: &[u8],
+    replicas: NonZeroUsize,
+) -> Result<(MemoryStats, u64, Option<Exchanges>)> {
     let options: Vec<ffi::NamedValue> = target.options.iter().map(|(name, value)| value.raw(name)).collect();
     let mut topology = ffi::TopologyDescriptionCreate::new();
     topology.name = target.topology.as_ptr().cast();
@@ -270,7 +317,7 @@ fn compile_here(plugin: &Plugin, target: &Target, module: &[u8]) -> Result<(Memo
     unsafe { plugin.call(&mut topology) }?;
 
     let program = executable::hlo_program(module);
-    let compile_options = CompileOptions::default().to_bytes();
+    let compile_options = CompileOptions { replicas, ..CompileOptions::default() }.to_bytes();
     let mut compile = ffi::Compile::new();
     compile.topology = topology.topology;
     compile.program = &program;
@@ -286,8 +333,9 @@ fn compile_here(plugin: &Plugin, target: &Target, module: &[u8]) -> Result<(Memo
             destroy.executable = compile.executable;
             let memory = executable::memory_of(plugin, compile.executable);
             let serialized = executable::serialize(plugin, compile.executable).map_or(0, |bytes| bytes.len() as u64);
+            let exchanges = executable::optimized(plugin, compile.executable).ok().map(|module| Exchanges::of(&module));
             plugin.call(&mut destroy)?;
-            Ok((memory?, serialized))
+            Ok((memory?, serialized, exchanges))
         });
         plugin.call(&mut destroy_topology)?;
         result
@@ -304,7 +352,26 @@ mod tests {
             assert!(target.starts_with(plugin_kind(target).unwrap().name()));
         }
         let error = plugin_kind("tpu:v99").unwrap_err().to_string();
-        assert_eq!(error, "`tpu:v99` names no compile target; use one of tpu:v5e, tpu:v4, cuda:h100");
+        assert_eq!(
+            error,
+            "`tpu:v99` names no compile target; use one of tpu:v5e, tpu:v4, cuda:h100, or a topology: tpu:v5e:2x4, tpu:v4:2x2x1, cuda:h100:8"
+        );
+        for (text, devices) in
+            [("tpu:v5e", 4), ("tpu:v5e:2x4", 8), ("tpu:v4:2x2x1", 4), ("cuda:h100", 1), ("cuda:h100:8", 8)]
+        {
+            assert_eq!(Target::parse(text).unwrap().devices, devices, "{text}");
+        }
+        for wrong in [
+            "tpu:v5e:",
+            "tpu:v5e:2",
+            "tpu:v5e:0x4",
+            "tpu:v4:2x4",
+            "cuda:h100:2x2",
+            "cuda:h100:99999999999",
+            "tpu:v5e:4294967296x4294967296",
+        ] {
+            assert!(Target::parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -313,7 +380,7 @@ mod tests {
         let this = std::env::current_exe().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "echo out of patience >&2; kill -SEGV $$"]);
-        let error = compile_in(command, &this, "tpu:v5e", &program).unwrap_err();
+        let error = compile_in(command, &this, "tpu:v5e", &program, NonZeroUsize::MIN).unwrap_err();
         let Error::AotChild { what, output, .. } = &error else { panic!("{error}") };
         assert!(what.starts_with("died (signal: 11"), "{what}");
         assert_eq!(output, "out of patience");

@@ -10,18 +10,18 @@ use super::{
     plugin::{self, Named, Plugin},
 };
 use crate::{Program, array::Array};
-use std::sync::Arc;
+use std::{fmt, num::NonZeroUsize, str::FromStr, sync::Arc};
 
 /// How a client is created.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClientOptions {
-    /// CPU only: number of (pretended) devices, which share the processor. Default 1.
-    pub cpu_device_count: usize,
+    /// How many devices: on a CPU they are pretended and share the processor. A TPU plugin always takes all that are there. Default 1.
+    pub devices: Devices,
     /// CPU only: threads of the pool that runs programs. Default: one per processor. It travels through the
     /// environment variable `NPROC`, which is set for the process just before the client is created, and
     /// which a compiled program's division of work also follows.
     pub threads: Option<usize>,
-    /// CUDA only: the GPU to use.
+    /// CUDA only: the first GPU to use.
     pub gpu: u32,
     /// CUDA only: share of GPU memory to set aside. Default: the plugin's (three quarters).
     pub memory_fraction: Option<f32>,
@@ -29,12 +29,53 @@ pub struct ClientOptions {
     pub preallocate: Option<bool>,
 }
 
+/// A number of devices. Parsed from a number or `all`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Devices {
+    /// So many.
+    Count(NonZeroUsize),
+    /// All that the plugin finds; of pretended ones, 1.
+    All,
+}
+
+/// Most devices that a CPU can pretend to be: each has threads of its own.
+pub const MOST_DEVICES: usize = 4096;
+
+impl FromStr for Devices {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Devices, String> {
+        if text == "all" {
+            return Ok(Devices::All);
+        }
+        let count = text.parse().ok().filter(|n: &NonZeroUsize| n.get() <= MOST_DEVICES);
+        count
+            .map(Devices::Count)
+            .ok_or_else(|| format!("must be `all` or a number from 1 to {MOST_DEVICES}, got `{text}`"))
+    }
+}
+
+impl fmt::Display for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Devices::Count(n) => n.fmt(f),
+            Devices::All => f.write_str("all"),
+        }
+    }
+}
+
 /// Most threads of the pool: with thousands more, the client takes minutes to start.
 pub const MOST_THREADS: usize = 1024;
 
 impl Default for ClientOptions {
     fn default() -> ClientOptions {
-        ClientOptions { cpu_device_count: 1, threads: None, gpu: 0, memory_fraction: None, preallocate: None }
+        ClientOptions {
+            devices: Devices::Count(NonZeroUsize::MIN),
+            threads: None,
+            gpu: 0,
+            memory_fraction: None,
+            preallocate: None,
+        }
     }
 }
 
@@ -78,7 +119,8 @@ impl Client {
         let mut named: Vec<(&str, Named)> = Vec::new();
         match plugin.kind() {
             PluginKind::Cpu => {
-                named.push(("cpu_device_count", Named::Int(options.cpu_device_count.max(1) as i64)));
+                let count = if let Devices::Count(n) = options.devices { n.get() } else { 1 };
+                named.push(("cpu_device_count", Named::Int(count as i64)));
                 if let Some(threads) = options.threads {
                     if threads > MOST_THREADS {
                         return Err(Error::Threads { got: threads, most: MOST_THREADS });
@@ -87,7 +129,10 @@ impl Client {
                 }
             }
             PluginKind::Cuda => {
-                named.push(("visible_devices", Named::Ints(vec![i64::from(options.gpu)])));
+                if let Devices::Count(n) = options.devices {
+                    let first = i64::from(options.gpu);
+                    named.push(("visible_devices", Named::Ints((first..first + n.get() as i64).collect())));
+                }
                 if let Some(fraction) = options.memory_fraction {
                     named.push(("memory_fraction", Named::Float(fraction)));
                 }
@@ -228,8 +273,8 @@ impl Drop for Client {
     }
 }
 
-impl std::fmt::Debug for Client {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Client({} x {})", self.devices.len(), self.platform.device)
     }
 }

@@ -228,10 +228,26 @@ pub enum Error {
         text: String,
     },
     /// A text that names no ahead-of-time target.
-    #[error("`{text}` names no compile target; use one of {}", super::aot::TARGETS.join(", "))]
+    #[error(
+        "`{text}` names no compile target; use one of {}, or a topology: tpu:v5e:2x4, tpu:v4:2x2x1, cuda:h100:8",
+        super::aot::TARGETS.join(", ")
+    )]
     Target {
         /// The text.
         text: String,
+    },
+    /// A target with fewer devices than replicas.
+    #[error(
+        "each replica needs a device of its own, got {replicas} replicas and {target} with {devices} device(s); name a larger topology, \
+         as tpu:v5e:2x4, tpu:v4:2x2x2 or cuda:h100:8"
+    )]
+    TargetDevices {
+        /// The target.
+        target: String,
+        /// Its devices.
+        devices: usize,
+        /// So many were asked for.
+        replicas: usize,
     },
     /// The child process that compiles ahead of time died or hung.
     #[error("the compiler for {target} {what}; its last words: {output}\nfix: {fix}")]

@@ -30,6 +30,7 @@ use crate::{
     train::{
         optimizer::Optimizer,
         program::Spec,
+        replicas::Parts,
         session::Session,
         sweep::{self, Drive, Row},
         trainer::Settings,
@@ -271,7 +272,8 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
         DriveArg::Both => &[Drive::Scan, Drive::Step],
     };
     let sweep = Sweep::new(args, global)?;
-    let mut results = Results { rows: vec![], net: sweep.net.clone(), batch: sweep.model.batch() };
+    let batch = args.sizes(global).batch;
+    let mut results = Results { rows: vec![], net: sweep.net.clone(), batch };
     let out = args.training.run.out.as_deref();
     let failed = || format!("cannot write results to {}", out.unwrap_or(Path::new("")).display());
     // Methods are measured side by side, so that the machine's moods fall on all of them.
@@ -320,9 +322,9 @@ impl<'a> Sweep<'a> {
         let sizes = args.sizes(global);
         let net = args.net(&sizes, sizes.n_in, ETraceNet::default().n_out)?;
         let (optimizer, objective) = (args.training.optimizer()?, args.training.objective(args.dt)?);
-        let mut session = global.session()?;
+        let mut session = global.session_of(args.training.run.replicas.unwrap_or(common::ONE))?;
         session.options = session.options.uncached(); // compile times are to be those of compiling
-        let model = net.model(sizes.batch);
+        let model = net.model(Parts(session.replicas()).of(sizes.batch).or_usage()?);
         say!(
             "{} inputs, {} x {} neurons ({}), batch {}, {} parameters; {}",
             net.n_in,
@@ -352,6 +354,7 @@ impl<'a> Sweep<'a> {
             optimizer: self.optimizer.clone(),
             steps,
             mean_over_time: config.method == Method::BPTT,
+            parts: Parts(self.session.replicas()),
         };
         let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
         let length = learner.chunk_length(steps);

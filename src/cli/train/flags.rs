@@ -4,6 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
+use hlo::pjrt::Devices;
 
 use super::super::{
     flags::{finite, non_negative, passes, positive, size, threads},
@@ -34,6 +35,9 @@ pub struct RunFlags {
     /// Threads that make batches [default: 1]
     #[arg(long, visible_alias = "num_workers", value_parser = threads)]
     pub n_data_worker: Option<usize>,
+    /// Devices that share each batch, a number or `all`; a CPU pretends to have as many [default: 1]
+    #[arg(long, value_name = "N")]
+    pub replicas: Option<Devices>,
     /// Folder of the run [default: a new one below checkpoints/]
     #[arg(long)]
     pub out: Option<PathBuf>,

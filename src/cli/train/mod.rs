@@ -5,13 +5,13 @@ mod flags;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use hlo::pjrt::{self, aot};
+use hlo::pjrt::{self, Devices, aot};
 use tasks::Split;
 
 pub use super::screen::{BatchReport, EpochReport, Lines, epoch_line};
 pub use flags::{RunFlags, TrainFlags};
 
-use super::{Global, OrUsage, Stopped, common, data, eval, output, resume::Resumed, screen::Screen};
+use super::{Global, OrUsage, Stopped, Usage, common, data, eval, output, resume::Resumed, screen::Screen};
 use crate::{
     experiment::Experiment,
     learn::{Learner, paths::Paths},
@@ -22,6 +22,7 @@ use crate::{
         history::History,
         program::{self, EvalProgram, Spec, TrainProgram, TrainState},
         record::{self, Entry, Setting},
+        replicas::Parts,
         run::{RunDir, RunError},
         session::Session,
         stop,
@@ -52,7 +53,7 @@ fn begin(command: &str, flags: &RunFlags, global: &Global, lines: Lines, mut exp
     experiment.task.make_absolute()?;
     let dir = flags.folder(command, &experiment)?;
     let global = global.with_threads(global.threads());
-    let work = Work::prepare(&global, experiment, lines)?;
+    let work = Work::prepare(&global, flags.replicas.unwrap_or(common::ONE), experiment, lines)?;
     if flags.dry_run {
         return work.show(flags.target.as_deref());
     }
@@ -83,7 +84,7 @@ fn go_on(
 ) -> Result<()> {
     let mut resumed = Resumed::open(dir, command, flags, epochs)?;
     let global = resumed.threads(global);
-    let work = Work::prepare(&global, resumed.experiment.clone(), lines)?;
+    let work = Work::prepare(&global, resumed.replicas(flags), resumed.experiment.clone(), lines)?;
     if flags.dry_run {
         return work.show(flags.target.as_deref());
     }
@@ -111,10 +112,10 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn prepare(global: &'a Global, experiment: Experiment, lines: Lines) -> Result<Work<'a>> {
+    fn prepare(global: &'a Global, replicas: Devices, experiment: Experiment, lines: Lines) -> Result<Work<'a>> {
         let task = experiment.task.open().or_usage()?;
-        let session = global.session()?;
-        let spec = experiment.spec(task.steps());
+        let session = global.session_of(replicas)?;
+        let spec = experiment.spec_of(task.steps(), Parts(session.replicas())).or_usage()?;
         Ok(Work { global, lines, experiment, task, session, spec })
     }
 
@@ -128,7 +129,7 @@ impl<'a> Work<'a> {
     fn compile(&self) -> Result<Programs> {
         let settings = &self.experiment.settings;
         let programs = Programs::new(&self.session, &self.spec, settings)?;
-        programs.need(&self.spec, settings, self.task.as_ref())?.check(&self.session).or_usage()?;
+        programs.need(&self.session, &self.spec, settings, self.task.as_ref())?.check(&self.session).or_usage()?;
         Ok(programs)
     }
 
@@ -218,15 +219,21 @@ fn untrained(learner: &Learner) -> Option<String> {
 /// When the program does not compile, or the plugin of the target is not installed.
 pub fn print_program(session: &Session, spec: &Spec, target: Option<&str>) -> Result<()> {
     let (program, learner) = TrainProgram::lower(spec)?;
-    let (memory, seconds, place) = match target {
+    let (memory, seconds, exchanges, place) = match target {
         None => {
             let executable = session.client.compile(&program, &session.options)?;
-            (executable.memory()?, executable.compile_time().as_secs_f64(), String::new())
+            let seconds = executable.compile_time().as_secs_f64();
+            (executable.memory()?, seconds, executable.exchanges().ok(), String::new())
         }
         Some(target) => {
             let kind = aot::plugin_kind(target).or_usage()?;
-            let report = aot::compile(&pjrt::locate(kind, None, &mut |_| {})?, target, &program)?;
-            (report.memory, report.seconds, format!(" for {target}"))
+            let plugin = pjrt::locate(kind, None, &mut |_| {})?;
+            let report = aot::compile(&plugin, target, &program, session.options.replicas);
+            let report = report.map_err(|error| match error {
+                pjrt::Error::TargetDevices { .. } => Usage(error.into()).into(),
+                other => anyhow::Error::from(other),
+            })?;
+            (report.memory, report.seconds, report.exchanges, format!(" for {target}"))
         }
     };
     if spec.learner.method.is_online() {
@@ -246,7 +253,21 @@ pub fn print_program(session: &Session, spec: &Spec, target: Option<&str>) -> Re
         bytes(memory.alias),
         bytes(memory.temp)
     );
+    let Parts(replicas) = spec.parts;
+    if replicas > 1 {
+        let part = spec.model.batch();
+        let exchange = exchanges.map_or("what they exchange is not known".into(), |e| {
+            let (exchanges, inside) = (counted(e.count, "exchange"), e.in_loops);
+            format!("in an update each brings {} into {exchanges}, {inside} of them in loops", bytes(e.bytes))
+        });
+        say!("{replicas} replicas of {} each, memory as above for each; {exchange}", counted(part, "sequence"));
+    }
     Ok(())
+}
+
+/// `1 exchange`, `2 exchanges`.
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 fn conclude(trainer: &Trainer<'_>, outcome: &Outcome, history: &History, dt: f64, dir: &Path) -> Result<()> {
@@ -265,13 +286,13 @@ fn conclude(trainer: &Trainer<'_>, outcome: &Outcome, history: &History, dt: f64
     }
     if trainer.task.samples(Split::Test)?.is_some() {
         let eval = EvalProgram::new(trainer.session, &trainer.spec)?;
-        let last = trainer.evaluate(&eval, &outcome.state.params, Split::Test)?;
+        let last = trainer.evaluate(&eval, &outcome.state, Split::Test)?;
         say!("test accuracy {:.4}, test loss {:.4} after {at} updates", last.accuracy, last.loss);
         let mut reported = last;
         if trainer.settings.select {
             let Spec { model, optimizer, .. } = &trainer.spec;
             let (best, progress) = checkpoint::load(dir, Name::Best, trainer.session, model, optimizer.rule)?;
-            reported = trainer.evaluate(&eval, &best.params, Split::Test)?;
+            reported = trainer.evaluate(&eval, &best, Split::Test)?;
             say!(
                 "best checkpoint, epoch {} ({} accuracy {:.4}): test accuracy {:.4}, test loss {:.4}",
                 progress.best_epoch,

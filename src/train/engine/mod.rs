@@ -228,7 +228,7 @@ impl<'s> Engine<'s> {
         let slots = results.split_off(trained.len());
         let mut new = results.into_iter();
         let params = kept.into_iter().filter_map(|kept| kept.or_else(|| new.next())).collect();
-        Ok((TrainState { params, slots, count }, number(&norm[0])?))
+        Ok((TrainState::new(params, slots, count), number(&norm[0])?))
     }
 
     /// (trained parameters, slots, count, gradients, lr) to (parameters, slots, count, norm); all but the last two are donated.

@@ -23,7 +23,7 @@ use super::{
     options::CompileOptions,
     plugin::{self, Named},
 };
-use crate::{Program, proto, shape::Shape};
+use crate::{Program, exchange::Exchanges, proto, shape::Shape};
 use prost::Message;
 use signature::Signature;
 use std::{
@@ -248,24 +248,20 @@ impl Executable {
     /// # Errors
     /// [`Error::Plugin`] if the plugin does not return it, or returns something unreadable.
     pub fn optimized_text(&self) -> Result<String> {
-        let mut program = ffi::Program::new();
-        let mut args = ffi::ExecutableOptimizedProgram::new();
-        args.executable = self.handle.executable;
-        args.program = &mut program;
-        // SAFETY: the executable is live. The first call, without memory, fills in the size.
-        unsafe { self.handle.client.plugin.call(&mut args) }?;
-        let mut code = vec![0u8; program.code_size];
-        program.code = code.as_mut_ptr().cast();
-        args.program = &mut program;
-        // SAFETY: the memory has the size just announced.
-        unsafe { self.handle.client.plugin.call(&mut args) }?;
-        let unreadable = |message: String| Error::Plugin {
-            during: "to return the optimised program".into(),
-            code: 0,
-            message: format!("it came in an unknown form: {message}"),
-        };
-        let decoded = proto::ModuleWithConfig::decode(code.as_slice()).map_err(|e| unreadable(e.to_string()))?;
-        Ok(decoded.hlo_module.ok_or_else(|| unreadable("no module in it".into()))?.to_text())
+        Ok(self.optimized()?.to_text())
+    }
+
+    /// What the devices exchange in a run, after optimisation.
+    ///
+    /// # Errors
+    /// As [`Executable::optimized_text`].
+    pub fn exchanges(&self) -> Result<Exchanges> {
+        Ok(Exchanges::of(&self.optimized()?))
+    }
+
+    fn optimized(&self) -> Result<proto::Module> {
+        // SAFETY: the executable is live.
+        unsafe { optimized(&self.handle.client.plugin, self.handle.executable) }
     }
 
     /// The compiled program as bytes, for this plugin build and this processor only.
@@ -282,6 +278,31 @@ impl std::fmt::Debug for Executable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Executable({})", self.signature.program)
     }
+}
+
+/// The module after optimisation.
+///
+/// # Safety
+/// `executable` must be live.
+pub(super) unsafe fn optimized(plugin: &plugin::Plugin, executable: *mut ffi::Executable) -> Result<proto::Module> {
+    let mut program = ffi::Program::new();
+    let mut args = ffi::ExecutableOptimizedProgram::new();
+    args.executable = executable;
+    args.program = &mut program;
+    // SAFETY: by the caller's promise. The first call, without memory, fills in the size.
+    unsafe { plugin.call(&mut args) }?;
+    let mut code = vec![0u8; program.code_size];
+    program.code = code.as_mut_ptr().cast();
+    args.program = &mut program;
+    // SAFETY: the memory has the size just announced.
+    unsafe { plugin.call(&mut args) }?;
+    let unreadable = |message: String| Error::Plugin {
+        during: "to return the optimised program".into(),
+        code: 0,
+        message: format!("it came in an unknown form: {message}"),
+    };
+    let decoded = proto::ModuleWithConfig::decode(code.as_slice()).map_err(|e| unreadable(e.to_string()))?;
+    decoded.hlo_module.ok_or_else(|| unreadable("no module in it".into()))
 }
 
 /// # Safety
