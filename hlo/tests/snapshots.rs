@@ -116,7 +116,6 @@ fn one_of_each() {
             x.dynamic_update(&x.slice_axis(0, 0, 1), &p[1]),
             g.iota(Shape::s32([2, 3]), 1),
             p[1].xor(&p[1].shift_left(4)).bit_and(&p[1].shift_right(31).bit_or(&p[1])),
-            g.replica(),
         ]
         .into_iter()
         .chain(Tensor::all_reduce(&[x.sum(&[0]), x.sum_all()]))

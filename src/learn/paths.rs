@@ -119,7 +119,7 @@ fn signals(prepared: &Prepared, structure: &Structure, vjp: Vjp, rule: &dyn Rule
             Signals { instant: steps.entry_signals().1, ..steps.no_signals() }
         }
         Vjp::SingleStep { attachment } => {
-            let signals = steps.received(steps.signals(attachment), rule, &g.scalar(DType::S32, 0.0));
+            let signals = steps.received(steps.signals(attachment), rule, &g.scalar(DType::S32, 0.0), 1);
             steps.hopped(signals, rule)
         }
         Vjp::MultiStep { .. } => Signals { before: steps.entry_signals().0, ..steps.no_signals() },

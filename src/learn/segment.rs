@@ -376,7 +376,7 @@ impl Learner {
                 (step_sums(steps.entry_signals().1), none.before, none.after, none.direct)
             }
             (None, Vjp::SingleStep { attachment }) => {
-                let found = steps.received(steps.signals(attachment), self.rule(), time);
+                let found = steps.received(steps.signals(attachment), self.rule(), time, self.parts);
                 let found = steps.hopped(found, self.rule());
                 let signal = add_signals(found.after, each(&found.before, &|t| later(t, length)));
                 (step_sums(found.instant), first(&found.before), signal, found.direct)

@@ -107,6 +107,8 @@ pub struct Learner {
     rule: Box<dyn Deref<Target = dyn Rule>>,
     pub(super) config: LearnerConfig,
     batch: usize,
+    /// Devices that share a batch, each with a learner of a part of it.
+    pub(super) parts: usize,
     pub(super) lagged: OnceCell<Lagged>,
     /// Between which numbers each `phi` lies: known where it is made of fixed parameters alone.
     pub(super) ranges: Vec<Range>,
@@ -301,6 +303,7 @@ impl Learner {
             rule,
             config: config.clone(),
             batch: model.batch(),
+            parts: 1,
             lagged: OnceCell::new(),
             ranges,
             readouts,
@@ -308,6 +311,13 @@ impl Learner {
         };
         learner.check_form()?;
         Ok(learner)
+    }
+
+    /// The learner of one of so many devices that share a batch and average their gradients.
+    #[must_use]
+    pub fn shared_by(mut self, parts: usize) -> Learner {
+        self.parts = parts;
+        self
     }
 
     /// The rule.

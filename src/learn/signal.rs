@@ -85,14 +85,16 @@ impl Steps<'_> {
         }
     }
 
-    /// What `rule` makes of signals before they meet traces; `time` are the steps before the chunk, `s32[]`.
-    pub fn received(&self, mut signals: Signals, rule: &dyn Rule, time: &Tensor) -> Signals {
+    /// What `rule` makes of signals before they meet traces; `time` are the steps before the chunk, `s32[]`, and `parts` the number of
+    /// devices that share a batch, whose gradients are averaged.
+    pub fn received(&self, mut signals: Signals, rule: &dyn Rule, time: &Tensor, parts: usize) -> Signals {
         let Some(reception) = rule.reception() else { return signals };
         let receive = |group: usize, moment: Moment, signal: &mut Option<Tensor>| {
             let dims = &self.structure.groups[group].dims;
             let dims = [self.length, dims[0], dims[1]];
             let received = reception.receive(&Received { group, moment, signal: signal.as_ref(), dims, time });
-            *signal = received.map(|t| self.counted(&t));
+            let shared = if reception.adds_up() { parts as f64 } else { 1.0 };
+            *signal = received.map(|t| self.counted(&t)).map(|t| if shared == 1.0 { t } else { t * shared });
         };
         for (moment, all) in [(Moment::After, &mut signals.after), (Moment::Before, &mut signals.before)] {
             for (group, states) in all.iter_mut().enumerate() {

@@ -209,9 +209,9 @@ impl TrainProgram {
     /// When the learner refuses the model.
     pub fn lower(spec: &Spec) -> Result<(Program, Learner), ProgramError> {
         spec.objective.one_class()?;
-        let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
+        let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?.shared_by(spec.parts.0);
         let model = &spec.model;
-        spec.parts.check(model, &spec.objective)?;
+        spec.parts.check(model, &spec.objective, learner.rule())?;
         let update = Update::new(model, spec.optimizer.rule);
         let arguments = update.arguments(model, sequences(model, spec.steps));
         let shapes: Vec<Shape> = arguments.iter().map(|(_, shape)| shape.clone()).collect();

@@ -18,7 +18,7 @@ use hlo::{
 use super::session::{Session, SessionError};
 use crate::{
     cell::Model,
-    learn::{LearnError, Objective},
+    learn::{self, LearnError, Objective},
 };
 
 /// Parameters, slots and count of one device.
@@ -106,12 +106,14 @@ impl Parts {
     /// Refuses what would not be the same with another number of replicas.
     ///
     /// # Errors
-    /// When the model or the objective couples the sequences of a batch.
-    pub fn check(self, model: &Model, objective: &Objective) -> Result<(), LearnError> {
+    /// When model, objective or rule couple the sequences of a batch.
+    pub fn check(self, model: &Model, objective: &Objective, rule: &dyn learn::Rule) -> Result<(), LearnError> {
         let coupled = if objective.regularized() {
             Some(
                 "a regulariser of potentials or rates is a function of their mean over the batch (--v_reg_factor, --spk_reg_factor)",
             )
+        } else if rule.projection().is_some() {
+            Some("uoro has one trace for all sequences of a batch")
         } else {
             model.couples_sequences.as_deref()
         };

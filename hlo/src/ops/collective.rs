@@ -1,18 +1,17 @@
 //! What the replicas of a program do together.
 //!
 //! A program that is compiled for several replicas ([`CompileOptions::replicas`](crate::pjrt::CompileOptions::replicas)) runs on as many
-//! devices in step, each on its own arguments. Here are the only operations in which they learn of each other. In a program of one replica,
-//! and on the host, a sum over all replicas is its operand, and the number of the replica is 0.
+//! devices in step, each on its own arguments. Here is the only operation in which they learn of each other. In a program of one replica,
+//! and on the host, a sum over all replicas is its operand.
 
 use std::rc::Rc;
 
 use crate::{
     evaluate::HostValue,
-    graph::{Graph, Tensor},
+    graph::Tensor,
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
-    range::Range,
-    shape::{DType, Shape},
+    shape::Shape,
 };
 
 /// Sums over all replicas, of several arrays in one exchange.
@@ -56,34 +55,6 @@ impl Primitive for AllReduce {
     }
 }
 
-/// Which of the replicas this is, `u32[]`.
-#[derive(Clone, Debug)]
-pub struct ReplicaId;
-
-impl Primitive for ReplicaId {
-    fn name(&self) -> &'static str {
-        "replica-id"
-    }
-    fn infer(&self, _: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
-        Ok(vec![Shape::new(DType::U32, [])])
-    }
-    fn jvp(&self, _: &[Tensor], _: &[Tensor], _: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
-        vec![None]
-    }
-    fn batch(&self, _: &[Mapped], _: usize) -> Vec<Mapped> {
-        unreachable!("replica-id: values without operands are never mapped")
-    }
-    fn evaluate(&self, _: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
-        vec![HostValue::full(results[0].clone(), 0.0)]
-    }
-    fn emit(&self, e: &mut Emitter<'_>, _: &[i64], results: &[Shape]) -> Vec<i64> {
-        vec![e.push("replica-id", &results[0], &[], |_| {})]
-    }
-    fn range(&self, _: &[Range], _: &[Shape]) -> Range {
-        Range::new(0.0, f64::from(u32::MAX))
-    }
-}
-
 impl Tensor {
     /// The sum of each array over all replicas of the program, in one exchange.
     ///
@@ -93,12 +64,5 @@ impl Tensor {
     pub fn all_reduce(arrays: &[Tensor]) -> Vec<Tensor> {
         let Some(first) = arrays.first() else { panic!("all-reduce: sums at least one array, got none") };
         first.graph().apply_rc(Rc::new(AllReduce), &arrays.iter().collect::<Vec<_>>())
-    }
-}
-
-impl Graph {
-    /// Which of the replicas of the program this is, `u32[]`.
-    pub fn replica(&self) -> Tensor {
-        self.apply(ReplicaId, &[])
     }
 }

@@ -66,7 +66,7 @@ mod wheels;
 
 pub use aot::AotReport;
 pub use buffer::Buffer;
-pub use client::{Client, ClientOptions, DeviceMemory, Devices, Platform};
+pub use client::{Client, ClientOptions, DeviceMemory, Devices, MOST_DEVICES, Platform};
 pub use device::{Device, PluginKind};
 pub use error::{Error, Result};
 pub use executable::{Arg, Cost, Executable, MemoryStats};

@@ -114,6 +114,12 @@ pub struct Received<'a> {
 pub trait Reception {
     /// The signal that takes the place of the one received, in its shape; `None` is zero.
     fn receive(&self, received: &Received<'_>) -> Option<Tensor>;
+
+    /// Whether gradients add up what it gives for the sequences of a batch. A signal that is derived from the loss is already a share of
+    /// their mean.
+    fn adds_up(&self) -> bool {
+        false
+    }
 }
 
 /// Pairs of an input with slopes of the spike that it feeds, before it: [`Rule::non_causal`].

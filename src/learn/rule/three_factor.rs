@@ -51,6 +51,10 @@ impl Reception for ThreeFactor {
         let after = received.moment == Moment::After;
         after.then(|| received.time.graph().full(&Shape::f32(received.dims), self.modulator))
     }
+
+    fn adds_up(&self) -> bool {
+        true
+    }
 }
 
 /// [`ThreeFactor`] with a modulator for each step of a sequence, for [`Learner::with_rule`](crate::learn::Learner::with_rule); after
@@ -91,6 +95,10 @@ impl Reception for Modulated {
         let all = g.literal(&Shape::f32([steps + length]), values);
         let from = received.time.minimum(&g.scalar(DType::S32, steps as f64));
         Some(all.dynamic_slice(&from, length).broadcast(&received.dims, &[0]))
+    }
+
+    fn adds_up(&self) -> bool {
+        true
     }
 }
 

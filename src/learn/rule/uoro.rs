@@ -44,10 +44,7 @@ impl Projection for Uoro {
         let shape = Shape::new(DType::U32, signs.dims);
         let number = |n: usize| g.full(&shape, n as f64);
         let time = signs.time.convert(DType::U32).broadcast(&signs.dims, &[]);
-        // Of the whole batch: a replica has the sequences that follow those of the replicas before it.
-        let first = g.replica() * signs.dims[0] as f64;
-        let row = g.iota(shape.clone(), 0) + first.broadcast(&signs.dims, &[]);
-        let column = g.iota(shape.clone(), 1);
+        let (row, column) = (g.iota(shape.clone(), 0), g.iota(shape.clone(), 1));
         let place = number(signs.group * 256 + signs.state);
         let bits = random::bits(&[&number(self.seed as usize), &place, &time, &row, &column]);
         let one = g.full(&Shape::f32(signs.dims), 1.0);

@@ -1,5 +1,7 @@
 //! `etrace explain`: what a learner sees in a model, and what learning costs.
 
+mod scaling;
+
 use std::{collections::BTreeMap, fmt::Write};
 
 use hlo::{Shape, Value};
@@ -22,6 +24,7 @@ use crate::{
     net::Sizes,
     report::{Align, Table, bytes, count, flops, sizes},
     settings::{Change, Count},
+    train::replicas::Parts,
 };
 
 /// Flags.
@@ -58,6 +61,18 @@ pub struct Args {
     /// Steps per chunk [default: from a memory budget]
     #[arg(long, value_name = "K", value_parser = steps)]
     chunk: Option<usize>,
+    /// Compile for devices that are not here, and predict the time on more of them: tpu:v5e, tpu:v4, cuda:h100, or a topology as
+    /// tpu:v5e:2x4, tpu:v4:2x2x1, cuda:h100:8 (the plugin must be installed)
+    #[arg(long, value_name = "TARGET")]
+    target: Option<String>,
+    /// With --target: devices that share a batch
+    #[arg(long, value_name = "N", requires = "target", default_value = "1", value_parser = replicas)]
+    replicas: usize,
+}
+
+/// A number of devices.
+fn replicas(text: &str) -> Result<usize, String> {
+    Ok(Count { low: 1, high: hlo::pjrt::MOST_DEVICES as u64 }.parse(text)? as usize)
 }
 
 /// A width whose products with others can be counted.
@@ -83,6 +98,11 @@ pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
             "a sequence needs a step that carries loss, got {steps} steps of which {warmup} are warm-up; raise --steps or lower --warmup"
         );
         return Err(error).or_usage();
+    }
+    if let Some(target) = &args.target {
+        all.settings.batch = batch;
+        all.learner.warmup = warmup;
+        return print(&scaling::section(&all, steps, target, Parts(args.replicas))?);
     }
     let base = LearnerConfig { warmup, chunk: args.chunk.or(all.learner.chunk), ..all.learner };
     let report = Report { model: all.net.trace(batch, Mode::Online), steps, base };
