@@ -30,6 +30,8 @@ const BASES: &[(&str, &str, &str)] = &[
     ("ei", "", "--n_rec=8 --dt=20 --batch_size=2 --dry-run"),
     ("shd", "", "--data=DATA --n_rec=8 --nb_layers=2 --data_length=10 --batch_size=2 --select=last --dry-run"),
     ("gesture", "", "--dataset=made --frames=4 --frame-size=32 --n_rec=4 --batch_size=2 --rnn-type=gru --dry-run"),
+    ("campaign", "DATA/campaign.toml", "--dry-run"),
+    ("compare", "RUN", "--out=compare"),
     ("eval", "RUN", "--out=out"),
     ("observe", "RUN", "--samples=1 --out=out"),
     ("analyze hidden-jacobian-cosine", "", ANALYSIS),
@@ -81,6 +83,7 @@ fn prepare(folder: &Folder) {
         fs::create_dir_all(data.join(to).parent().expect("a file has a folder")).expect("a folder");
         fs::copy(samples.join(from), data.join(to)).expect("a sample");
     }
+    fs::write(data.join("campaign.toml"), "base = 'dms-small'").expect("a file");
     let [data, out] = ["data", "run"].map(|name| folder.0.join(name));
     let line = "shd --n_rec=8 --nb_layers=2 --data_length=10 --batch_size=4 --select=last --epochs=1 -q";
     let places = [format!("--data={}", data.display()), format!("--out={}", out.display())];

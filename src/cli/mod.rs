@@ -8,7 +8,9 @@
 //! Errors are one paragraph on standard error: the rule, what was got, what to do next.
 
 pub mod analyze;
+pub mod campaign;
 pub mod common;
+pub mod compare;
 pub mod data;
 pub mod dms;
 pub mod ei;
@@ -73,6 +75,10 @@ enum Command {
     Shd(Box<shd::Args>),
     /// Gestures in front of an event camera: convolutions and event-based recurrent units
     Gesture(Box<gesture::Args>),
+    /// Train many variants of an experiment, and compare them
+    Campaign(campaign::Args),
+    /// Compare runs: what they reached, in what they differ, their curves
+    Compare(compare::Args),
     /// Test a trained network: accuracy, confusions, firing rates
     Eval(eval::Args),
     /// Draw what a trained network does: spikes, potentials, decisions
@@ -98,6 +104,8 @@ impl Command {
             Command::Ei(args) => ei::run(*args, global),
             Command::Shd(args) => shd::run(*args, global),
             Command::Gesture(args) => gesture::run(*args, global),
+            Command::Campaign(args) => campaign::run(&args, global),
+            Command::Compare(args) => compare::run(&args, global),
             Command::Eval(args) => eval::run(&args, global),
             Command::Observe(args) => observe::run(&args, global),
             Command::Analyze(args) => analyze::run(args, global),

@@ -76,11 +76,26 @@ impl History {
 
     /// Mean accuracy of [`WINDOW`] batches, by the number of the last; fewer at the start.
     pub fn smoothed(&self) -> Vec<(u64, f64)> {
+        self.means(|u| u.accuracy)
+    }
+
+    fn means(&self, value: impl Fn(&Update) -> f64) -> Vec<(u64, f64)> {
         let mean = |k: usize| {
             let window = &self.updates[(k + 1).saturating_sub(WINDOW)..=k];
-            window.iter().map(|u| u.accuracy).sum::<f64>() / window.len() as f64
+            window.iter().map(&value).sum::<f64>() / window.len() as f64
         };
         (0..self.updates.len()).map(|k| (self.updates[k].step, mean(k))).collect()
+    }
+
+    /// Mean loss of [`WINDOW`] batches, by the number of the last; fewer at the start.
+    pub fn smoothed_loss(&self) -> Vec<(u64, f64)> {
+        self.means(|u| u.loss)
+    }
+
+    /// How good the run is: the accuracy of the last evaluation, else the mean of the last [`WINDOW`] batches; `None` before the first.
+    pub fn score(&self) -> Option<f64> {
+        let tested = self.evaluations.last().map(|e| e.accuracy);
+        tested.or_else(|| self.smoothed().last().map(|(_, mean)| *mean))
     }
 
     /// The batch at which the mean of [`WINDOW`] batches first reaches `accuracy`.

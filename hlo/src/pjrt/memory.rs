@@ -8,6 +8,11 @@ pub fn process_peak_bytes() -> Option<u64> {
     field(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
+/// Most memory that another process ever had resident, in bytes; `None` if it has ended.
+pub fn peak_bytes_of(process: u32) -> Option<u64> {
+    field(&fs::read_to_string(format!("/proc/{process}/status")).ok()?, "VmHWM:")
+}
+
 /// Memory this process has resident now (`VmRSS`), in bytes.
 pub fn process_bytes() -> Option<u64> {
     field(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")

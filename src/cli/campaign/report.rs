@@ -1,0 +1,193 @@
+//! What came of a campaign: a table, CSV files, curves with bands.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+
+use super::{super::compare::curves, plan::Plan};
+use crate::{
+    experiment::Experiment,
+    plot::Figure,
+    report::{Align, Table},
+    train::{
+        checkpoint::{self, Name, write_atomic},
+        history::History,
+        run::RunDir,
+    },
+};
+
+/// Whether a run has nothing left to do.
+pub fn is_complete(dir: &Path) -> bool {
+    let settings = |experiment: Experiment| experiment.settings;
+    match (RunDir::config(dir).map(settings), checkpoint::progress(dir, Name::Last)) {
+        (Ok(settings), Ok(progress)) => settings.done(&progress) || progress.ending.is_some(),
+        _ => false,
+    }
+}
+
+/// A finished run in a line.
+pub fn line(dir: &Path, took: Duration) -> String {
+    let score = History::read(dir).ok().and_then(|history| history.score());
+    let score = score.map_or("no result".into(), |score| format!("accuracy {score:.4}"));
+    format!("{}: {score}, {:.1} s", dir.display(), took.as_secs_f64())
+}
+
+/// A run with its history.
+struct Done {
+    variant: usize,
+    seed: u64,
+    dir: PathBuf,
+    complete: bool,
+    history: History,
+}
+
+/// All runs that have begun.
+pub struct Report<'a> {
+    plan: &'a Plan,
+    runs: Vec<Done>,
+}
+
+/// The results of a variant.
+struct Row {
+    name: String,
+    runs: usize,
+    scores: Vec<f64>,
+    seconds: Option<f64>,
+}
+
+impl Row {
+    fn mean(&self) -> Option<f64> {
+        (!self.scores.is_empty()).then(|| self.scores.iter().sum::<f64>() / self.scores.len() as f64)
+    }
+
+    /// Standard deviation over the seeds; of one there is none.
+    fn spread(&self) -> Option<f64> {
+        let (mean, n) = (self.mean()?, self.scores.len());
+        let squares: f64 = self.scores.iter().map(|score| (score - mean).powi(2)).sum();
+        (n > 1).then(|| (squares / (n - 1) as f64).sqrt())
+    }
+
+    fn best(&self) -> Option<f64> {
+        self.scores.iter().copied().reduce(f64::max)
+    }
+
+    fn worst(&self) -> Option<f64> {
+        self.scores.iter().copied().reduce(f64::min)
+    }
+
+    /// Numbers as texts, in the order of [`COLUMNS`] after the name.
+    fn cells(&self) -> [String; 6] {
+        let text = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.4}"));
+        [
+            self.runs.to_string(),
+            text(self.mean()),
+            text(self.spread()),
+            text(self.best()),
+            text(self.worst()),
+            text(self.seconds),
+        ]
+    }
+}
+
+const COLUMNS: [&str; 7] =
+    ["variant", "complete runs", "mean accuracy", "standard deviation", "best", "worst", "seconds per batch"];
+
+impl<'a> Report<'a> {
+    /// Reads what the runs of a plan have recorded.
+    ///
+    /// # Errors
+    /// When the metrics of a run cannot be read.
+    pub fn read(plan: &'a Plan) -> Result<Report<'a>> {
+        let mut runs = Vec::new();
+        for run in plan.runs.iter().filter(|run| RunDir::is_run(&run.dir)) {
+            let history = History::read(&run.dir).with_context(|| format!("cannot read {}", run.dir.display()))?;
+            let complete = is_complete(&run.dir);
+            runs.push(Done { variant: run.variant, seed: run.seed, dir: run.dir.clone(), complete, history });
+        }
+        Ok(Report { plan, runs })
+    }
+
+    /// How many runs are complete.
+    pub fn complete(&self) -> usize {
+        self.runs.iter().filter(|run| run.complete).count()
+    }
+
+    /// The complete runs of a variant.
+    fn of(&self, variant: usize) -> impl Iterator<Item = &Done> {
+        self.runs.iter().filter(move |run| run.variant == variant && run.complete)
+    }
+
+    fn rows(&self) -> impl Iterator<Item = Row> {
+        self.plan.variants.iter().enumerate().map(|(k, variant)| {
+            let mut seconds: Vec<f64> = self.of(k).filter_map(|run| run.history.seconds()).collect();
+            seconds.sort_by(f64::total_cmp);
+            Row {
+                name: variant.name.clone(),
+                runs: self.of(k).count(),
+                scores: self.of(k).filter_map(|run| run.history.score()).collect(),
+                seconds: seconds.get(seconds.len() / 2).copied(),
+            }
+        })
+    }
+
+    /// Writes `runs.csv`, `summary.csv` and `curves.svg/.png`.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    pub fn write(&self, out: &Path) -> Result<()> {
+        let mut runs = String::from("variant,seed,complete,updates,accuracy,seconds per batch,folder\n");
+        for run in &self.runs {
+            let number = |x: Option<f64>| x.map(|x| x.to_string()).unwrap_or_default();
+            let cells = [
+                self.plan.variants[run.variant].name.clone(),
+                run.seed.to_string(),
+                run.complete.to_string(),
+                run.history.updates.last().map_or(0, |u| u.step).to_string(),
+                number(run.history.score()),
+                number(run.history.seconds()),
+                run.dir.display().to_string(),
+            ];
+            runs.push_str(&csv(&cells));
+        }
+        let mut summary = csv(&COLUMNS.map(String::from));
+        for row in self.rows() {
+            summary.push_str(&csv(&[&[row.name.clone()], &row.cells()[..]].concat()));
+        }
+        for (name, text) in [("runs.csv", runs), ("summary.csv", summary)] {
+            let path = out.join(name);
+            write_atomic(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        let begun = |(k, variant): (usize, &super::plan::Variant)| {
+            let all: Vec<&History> = self.of(k).map(|run| &run.history).collect();
+            (!all.is_empty()).then(|| (variant.name.clone(), all))
+        };
+        let groups: Vec<(String, Vec<&History>)> = self.plan.variants.iter().enumerate().filter_map(begun).collect();
+        if !groups.is_empty() {
+            curves("Campaign", &groups).save(out.join("curves"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A line of comma-separated values; texts with a comma or a quote are quoted.
+fn csv(cells: &[String]) -> String {
+    let quoted = |cell: &String| {
+        if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.clone() }
+    };
+    cells.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n"
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let align = |k: usize| if k == 0 { Align::Left } else { Align::Right };
+        let mut table = Table::new(COLUMNS.iter().enumerate().map(|(k, c)| (*c, align(k))));
+        for row in self.rows() {
+            table.row([row.name.clone()].into_iter().chain(row.cells()));
+        }
+        write!(f, "{table}")
+    }
+}
