@@ -167,7 +167,8 @@ impl<'a> Report<'a> {
         };
         let groups: Vec<(String, Vec<&History>)> = self.plan.variants.iter().enumerate().filter_map(begun).collect();
         if !groups.is_empty() {
-            curves("Campaign", &groups).save(out.join("curves"))?;
+            let name = out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            curves(&format!("Campaign {name}"), &groups).save(out.join("curves"))?;
         }
         Ok(())
     }
