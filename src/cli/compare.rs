@@ -14,6 +14,7 @@ use crate::{
     plot::{Axis, Figure, Panel, Panels, Series},
     report::{Align, Table},
     say,
+    settings::leaves,
     train::{
         history::{History, WINDOW},
         run::RunDir,
@@ -90,24 +91,13 @@ fn name(dir: &Path, all: &[PathBuf]) -> String {
 fn differing(all: &[&Value]) -> BTreeMap<String, Vec<String>> {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (k, settings) in all.iter().enumerate() {
-        let mut leaves = Vec::new();
-        flatten(settings, "", &mut leaves);
-        for (path, value) in leaves {
-            found.entry(path).or_insert_with(|| vec!["-".into(); all.len()])[k] = value;
+        for (path, value) in leaves(settings) {
+            let text = value.as_str().map_or_else(|| value.to_string(), String::from);
+            found.entry(path).or_insert_with(|| vec!["-".into(); all.len()])[k] = text;
         }
     }
     found.retain(|_, values| values.iter().any(|value| *value != values[0]));
     found
-}
-
-fn flatten(value: &Value, path: &str, found: &mut Vec<(String, String)>) {
-    let Value::Table(table) = value else {
-        let text = value.as_str().map_or_else(|| value.to_string(), String::from);
-        return found.push((path.into(), text));
-    };
-    for (key, value) in table {
-        flatten(value, &if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, found);
-    }
 }
 
 /// Loss and accuracy over updates of groups of runs: the mean of a group, and a band of one standard deviation where it has several. A run that

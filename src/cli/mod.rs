@@ -25,6 +25,7 @@ pub mod plugin;
 mod resume;
 mod screen;
 pub mod shd;
+mod tensorboard;
 pub mod train;
 pub mod train_any;
 pub mod verify;

@@ -36,6 +36,16 @@ impl std::fmt::Display for Change {
     }
 }
 
+/// Single settings by their paths: `net.n_rec`.
+pub fn leaves(config: &Value) -> Vec<(String, &Value)> {
+    let Value::Table(table) = config else { return vec![(String::new(), config)] };
+    let path = |key: &str, rest: String| if rest.is_empty() { key.to_string() } else { format!("{key}.{rest}") };
+    table
+        .iter()
+        .flat_map(|(key, value)| leaves(value).into_iter().map(move |(rest, leaf)| (path(key, rest), leaf)))
+        .collect()
+}
+
 /// `config` with one setting changed.
 ///
 /// A name where there is a table with a name (a network, a neuron, a task) exchanges the thing: its settings are the standard ones,

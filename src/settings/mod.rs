@@ -15,7 +15,7 @@ pub mod node;
 pub mod range;
 pub mod table;
 
-pub use change::{Change, change};
+pub use change::{Change, change, leaves};
 pub use node::{Node, SettingError, read};
 pub use range::{Count, Range};
 pub use table::{Listed, Row};

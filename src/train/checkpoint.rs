@@ -324,6 +324,23 @@ pub fn progress(run: &Path, name: Name) -> Result<Progress, CheckpointError> {
     decode(&read(run, name)?).map(|c| c.progress).map_err(|why| unusable(run, name, why))
 }
 
+/// The values of the parameters in a checkpoint by name, without a device.
+///
+/// # Errors
+/// When the file is missing or damaged.
+pub fn parameters(run: &Path, name: Name) -> Result<(Vec<(String, Vec<f64>)>, Progress), CheckpointError> {
+    let bytes = read(run, name)?;
+    let Contents { progress, tensors } = decode(&bytes).map_err(|why| unusable(run, name, why))?;
+    let values = |view: &TensorView<'_>| -> Vec<f64> {
+        let (values, _) = view.data().as_chunks::<4>();
+        values.iter().map(|v| f32::from_le_bytes(*v).into()).collect()
+    };
+    let mut all = tensors.tensors();
+    all.retain(|(name, view)| view.dtype() == Dtype::F32 && !name.starts_with("slots."));
+    all.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok((all.iter().map(|(name, view)| (name.clone(), values(view))).collect(), progress))
+}
+
 /// Reads a checkpoint back onto the device.
 ///
 /// # Errors
