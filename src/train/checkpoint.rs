@@ -7,7 +7,7 @@
 //! A run keeps the newest checkpoint, the one before it, and the best one, so that damage to one loses little.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
@@ -322,6 +322,19 @@ pub fn make_last(run: &Path, name: Name) -> Result<(), CheckpointError> {
 /// When the file is missing or damaged.
 pub fn progress(run: &Path, name: Name) -> Result<Progress, CheckpointError> {
     decode(&read(run, name)?).map(|c| c.progress).map_err(|why| unusable(run, name, why))
+}
+
+/// The parameters and the rest of a checkpoint by name, those of single precision, without a device.
+///
+/// # Errors
+/// When the file is missing or damaged.
+pub fn arrays(run: &Path, name: Name) -> Result<BTreeMap<String, Vec<f32>>, CheckpointError> {
+    let bytes = read(run, name)?;
+    let Contents { tensors, .. } = decode(&bytes).map_err(|why| unusable(run, name, why))?;
+    let single = tensors.tensors().into_iter().filter(|(_, view)| view.dtype() == Dtype::F32);
+    let values =
+        |view: &TensorView<'_>| view.data().as_chunks::<4>().0.iter().map(|v| f32::from_le_bytes(*v)).collect();
+    Ok(single.map(|(name, view)| (name, values(&view))).collect())
 }
 
 /// Reads a checkpoint back onto the device.
