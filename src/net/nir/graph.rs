@@ -33,6 +33,9 @@ pub struct Plan {
     pub remembered: BTreeSet<String>,
     /// Nodes with a memory after which there is no other.
     pub readout: BTreeSet<String>,
+    /// Pools and Flattens that follow a convolution and nothing else follows it: they are parts of its traced op, which
+    /// drives its neurons position by position only with them.
+    pub folded: BTreeMap<String, Vec<String>>,
 }
 
 /// An error about a node.
@@ -234,7 +237,16 @@ impl Plan {
             }
         }
         let readout = (0..rows.len()).filter(|&k| memory[k] == Memory::Potential && !before[k]);
+        let fixed = |k: usize| matches!(rows[k].name, "SumPool2d" | "AvgPool2d" | "Flatten");
+        let behind = |k: usize| match edges.out[k].as_slice() {
+            &[next] if fixed(next) && edges.into[next].len() == 1 && !recurrent.contains(&(k, next)) => Some(next),
+            _ => None,
+        };
+        let convolutions = (0..rows.len()).filter(|&k| matches!(rows[k].name, "Conv1d" | "Conv2d"));
+        let folded =
+            convolutions.map(|k| (name(k), std::iter::successors(behind(k), |&k| behind(k)).map(name).collect()));
         Ok(Plan {
+            folded: folded.collect(),
             order: order.into_iter().map(name).collect(),
             inputs,
             inner: named(&edges, inner),

@@ -47,7 +47,7 @@ pub struct Kind {
     /// The shape of its values from that of its input.
     pub(super) shape: fn(&Node, &[usize]) -> Shaped,
     /// One step.
-    pub(super) step: fn(&mut Site<'_>, &Tensor) -> Tensor,
+    pub(super) step: fn(&mut Site<'_, '_>, &Tensor) -> Tensor,
 }
 
 impl Kind {
@@ -92,7 +92,7 @@ const SYNAPSE: [(&str, Option<f32>); 2] = [("tau_syn", None), ("w_in", Some(1.0)
 pub const KINDS: &[Kind] = &[
     Kind {
         name: "Input",
-        doc: "The input of the network, in the order of its last axis first",
+        doc: "The input of the network, the last axis fastest",
         sizes: &[list("shape")],
         shape: shapes::stated,
         ..PLAIN
@@ -160,7 +160,7 @@ pub const KINDS: &[Kind] = &[
         doc: "Means over windows of each channel; zeros around the image count",
         sizes: POOL,
         shape: shapes::pool,
-        step: |site, x| site.pool(x) * site.window(),
+        step: |site, x| site.pool(x),
         ..PLAIN
     },
     Kind {

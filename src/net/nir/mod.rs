@@ -174,27 +174,22 @@ impl NirNet {
         let mut values: BTreeMap<&str, Tensor> = BTreeMap::new();
         for name in &plan.order {
             let (name, node) = self.nodes.get_key_value(name).expect("the plan's names are those of the nodes");
-            let inputs = &plan.inputs[name];
-            let incoming = inputs.iter().map(|(from, recurrent)| {
+            if values.contains_key(name.as_str()) {
+                // A part of the op before it.
+                continue;
+            }
+            let incoming = plan.inputs[name].iter().map(|(from, recurrent)| {
                 Some(if *recurrent { self.last(plan, cx, from) } else { values[from.as_str()].clone() })
             });
             let incoming: Vec<_> = incoming.collect();
             let sum = Tensor::sum_of(incoming).unwrap_or_else(|| x.clone());
-            let readout = plan.readout.contains(name);
-            let value = step::Site {
-                cx: &mut *cx,
-                net: self,
-                name,
-                node,
-                input: &plan.inner[name],
-                output: &plan.shapes[name],
-                readout,
+            let shown = step::Site { cx: &mut *cx, net: self, plan, name, node }.step(&sum);
+            for (name, value) in shown {
+                if plan.remembered.contains(name) && self.nodes[name].row().memory != Memory::Potential {
+                    cx.scope(name, |cx| cx.set("last", &value));
+                }
+                values.insert(name, value);
             }
-            .step(&sum);
-            if plan.remembered.contains(name) && node.row().memory != Memory::Potential {
-                cx.scope(name, |cx| cx.set("last", &value));
-            }
-            values.insert(name, value);
         }
         let output = self.end("Output").expect("a plan has an output");
         values[output].clone()

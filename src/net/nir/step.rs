@@ -2,7 +2,7 @@
 
 use hlo::{Shape, Tensor, ops::conv::Slide};
 
-use super::{NirNet, Scheme, kind::Memory, node::Node};
+use super::{NirNet, Plan, Scheme, kind::Memory, node::Node};
 use crate::{
     cell::{Init, Quantity, StateInit, StepContext},
     settings::range,
@@ -15,31 +15,48 @@ pub type Shaped = Result<Vec<usize>, String>;
 pub const LONGEST_DELAY: usize = 256;
 
 /// A node in a step.
-pub struct Site<'a> {
-    pub cx: &'a mut StepContext,
+pub struct Site<'s, 'a> {
+    pub cx: &'s mut StepContext,
     pub net: &'a NirNet,
+    pub plan: &'a Plan,
     pub name: &'a str,
     pub node: &'a Node,
-    /// Shapes of the values that come in and go out.
-    pub input: &'a [usize],
-    pub output: &'a [usize],
-    /// Whether it is a readout: no memory comes after its own.
-    pub readout: bool,
 }
 
-impl Site<'_> {
-    /// One step under the input `x`: `[B, n] -> [B, m]`.
-    pub fn step(mut self, x: &Tensor) -> Tensor {
+impl<'a> Site<'_, 'a> {
+    /// One step under the input `x`, `[B, n] -> [B, m]`: the values of the node, and of those that are parts of its traced op.
+    pub fn step(mut self, x: &Tensor) -> Vec<(&'a str, Tensor)> {
         let row = self.node.row();
-        let y = (row.step)(&mut self, x);
+        let folded = self.plan.folded.get(self.name).filter(|all| !all.is_empty());
+        let values = match folded {
+            Some(_) => self.folded(x),
+            None => vec![(self.name, (row.step)(&mut self, x))],
+        };
         if row.memory == Memory::None && !["Input", "Output", "Threshold"].contains(&row.name) {
-            self.scope(|cx| cx.observe(Quantity::Other("value"), &y));
+            for (name, y) in &values {
+                self.cx.scope(name, |cx| cx.observe(Quantity::Other("value"), y));
+            }
         }
-        y
+        values
+    }
+
+    /// The shape of what comes in.
+    fn input(&self) -> &'a [usize] {
+        &self.plan.inner[self.name]
+    }
+
+    /// The shape of what goes out.
+    fn output(&self) -> &'a [usize] {
+        &self.plan.shapes[self.name]
     }
 
     fn scope<R>(&mut self, body: impl FnOnce(&mut StepContext) -> R) -> R {
-        if self.readout { self.cx.readout(self.name, body) } else { self.cx.scope(self.name, body) }
+        // A readout has no memory after its own.
+        if self.plan.readout.contains(self.name) {
+            self.cx.readout(self.name, body)
+        } else {
+            self.cx.scope(self.name, body)
+        }
     }
 
     /// An array as it is stored.
@@ -62,7 +79,7 @@ impl Site<'_> {
     /// An array as one value for each value of the input, `[n]`; `[B, n]` if it is trained.
     pub fn each(&mut self, quantity: &str) -> Tensor {
         let stored = self.array(quantity);
-        let all = spread(&stored, self.input);
+        let all = spread(&stored, self.input());
         match self.net.trains(quantity) {
             false => all,
             // Times are kept where a step of either scheme is stable.
@@ -140,41 +157,59 @@ impl Site<'_> {
         let weight = self.array("weight").transpose(&[1, 0]);
         let y = self.cx.matmul(self.name, x, &weight);
         match self.node.arrays.contains_key("bias") {
-            true => y + self.bias(),
+            true => {
+                let bias = self.array("bias");
+                y + self.cx.elementwise(self.name, &bias)
+            }
             false => y,
         }
     }
 
-    /// The bias of each output channel, as a traced op.
+    /// The bias of each output channel for each of the values, `[n]`.
     fn bias(&mut self) -> Tensor {
-        let bias = self.array("bias");
-        let n = self.output.iter().product();
-        let all = bias.broadcast(self.output, &[0]).reshape(&[n]);
-        self.cx.elementwise(self.name, &all)
+        let n = self.output().iter().product();
+        let output = self.output();
+        self.array("bias").broadcast(output, &[0]).reshape(&[n])
     }
 
     /// Conv1d and Conv2d: values are `[C, H, W]` (`[C, N]`), the weight `[out, in / groups, kernel..]`.
     pub fn convolution(&mut self, x: &Tensor) -> Tensor {
         let weight = self.array("weight");
-        let form = Form::of(self.node, self.input).expect("shapes were checked");
+        let form = Form::of(self.node, self.input()).expect("shapes were checked");
         let y = self.cx.traced(self.name, x, &weight, |x, w| form.apply(x, w));
-        y + self.bias()
+        let bias = self.bias();
+        y + self.cx.elementwise(self.name, &bias)
     }
 
-    /// The sum over each window.
+    /// A convolution with the pools behind it as one traced op; the values between are for who looks at them.
+    fn folded(&mut self, x: &Tensor) -> Vec<(&'a str, Tensor)> {
+        let (plan, net) = (self.plan, self.net);
+        let chain = &plan.folded[self.name];
+        let after = |name: &String, x: &Tensor| match net.nodes[name].kind.as_str() {
+            "Flatten" => x.clone(),
+            _ => pool(&net.nodes[name], &plan.inner[name], x),
+        };
+        let (weight, bias) = (self.array("weight"), self.bias());
+        let form = Form::of(self.node, self.input()).expect("shapes were checked");
+        let mut values = vec![(self.name, form.apply(x, &weight) + &bias)];
+        for name in &chain[..chain.len() - 1] {
+            let value = after(name, &values[values.len() - 1].1);
+            values.push((name, value));
+        }
+        let y = self
+            .cx
+            .traced(self.name, x, &weight, |x, w| chain.iter().fold(form.apply(x, w), |y, name| after(name, &y)));
+        let n = bias.dims()[0];
+        let bias = chain.iter().fold(bias.reshape(&[1, n]), |y, name| after(name, &y));
+        let m = bias.dims()[1];
+        let y = y + self.cx.elementwise(self.name, &bias.reshape(&[m]));
+        values.push((&chain[chain.len() - 1], y));
+        values
+    }
+
+    /// SumPool2d and AvgPool2d.
     pub fn pool(&mut self, x: &Tensor) -> Tensor {
-        let window = Window::of(self.node).expect("shapes were checked");
-        let &[channels, height, width] = self.input else { unreachable!("shapes were checked") };
-        let batch = x.dims()[0];
-        let image = x.reshape(&[batch * channels, height, width, 1]);
-        let ones = x.graph().full(&Shape::f32([window.kernel[0], window.kernel[1], 1, 1]), 1.0);
-        let y = image.conv_general(&ones, [window.slide(0), window.slide(1)]);
-        y.reshape(&[batch, self.output.iter().product()])
-    }
-
-    /// 1 / the elements of a window.
-    pub fn window(&self) -> f64 {
-        Window::of(self.node).map_or(1.0, |window| 1.0 / (window.kernel[0] * window.kernel[1]) as f64)
+        pool(self.node, self.input(), x)
     }
 
     /// The value of some steps before: states hand it on, and each neuron takes the one of its delay.
@@ -198,6 +233,19 @@ impl Site<'_> {
         self.scope(|cx| cx.observe(Quantity::Other("value"), &taken));
         taken
     }
+}
+
+/// The sum or the mean over each window of an image `[C, H, W]`.
+fn pool(node: &Node, input: &[usize], x: &Tensor) -> Tensor {
+    let window = Window::of(node).expect("shapes were checked");
+    let &[channels, height, width] = input else { unreachable!("shapes were checked") };
+    let batch = x.dims()[0];
+    let image = x.reshape(&[batch * channels, height, width, 1]);
+    let ones = x.graph().full(&Shape::f32([window.kernel[0], window.kernel[1], 1, 1]), 1.0);
+    let y = image.conv_general(&ones, [window.slide(0), window.slide(1)]);
+    let n = channels * y.dims()[1] * y.dims()[2];
+    let y = y.reshape(&[batch, n]);
+    if node.kind == "AvgPool2d" { y * (1.0 / (window.kernel[0] * window.kernel[1]) as f64) } else { y }
 }
 
 /// Whole steps in a time.
