@@ -167,7 +167,7 @@ fn neurons() -> Vec<Node> {
     let n = 3;
     let tau = || spread(&[n], 0.004, 0.003);
     let leaky = || [("r", spread(&[n], 2.0, 0.5)), ("v_leak", spread(&[n], -0.1, 0.2))];
-    let spiking = || [("v_threshold", spread(&[n], 0.3, 0.1)), ("v_reset", spread(&[n], -0.2, 0.1))];
+    let spiking = || [("v_threshold", spread(&[n], 0.3137, 0.1)), ("v_reset", spread(&[n], -0.2, 0.1))];
     let synapse = || [("tau_syn", spread(&[n], 0.002, 0.002)), ("w_in", spread(&[n], 1.0, 0.4))];
     vec![
         node("I", [("r", spread(&[n], 100.0, 30.0))]),
@@ -450,7 +450,7 @@ fn what_has_no_counterpart_is_refused_by_name() {
     let cases: Vec<(Change, &str)> = vec![
         (
             Box::new(|n| n.kind = "AdLIF".into()),
-            "node `node` is of type `AdLIF`, which has no counterpart here; the nearest is",
+            "node `node` is of type `AdLIF`, which has no counterpart here; known are Input, Output",
         ),
         (put("tau_ahp", single(&[3], &[1.0; 3])), "node `node` holds `tau_ahp`, which has no counterpart in LIF"),
         (Box::new(|n| drop(n.values.remove("tau"))), "node `node` lacks `tau`, which every LIF has"),

@@ -160,6 +160,9 @@ fn rows(net: &NirNet) -> Result<Vec<&'static Kind>, SettingError> {
         )));
     }
     let row = |(name, node): (&String, &super::Node)| {
+        if name.is_empty() || name.contains(super::arrows::ARROW) {
+            return Err(at(name, "has a name, without an arrow in it"));
+        }
         let known: Vec<&str> = KINDS.iter().map(|row| row.name).collect();
         let kind = &node.kind;
         let row = Kind::find(kind);

@@ -4,7 +4,8 @@ use hlo::Tensor;
 
 use super::{
     node::Node,
-    step::{Shaped, Site, shapes},
+    shape::{self, Shaped},
+    step::Site,
 };
 
 /// What a node keeps from step to step.
@@ -65,7 +66,7 @@ const PLAIN: Kind = Kind {
     sizes: &[],
     derived: &[],
     memory: Memory::None,
-    shape: shapes::same,
+    shape: shape::same,
     step: |_, x| x.clone(),
 };
 
@@ -94,21 +95,21 @@ pub const KINDS: &[Kind] = &[
         name: "Input",
         doc: "The input of the network, the last axis fastest",
         sizes: &[list("shape")],
-        shape: shapes::stated,
+        shape: shape::stated,
         ..PLAIN
     },
     Kind {
         name: "Output",
         doc: "The output of the network; several axes become one",
         sizes: &[list("shape")],
-        shape: shapes::output,
+        shape: shape::output,
         ..PLAIN
     },
     Kind {
         name: "Affine",
         doc: "A dense traced op and a bias: `y = W x + b`",
         arrays: &[("weight", None), ("bias", None)],
-        shape: shapes::dense,
+        shape: shape::dense,
         step: |site, x| site.dense(x),
         ..PLAIN
     },
@@ -116,7 +117,7 @@ pub const KINDS: &[Kind] = &[
         name: "Linear",
         doc: "A dense traced op: `y = W x`",
         arrays: &[("weight", None)],
-        shape: shapes::dense,
+        shape: shape::dense,
         step: |site, x| site.dense(x),
         ..PLAIN
     },
@@ -133,7 +134,7 @@ pub const KINDS: &[Kind] = &[
         arrays: &[("weight", None), ("bias", None)],
         sizes: &[one("stride", Some(1)), one("padding", Some(0)), one("dilation", Some(1)), one("groups", Some(1))],
         derived: &["input_shape"],
-        shape: shapes::convolution,
+        shape: shape::convolution,
         step: |site, x| site.convolution(x),
         ..PLAIN
     },
@@ -143,7 +144,7 @@ pub const KINDS: &[Kind] = &[
         arrays: &[("weight", None), ("bias", None)],
         sizes: &[pair("stride", Some(1)), pair("padding", Some(0)), pair("dilation", Some(1)), one("groups", Some(1))],
         derived: &["input_shape"],
-        shape: shapes::convolution,
+        shape: shape::convolution,
         step: |site, x| site.convolution(x),
         ..PLAIN
     },
@@ -151,7 +152,7 @@ pub const KINDS: &[Kind] = &[
         name: "SumPool2d",
         doc: "Sums over windows of each channel, zeros around the image",
         sizes: POOL,
-        shape: shapes::pool,
+        shape: shape::pool,
         step: |site, x| site.pool(x),
         ..PLAIN
     },
@@ -159,7 +160,7 @@ pub const KINDS: &[Kind] = &[
         name: "AvgPool2d",
         doc: "Means over windows of each channel; zeros around the image count",
         sizes: POOL,
-        shape: shapes::pool,
+        shape: shape::pool,
         step: |site, x| site.pool(x),
         ..PLAIN
     },
@@ -168,7 +169,7 @@ pub const KINDS: &[Kind] = &[
         doc: "Axes become one; values keep their order",
         sizes: &[one("start_dim", Some(1)), one("end_dim", Some(-1))],
         derived: &["input_type"],
-        shape: shapes::flatten,
+        shape: shape::flatten,
         ..PLAIN
     },
     Kind {

@@ -4,6 +4,7 @@
 //! node     what a configuration says of a node: its type, the shapes and ranges of its arrays
 //! kind     the table of types: which quantities, which shape, which step
 //! graph    in which order nodes are computed, which edges are recurrent, which shapes values have
+//! shape    the shapes of nodes' values, convolutions and pools
 //! step     the equations
 //! import   from a file to a network and its parameters, and what is refused
 //! export   from a network and its parameters to a file
@@ -19,6 +20,7 @@ mod graph;
 pub mod import;
 pub mod kind;
 mod node;
+mod shape;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,7 +86,8 @@ pub struct NirNet {
     /// Variance of the weights of a network that starts afresh, in units of 1/fan-in.
     #[serde(deserialize_with = "range::non_negative")]
     pub weight_scale: f64,
-    /// From, to.
+    /// From, to; `from -> to` in a configuration.
+    #[serde(with = "arrows")]
     pub edges: Vec<[String; 2]>,
     /// Derivative of a spike.
     pub surrogate: Surrogate,
@@ -120,6 +123,26 @@ impl Default for NirNet {
             nodes: nodes.into_iter().map(|(name, node)| (name.to_string(), node)).collect(),
             ..NirNet::bare(Scheme::Euler, 1.0, TimeUnit::S)
         }
+    }
+}
+
+/// Edges as `from -> to`.
+mod arrows {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    /// What is between two names, and in none of them.
+    pub const ARROW: &str = " -> ";
+
+    pub fn serialize<S: Serializer>(edges: &[[String; 2]], to: S) -> Result<S::Ok, S::Error> {
+        edges.iter().map(|edge| edge.join(ARROW)).collect::<Vec<_>>().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<[String; 2]>, D::Error> {
+        let edge = |text: String| match text.split_once(ARROW) {
+            Some((from, to)) => Ok([from.to_string(), to.to_string()]),
+            None => Err(D::Error::custom(format!("must be texts `from -> to`, got `{text}`"))),
+        };
+        Vec::<String>::deserialize(from)?.into_iter().map(edge).collect()
     }
 }
 

@@ -123,6 +123,8 @@ impl Hdf5 {
     pub fn members(&self, address: u64, name: &str) -> Result<Option<BTreeMap<String, u64>>> {
         // An entry takes more memory than it takes room in a file, so there must not be very many.
         let most = self.bytes.len() / 32;
+        // Nor may names share bytes: together they are no longer than the file.
+        let mut room = self.bytes.len();
         let mut all = BTreeMap::new();
         let is_group = header::links(&self.bytes, address, name, |link| {
             let shown = || String::from_utf8_lossy(link.name).chars().take(40).collect::<String>();
@@ -132,7 +134,9 @@ impl Hdf5 {
             let Some(to) = link.to else {
                 return Err(Fault::unsupported(format!("{member} in {name} is a soft or an external link")));
             };
-            if all.len() >= most || all.insert(member.to_owned(), to).is_some() {
+            let left = room.checked_sub(link.name.len());
+            room = left.unwrap_or_default();
+            if left.is_none() || all.len() >= most || all.insert(member.to_owned(), to).is_some() {
                 let rule = format!("the group {name} has at most {most} members, each with a name of its own");
                 return Err(Fault::new(rule, format!("{} is one more", shown())));
             }
