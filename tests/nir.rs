@@ -1,6 +1,7 @@
 //! `etrace import` and `etrace export`: fixtures of the Python package `nir` with the values of another simulator, runs made of them, and
 //! networks of LIF neurons on their way out and back. Nodes one by one are in `tests/nir_nodes.rs`.
 
+#[allow(dead_code, reason = "other tests use the rest")]
 #[path = "common/runs.rs"]
 mod runs;
 

@@ -34,79 +34,70 @@ type Stored = (Vec<usize>, Vec<f32>);
 /// # Errors
 /// When the file cannot be read, or a node differs.
 pub fn run(path: &Path, session: &Session, model: &Model, net: &NirNet) -> Result<()> {
-    let stored = read(path).map_err(|why| {
-        usage(format!("--check takes an .npz file with arrays [T, n], but {}: {why}", path.display()))
-    })?;
+    let name = path.display();
+    let stored = read(path).map_err(|why| usage(format!("--check takes an .npz file, but {name}: {why}")))?;
     let Some((shape, input)) = stored.get("input") else {
-        bail!(usage(format!(
-            "--check needs an array `input` of shape [T, {}], but {} has none",
-            net.n_in(),
-            path.display()
-        )));
+        bail!(usage(format!("--check needs an array `input` of shape [T, {}], but {name} has none", net.n_in())));
     };
     let (steps, n) = (shape.first().copied().unwrap_or(0), net.n_in());
     if steps == 0 || input.len() != steps * n {
         bail!(usage(format!("--check needs an `input` of shape [T, {n}], got {shape:?}")));
     }
-    let batch = model.batch();
-    let repeated = (0..steps).flat_map(|t| (0..batch).flat_map(move |_| (0..n).map(move |i| (t, i))));
-    let values: Vec<f32> = repeated.map(|(t, i)| input[t * n + i]).collect();
-    let inputs = Array::f32(values, [steps, batch, n])?;
-    let engine = Engine::new(
-        session,
-        model,
-        &Objective::default(),
-        &LearnerConfig { method: Method::BPTT, ..LearnerConfig::default() },
-    )?;
-    let params = engine.start(Rule::Sgd, 0)?.params;
-    let seen = engine.observe(&params, &engine.states(0, 0)?, &inputs)?;
-    let mut table = Table::new([
-        ("node", Align::Left),
-        ("values", Align::Right),
-        ("largest difference", Align::Right),
-        ("spikes that differ", Align::Right),
-    ]);
+    let columns = [("node", Align::Left), ("values", Align::Right), ("largest difference", Align::Right)];
+    let mut table = Table::new(columns.into_iter().chain([("spikes that differ", Align::Right)]));
     let (mut compared, mut wrong) = (0, Vec::new());
-    for (observable, array) in &seen.observed {
-        let spiking = net.nodes[&observable.layer].row().arrays.iter().any(|a| a.0.ends_with("threshold"));
-        let Some((_, want)) = stored.get(&observable.layer) else { continue };
-        if spiking != (observable.quantity == Quantity::Spike) {
-            continue;
-        }
-        let got = of_first(&array.to_vec::<f32>()?, steps, batch);
+    for (node, spiking, got) in simulate(session, model, net, input, steps)? {
+        let Some((shape, want)) = stored.get(&node) else { continue };
         if got.len() != want.len() {
+            let each = got.len() / steps;
             bail!(usage(format!(
-                "`{}` has {} values in {} steps, but the array of that name has {}",
-                observable.layer,
-                got.len(),
-                steps,
-                want.len()
+                "`{node}` has {each} values in a step, but the array of that name has the shape {shape:?}"
             )));
         }
-        let apart = |(a, b): (&f32, &f32)| (a - b).abs() / b.abs().max(1.0);
-        let most = got.iter().zip(want).map(apart).fold(0.0f32, |m, d| if d.is_nan() { d } else { m.max(d) });
+        let apart = got.iter().zip(want).map(|(a, b)| (a - b).abs() / b.abs().max(1.0));
+        // What is no number is not close.
+        let most = apart.fold(0.0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
         let spikes = got.iter().zip(want).filter(|(a, b)| a != b).count();
-        if !(most <= TOLERANCE) {
-            wrong.push(observable.layer.clone());
-        }
         compared += 1;
         let shown = if spiking { spikes.to_string() } else { String::new() };
-        table.row([observable.layer.clone(), got.len().to_string(), format!("{most:.1e}"), shown]);
+        table.row([node.clone(), got.len().to_string(), format!("{most:.1e}"), shown]);
+        wrong.extend((most > TOLERANCE).then_some(node));
     }
     if compared == 0 {
-        bail!(usage(format!(
-            "--check needs arrays with names of nodes, but {} has {:?}",
-            path.display(),
-            stored.keys()
-        )));
+        bail!(usage(format!("--check needs arrays with names of nodes, but {name} has {:?}", stored.keys())));
     }
     say!("{table}");
     if wrong.is_empty() {
-        say!("{compared} nodes agree with {} to {TOLERANCE:e}", path.display());
+        say!("{compared} nodes agree with {name} to {TOLERANCE:e}");
         return Ok(());
     }
-    say!("{} differ from {}: is --dt or --scheme another there? No run was written", wrong.join(", "), path.display());
+    say!("{} differ from {name}: is --dt or --scheme another there? No run was written", wrong.join(", "));
     Err(Failed.into())
+}
+
+/// The name of each node that shows values, whether these are spikes, and its values of `steps` steps under the input `[T, n_in]`, `[T, n]`.
+fn simulate(
+    session: &Session,
+    model: &Model,
+    net: &NirNet,
+    input: &[f32],
+    steps: usize,
+) -> Result<Vec<(String, bool, Vec<f32>)>> {
+    let (batch, n) = (model.batch(), net.n_in());
+    let values: Vec<f32> = (0..steps).flat_map(|t| input[t * n..][..n].repeat(batch)).collect();
+    let inputs = Array::f32(values, [steps, batch, n])?;
+    let config = LearnerConfig { method: Method::BPTT, ..LearnerConfig::default() };
+    let engine = Engine::new(session, model, &Objective::default(), &config)?;
+    let params = engine.start(Rule::Sgd, 0)?.params;
+    let seen = engine.observe(&params, &engine.states(0, 0)?, &inputs)?;
+    let mut all = Vec::new();
+    for (observable, array) in &seen.observed {
+        let spiking = net.nodes[&observable.layer].row().arrays.iter().any(|a| a.0.ends_with("threshold"));
+        if spiking == (observable.quantity == Quantity::Spike) {
+            all.push((observable.layer.clone(), spiking, of_first(&array.to_vec::<f32>()?, steps, batch)));
+        }
+    }
+    Ok(all)
 }
 
 /// The first of equal sequences, `[T, B, n]` to `[T, n]`.

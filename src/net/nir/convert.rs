@@ -50,6 +50,9 @@ fn none(net: &str, doc: &str) -> ImportError {
     ))
 }
 
+/// An array of a node: name, shape, values.
+type Quantity = (&'static str, Vec<usize>, Vec<f32>);
+
 struct Converter<'a> {
     net: NirNet,
     params: Params,
@@ -80,7 +83,7 @@ impl Converter<'_> {
         self.net.edges.push([from.into(), to.into()]);
     }
 
-    fn node(&mut self, name: &str, kind: &str, arrays: Vec<(&str, Vec<usize>, Vec<f32>)>) {
+    fn node(&mut self, name: &str, kind: &str, arrays: Vec<Quantity>) {
         let extents = arrays.iter().map(|(q, shape, values)| (*q, Extent::of(shape, values)));
         self.net.nodes.insert(name.into(), Node::new(kind, extents.collect::<BTreeMap<_, _>>()));
         self.params.extend(arrays.into_iter().map(|(q, _, values)| (format!("{name}.{q}"), values)));
@@ -141,13 +144,7 @@ impl Converter<'_> {
     }
 
     /// `tau`, `r` and `v_leak` of `n` neurons; a delta input is not multiplied by `1 - k`.
-    fn membrane(
-        &self,
-        tau: &Tau,
-        name: &str,
-        n: usize,
-        delta: bool,
-    ) -> Result<Vec<(&'static str, Vec<usize>, Vec<f32>)>, ImportError> {
+    fn membrane(&self, tau: &Tau, name: &str, n: usize, delta: bool) -> Result<Vec<Quantity>, ImportError> {
         let taus: Vec<f64> = match tau {
             Tau::Scalar(tau) => vec![*tau; n],
             _ => self.values(&format!("{name}.tau"), n)?.iter().map(|&tau| tau.into()).collect(),

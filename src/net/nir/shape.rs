@@ -215,7 +215,7 @@ impl Window {
 }
 
 /// The sum or the mean over each window of an image `[C, H, W]`.
-pub fn pool(node: &Node, input: &[usize], x: &Tensor) -> Tensor {
+pub fn pooled(node: &Node, input: &[usize], x: &Tensor) -> Tensor {
     let window = Window::of(node).expect("shapes were checked");
     let &[channels, height, width] = input else { unreachable!("shapes were checked") };
     let batch = x.dims()[0];

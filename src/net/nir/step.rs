@@ -6,7 +6,7 @@ use super::{
     NirNet, Plan, Scheme,
     kind::Memory,
     node::Node,
-    shape::{Form, pool},
+    shape::{Form, pooled},
 };
 use crate::{
     cell::{Init, Quantity, StateInit, StepContext},
@@ -189,7 +189,7 @@ impl<'a> Site<'_, 'a> {
         let chain = &plan.folded[self.name];
         let after = |name: &String, x: &Tensor| match net.nodes[name].kind.as_str() {
             "Flatten" => x.clone(),
-            _ => pool(&net.nodes[name], &plan.inner[name], x),
+            _ => pooled(&net.nodes[name], &plan.inner[name], x),
         };
         let (weight, bias) = (self.array("weight"), self.bias());
         let form = Form::of(self.node, self.input()).expect("shapes were checked");
@@ -211,7 +211,7 @@ impl<'a> Site<'_, 'a> {
 
     /// SumPool2d and AvgPool2d.
     pub fn pool(&mut self, x: &Tensor) -> Tensor {
-        pool(self.node, self.input(), x)
+        pooled(self.node, self.input(), x)
     }
 
     /// The value of some steps before: states hand it on, and each neuron takes the one of its delay.
