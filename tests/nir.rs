@@ -1,12 +1,13 @@
 //! `etrace import` and `etrace export`: fixtures of the Python package `nir` with the values of another simulator, runs made of them, and
 //! networks of LIF neurons on their way out and back. Nodes one by one are in `tests/nir_nodes.rs`.
 
-#[allow(dead_code, reason = "other tests use the rest")]
 #[path = "common/runs.rs"]
-mod runs;
+#[allow(dead_code, reason = "each file of tests uses a part")]
+mod common;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use common::{Folder, etrace, fails, metrics, succeeds};
 use etrace::{
     cell::{Init, Mode, Model},
     experiment::Experiment,
@@ -21,7 +22,6 @@ use etrace::{
     },
 };
 use hlo::{HostValue, array::Array};
-use runs::{Folder, etrace, fails, metrics, succeeds};
 use tasks::nir::Graph;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tasks/data/nir");
