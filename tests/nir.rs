@@ -223,6 +223,11 @@ fn what_is_wrong_is_said() {
         ),
         (format!("import {fixture} --check {text} --out {run}"), "--check takes an .npz file"),
         (format!("import {fixture} --resume {run}"), "import makes a new run"),
+        (
+            format!("import {fixture} --set net.dt=2 --out {run}"),
+            "--set may change net.diff_spike, net.surrogate and net.weight_scale",
+        ),
+        (format!("import {fixture} --set net=gru --out {run}"), "--set may change net.diff_spike"),
         (format!("export {run} --nir {text}"), "export takes the folder of a run"),
     ] {
         let error = fails(&line, 2);

@@ -305,3 +305,68 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture(name: &str) -> Graph {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/nir").join(name);
+        Graph::open(&path).unwrap()
+    }
+
+    /// The numbers that h5py reads from 4 x 2 compressed chunks of 75 x 24.
+    #[test]
+    fn chunks_join_along_both_axes() {
+        let graph = fixture("conv.nir");
+        let Value { dims, values: Values::Single(all) } = &graph.nodes["linear"].values["weight"] else { panic!() };
+        assert_eq!(dims, &[300, 48]);
+        let at = |i: usize, j: usize| all[48 * i + j];
+        let got = [at(0, 0), at(74, 23), at(75, 24), at(74, 24), at(299, 47)];
+        assert_eq!(got, [0.41624847, -1.7826015, -0.4886435, 1.2905866, 0.5773787]);
+        let sum: f64 = all.iter().map(|&v| f64::from(v).abs()).sum();
+        assert!((sum - 11480.42056396605).abs() < 1e-6, "{sum}");
+    }
+
+    #[test]
+    fn a_graph_is_written_and_read_back() {
+        for name in ["feedforward_lif.nir", "recurrent_cubalif.nir", "conv.nir", "nested.nir"] {
+            let graph = fixture(name);
+            let again = Graph::from_bytes(graph.to_bytes(), Path::new("written.nir")).unwrap();
+            assert_eq!(again, graph, "{name}");
+        }
+        assert_eq!(fixture("conv.nir").version.as_deref(), Some("1.0.8"));
+        let author = &fixture("nested.nir").metadata["author"].values;
+        assert_eq!(author, &Values::Texts(vec!["forms.py".into()]));
+    }
+
+    #[test]
+    fn what_is_no_graph_is_refused() {
+        let refused = |members: Vec<(&str, Item)>| {
+            let root = members.into_iter().map(|(name, item)| (name.to_string(), item)).collect();
+            Graph::from_bytes(write(root), Path::new("made.nir")).unwrap_err().to_string()
+        };
+        let graph = |nodes: Vec<(&str, Item)>, edges: [&str; 2]| {
+            let edges = Item::Texts(vec![1, 2], edges.map(String::from).to_vec());
+            Item::group([("type", Item::text("NIRGraph")), ("nodes", Item::group(nodes)), ("edges", edges)])
+        };
+        let lif = || Item::group([("type", Item::text("LIF"))]);
+        for (members, want) in [
+            (vec![("x", Item::text("y"))], "a NIR file has a group `node`: there is none among its members (x)"),
+            (vec![("node", Item::text("y"))], "node is a group: a data set"),
+            (vec![("node", lif())], "node is a NIRGraph: a node of type LIF"),
+            (
+                vec![("node", graph(vec![("a", lif())], ["a", "b"]))],
+                "node/edges joins nodes of the graph: there is no `b`",
+            ),
+            (vec![("node", graph(vec![("a", Item::group([("tau", Item::text("x"))]))], ["a", "a"]))], "has a type"),
+            (
+                vec![("node", graph(vec![("a", graph(vec![("b", lif())], ["b", "b"]))], ["a", "a"]))],
+                "a graph inside a graph has one Input and one Output: 0 and 0 in a",
+            ),
+        ] {
+            let text = refused(members);
+            assert!(text.contains(want), "{text}");
+        }
+    }
+}

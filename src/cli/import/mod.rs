@@ -16,13 +16,13 @@ use super::{
 };
 use crate::{
     cell::{Init, Surrogate},
-    experiment::Experiment,
+    experiment::{Experiment, NetConfig},
     learn::Learner,
     net::{
-        Network,
+        Network, NirNet,
         nir::{
-            Scheme,
-            import::{Imported, Steps, import},
+            Scheme, TRAINED,
+            import::{Imported, STEP, Steps, import},
         },
     },
     presets::alone,
@@ -126,9 +126,9 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         bail!(usage("import makes a new run; go on with one with etrace train --resume RUN".into()));
     }
     let graph = nir::Graph::open(&args.file).or_usage()?;
-    let base = args.experiment.as_deref().map(|name| train_any::changed(name, &args.set)).transpose()?;
+    let base = args.experiment.as_deref().map(train_any::experiment).transpose()?;
     // Without one of its own a graph takes the step of the task.
-    let of_task = base.as_ref().and_then(|all| all.task.dt()).filter(|_| graph.metadata.is_empty());
+    let of_task = base.as_ref().and_then(|all| all.task.dt()).filter(|_| !graph.metadata.contains_key(STEP));
     let how = Steps {
         scheme: args.scheme.map(SchemeName::scheme),
         dt: args.dt.or(of_task),
@@ -136,22 +136,40 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     };
     let mut found = import(&graph, how).or_usage()?;
     found.net.trained = args.trained.split(',').map(|name| name.trim().to_string()).filter(|n| !n.is_empty()).collect();
+    for name in found.net.trained.iter().filter(|name| !TRAINED.contains(&name.as_str())) {
+        if found.net.nodes.values().all(|node| !node.arrays.contains_key(name)) {
+            found.remarks.push(format!("no node has a `{name}`, so that --trained {name} changes nothing"));
+        }
+    }
     found.net.surrogate = Surrogate::by_name(&args.surrogate)
         .ok_or_else(|| usage(format!("--surrogate must be one of {}, got `{}`", Surrogate::names(), args.surrogate)))?;
     found.net.check().map_err(|e| usage(e.to_string()))?;
-    let (mut experiment, name) = match base {
-        Some(base) => {
-            (Experiment { net: found.net.clone().into(), ..base }, args.experiment.clone().unwrap_or_default())
-        }
-        None => {
-            let all = alone(found.net.clone().into());
-            (train_any::with(all, &args.set)?, "random".into())
-        }
-    };
-    let flags = train_any::Flags { set: &args.set, epochs: args.epochs, learner: &args.learner, run: &args.run };
-    experiment = flags.settle(experiment, &name, global)?;
+    let experiment = experiment(args, &found.net, base, global)?;
     show(args, &found, global)?;
     plant(args, &found, experiment, global)
+}
+
+/// The experiment of `base`, or one of random spikes, with the network and the settings of the flags.
+fn experiment(args: &Args, net: &NirNet, base: Option<Experiment>, global: &Global) -> Result<Experiment> {
+    let all = match base {
+        Some(base) => Experiment { net: net.clone().into(), ..base },
+        None => alone(net.clone().into()),
+    };
+    let all = train_any::with(all, &args.set)?;
+    // What else is set of the network leaves its arrays and their meaning as they are.
+    let free =
+        |net: &NirNet| NirNet { diff_spike: false, surrogate: Surrogate::default(), weight_scale: 1.0, ..net.clone() };
+    match &all.net {
+        NetConfig::Nir(set) if free(set) == free(net) => {}
+        _ => bail!(usage(
+            "--set may change net.diff_spike, net.surrogate and net.weight_scale of an imported network, and nothing else of it; use \
+             --scheme, --dt, --time_unit and --trained, or change the file"
+                .into()
+        )),
+    }
+    let name = args.experiment.as_deref().unwrap_or("random");
+    let flags = train_any::Flags { set: &args.set, epochs: args.epochs, learner: &args.learner, run: &args.run };
+    flags.settle(all, name, global)
 }
 
 /// What was found.

@@ -38,10 +38,11 @@ pub struct Plan {
     pub folded: BTreeMap<String, Vec<String>>,
 }
 
-/// An error about a node.
+/// An error about a node; what says no remedy gets the general one.
 pub fn at(node: &str, text: &str) -> SettingError {
     let shown: String = node.chars().take(60).collect();
-    SettingError::new(format!("{text}; change the node or what leads to it")).within(&shown).within("nodes")
+    let remedy = if text.contains("; ") { "" } else { "; change the node or what leads to it" };
+    SettingError::new(format!("{text}{remedy}")).within(&shown).within("nodes")
 }
 
 fn wrong(text: String) -> SettingError {
