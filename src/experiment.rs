@@ -15,7 +15,13 @@ use crate::{
     learn::{LearnError, Objective, objective::OfSum, sequence::LearnerConfig},
     settings::{self, Listed, SettingError, node::choices, range},
     table,
-    train::{optimizer::Optimizer, program::Spec, replicas::Parts, trainer::Settings},
+    train::{
+        optimizer::Optimizer,
+        program::Spec,
+        replicas::Parts,
+        run::{RunDir, RunError},
+        trainer::Settings,
+    },
 };
 
 pub use crate::net::NetConfig;
@@ -126,6 +132,17 @@ impl Experiment {
         Ok(found)
     }
 
+    /// The configuration of a run.
+    ///
+    /// # Errors
+    /// When it is missing or damaged, or settings contradict each other.
+    pub fn of_run(dir: &Path) -> Result<Experiment, RunError> {
+        let found: Experiment = RunDir::config(dir)?;
+        let wrong = |e: SettingError| RunError::Format { path: dir.join("config.toml"), why: e.to_string() };
+        found.net.check().map_err(|e| wrong(e.within("net")))?;
+        Ok(found)
+    }
+
     /// Checks the ranges of all settings, and that they do not contradict each other.
     ///
     /// # Errors
@@ -177,7 +194,7 @@ impl Experiment {
                 wrong.push(format!("{what}: the task has {task}, the network {net} (set {set})"));
             }
         };
-        let pixels = matches!(self.net, NetConfig::Gesture(_));
+        let (pixels, graph) = (matches!(self.net, NetConfig::Gesture(_)), matches!(self.net, NetConfig::Nir(_)));
         let side = ((task.n_in() / 2) as f64).sqrt();
         let inputs = match pixels {
             true if side.fract() == 0.0 => format!("net.frame_size={side}"),
@@ -186,7 +203,8 @@ impl Experiment {
         };
         differ("inputs", task.n_in().to_string(), self.net.n_in().to_string(), inputs);
         let outputs = task.n_out();
-        differ("outputs", outputs.to_string(), self.net.n_out().to_string(), format!("net.n_out={outputs}"));
+        let other = if graph { "task to another one".into() } else { format!("net.n_out={outputs}") };
+        differ("outputs", outputs.to_string(), self.net.n_out().to_string(), other);
         if let Some(dt) = self.task.dt() {
             differ("length of a step", format!("{dt} ms"), format!("{} ms", self.net.dt()), format!("net.dt={dt}"));
         }

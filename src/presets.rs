@@ -308,7 +308,7 @@ fn measured(net: ETraceNet, batch: usize, steps: usize) -> Experiment {
 }
 
 /// A network by itself, on random spikes.
-fn alone(net: NetConfig) -> Experiment {
+pub fn alone(net: NetConfig) -> Experiment {
     let task = RandomSpikes { steps: 100, n_in: net.n_in(), n_out: net.n_out(), rate: 0.1 };
     let mut all = first_paper(task.into(), net, LearnerConfig::default());
     all.settings.batches = Some(100);

@@ -21,7 +21,7 @@ const VALUES: [&str; 9] = ["nan", "inf", "-inf", "-1", "0", "1e308", "9223372036
 const SHARE: usize = 7;
 
 /// For every command a small piece of work that ends with 0: its words, and flags of which the one that is tried is left out. `DATA` is a
-/// folder with recordings, `RUN` a run.
+/// folder with recordings, `RUN` a run, `NIR` a network, `GRAPH` a run of it.
 const BASES: &[(&str, &str, &str)] = &[
     ("train", "dms-small", "--dry-run"),
     ("memspeed", "", "--method=es-d-rtrl --n_in=8 --n_rec=8 --n_layer=1 --batch_size=2 --length=10 --dry-run"),
@@ -34,6 +34,8 @@ const BASES: &[(&str, &str, &str)] = &[
     ("compare", "RUN", "--out=compare"),
     ("eval", "RUN", "--out=out"),
     ("observe", "RUN", "--samples=1 --out=out"),
+    ("import", "NIR", "--out=out"),
+    ("export", "GRAPH", "--nir=out"),
     ("analyze hidden-jacobian-cosine", "", ANALYSIS),
     ("analyze theorem3", "", ANALYSIS),
     ("analyze weight-gradient-cosine", "", ANALYSIS),
@@ -89,12 +91,18 @@ fn prepare(folder: &Folder) {
     let places = [format!("--data={}", data.display()), format!("--out={}", out.display())];
     let words: Vec<String> = line.split(' ').map(String::from).chain(places).collect();
     assert_eq!(run(&words, folder), Ended::With(0), "etrace {}", words.join(" "));
+    let words: Vec<String> = ["import", "NIR", "--out=GRAPH", "-q"].map(|word| place(word, folder)).to_vec();
+    assert_eq!(run(&words, folder), Ended::With(0), "etrace {}", words.join(" "));
 }
 
 /// A word of [`BASES`] in the folder of [`prepare`].
 fn place(word: &str, folder: &Folder) -> String {
     let path = |name: &str| folder.0.join(name).display().to_string();
-    word.replace("DATA", &path("data")).replace("RUN", &path("run"))
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tasks/data/nir/feedforward_lif.nir");
+    word.replace("DATA", &path("data"))
+        .replace("RUN", &path("run"))
+        .replace("GRAPH", &path("graph"))
+        .replace("NIR", file)
 }
 
 #[derive(Debug, PartialEq, Eq)]

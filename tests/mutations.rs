@@ -1,4 +1,4 @@
-//! Damaged configurations, checkpoints and descriptions of reference cases are read or refused: no panic, no hang, no memory beyond 16 times
+//! Damaged configurations, checkpoints, networks in NIR and descriptions of reference cases are read or refused: no panic, no hang, no memory beyond 16 times
 //! the file. Recordings and tables have the same test in `tasks`.
 //!
 //! A few thousand mutations for each parser in every run of the tests, and 10^6 in
@@ -15,10 +15,18 @@ use std::{
 
 use bench::{Parser, bench};
 use etrace::{
-    experiment::Experiment,
-    net::reference,
+    experiment::{Experiment, NetConfig},
+    net::{
+        nir::{
+            Scheme,
+            import::{Steps, import},
+        },
+        reference,
+    },
+    settings::Listed,
     train::checkpoint::{self, Name},
 };
+use tasks::nir::Graph;
 
 /// A temporary folder, removed at the end.
 struct Folder(PathBuf);
@@ -41,6 +49,9 @@ impl Drop for Folder {
 fn configurations() -> Parser {
     let preset = |name| toml::to_string_pretty(&Experiment::published(name).expect("a preset")).expect("TOML");
     let names = ["dms-small", "ei", "shd", "gesture", "memspeed-laptop"];
+    let mut graph = Experiment::published("dms-small").expect("a preset");
+    graph.net = NetConfig::by_name("nir").expect("a network");
+    let graph = toml::to_string_pretty(&graph).expect("TOML").into_bytes();
     let parse = |bytes: &[u8]| match std::str::from_utf8(bytes) {
         Ok(text) => Experiment::read(text).err().map(|e| e.to_string()),
         Err(e) => Some(e.to_string()),
@@ -48,7 +59,7 @@ fn configurations() -> Parser {
     Parser {
         name: "configuration",
         parse: Box::new(parse),
-        sound: names.map(|name| preset(name).into_bytes()).to_vec(),
+        sound: names.map(|name| preset(name).into_bytes()).into_iter().chain([graph]).collect(),
         spare: SPARE,
         borders: &[],
     }
@@ -97,12 +108,34 @@ fn descriptions(name: &'static str) -> Parser {
     Parser { name, parse: Box::new(parse), sound, spare: 1 << 20, borders: &[] }
 }
 
+/// Networks in NIR: the file, and what its nodes say. What is not refused can be planned.
+fn networks() -> Parser {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks/data/nir");
+    let names = ["feedforward_lif.nir", "recurrent_cubalif.nir", "nested.nir", "conv.nir"];
+    let mut sound: Vec<Vec<u8>> = names.map(|name| fs::read(folder.join(name)).expect("a fixture")).to_vec();
+    // The form that an export has.
+    let graph = Graph::open(&folder.join("conv.nir")).expect("a fixture");
+    sound.push(graph.to_bytes());
+    let parse = |bytes: &[u8]| match Graph::from_bytes(bytes.to_vec(), Path::new("mutated.nir")) {
+        Ok(graph) => match import(&graph, Steps { scheme: Some(Scheme::Exponential), ..Steps::default() }) {
+            Ok(found) => {
+                found.net.plan().expect("what is imported is a network");
+                None
+            }
+            Err(e) => Some(e.to_string()),
+        },
+        Err(e) => Some(e.to_string()),
+    };
+    Parser { name: "network in NIR", parse: Box::new(parse), sound, spare: SPARE, borders: &[] }
+}
+
 const DESCRIBED: [&str; 4] = ["lif_delta_3layer", "gif_coba_ei", "egru", "vanilla_rnn"];
 
 fn all(name: &str, rounds: u64) {
     let folder = Folder::new(name);
     bench(configurations(), rounds);
     bench(checkpoints(&folder), rounds);
+    bench(networks(), rounds);
     DESCRIBED.iter().for_each(|name| bench(descriptions(name), rounds / DESCRIBED.len() as u64));
 }
 

@@ -145,4 +145,9 @@ impl Surrogate {
     pub fn spike(&self, x: &Tensor) -> Tensor {
         x.heaviside().with_derivative(&[(x, &self.slope(x))])
     }
+
+    /// 1 where `x > 0`, else 0, with the surrogate derivative: for equations that spike above a threshold, not at it.
+    pub fn spike_above(&self, x: &Tensor) -> Tensor {
+        (1.0 - (-x).heaviside()).with_derivative(&[(x, &self.slope(x))])
+    }
 }

@@ -20,7 +20,6 @@ use crate::{
         evaluate::{Evaluation, Rates, evaluate, layer_label},
         program::EvalProgram,
         replicas::Parts,
-        run::RunDir,
     },
 };
 
@@ -80,7 +79,7 @@ impl CheckpointName {
 /// When the folder is no run, or data are missing.
 pub fn run(args: &Args, global: &Global) -> Result<()> {
     common::existing_directory(&args.run, "eval takes the folder of a run", "name one that a training command wrote")?;
-    let mut experiment: Experiment = RunDir::config(&args.run).or_usage()?;
+    let mut experiment = Experiment::of_run(&args.run).or_usage()?;
     if let Some(data) = &args.data {
         experiment.task.set_data(data).or_usage()?;
     }

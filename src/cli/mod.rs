@@ -16,8 +16,10 @@ pub mod dms;
 pub mod ei;
 pub mod eval;
 pub mod explain;
+pub mod export;
 pub mod flags;
 pub mod gesture;
+pub mod import;
 pub mod memspeed;
 pub mod observe;
 pub mod output;
@@ -84,6 +86,10 @@ enum Command {
     Eval(eval::Args),
     /// Draw what a trained network does: spikes, potentials, decisions
     Observe(observe::Args),
+    /// Make a run of a network in a NIR file
+    Import(Box<import::Args>),
+    /// Write the network of a run as a NIR file
+    Export(export::Args),
     /// Study how good the approximations of online learning are
     Analyze(analyze::Args),
     /// Show what a learner sees in a model: groups, traces, costs
@@ -109,6 +115,8 @@ impl Command {
             Command::Compare(args) => compare::run(&args, global),
             Command::Eval(args) => eval::run(&args, global),
             Command::Observe(args) => observe::run(&args, global),
+            Command::Import(args) => import::run(&args, global),
+            Command::Export(args) => export::run(&args),
             Command::Analyze(args) => analyze::run(args, global),
             Command::Explain(args) => explain::run(args, global),
             Command::Verify(args) => verify::run(args, global),

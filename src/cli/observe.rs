@@ -22,7 +22,6 @@ use crate::{
         history::History,
         observe::Observation,
         program::{self, Spec},
-        run::RunDir,
         session::Session,
     },
 };
@@ -74,7 +73,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         "observe takes the folder of a run",
         "name one that a training command wrote",
     )?;
-    let mut experiment: Experiment = RunDir::config(&args.run).or_usage()?;
+    let mut experiment = Experiment::of_run(&args.run).or_usage()?;
     History::read(&args.run)?.draw(&args.run)?;
     let task = experiment.task.open().or_usage()?;
     experiment.settings.batch = usize::from(args.samples);

@@ -47,6 +47,9 @@ const FREE: &[&str] = &[
     "filepath",
 ];
 
+/// The command whose runs `etrace train` resumes.
+const IMPORT: &str = "import";
+
 /// Flags that name the folder of the data.
 const DATA: &[&str] = &["data", "data_folder"];
 
@@ -158,7 +161,7 @@ impl Resumed {
             RunError::Locked { .. } => Usage(error.into()).into(),
             other => anyhow::Error::from(other),
         })?;
-        let mut experiment: Experiment = RunDir::config(dir)?;
+        let mut experiment = Experiment::of_run(dir)?;
         let entries = RunDir::entries(dir);
         let started = entries.iter().find_map(|entry| match entry {
             Entry::Start { command, .. } => Line::read(command.iter().map(OsString::from)),
@@ -167,7 +170,8 @@ impl Resumed {
         let given = Line::read(std::env::args_os().skip(1));
         // A command may make runs of several names, as `etrace train` does.
         let command = given.as_ref().map_or(command, |line| &line.command);
-        if let Some(line) = started.as_ref().filter(|line| line.command != command) {
+        // An imported network is one that `etrace train` goes on with.
+        if let Some(line) = started.as_ref().filter(|line| line.command != command && line.command != IMPORT) {
             bail!(usage(format!(
                 "{} is a run of `etrace {}`, but `etrace {command}` was asked to resume it; use etrace {} --resume {}",
                 dir.display(),

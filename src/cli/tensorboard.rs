@@ -249,12 +249,14 @@ impl Events {
     fn checkpoints(&mut self, run: &Path) {
         let mut known = Vec::new();
         for name in Name::ALL {
-            let Ok((arrays, progress)) = checkpoint::parameters(run, name) else { continue };
+            let (Ok(arrays), Ok(progress)) = (checkpoint::arrays(run, name), checkpoint::progress(run, name)) else {
+                continue;
+            };
             if known.contains(&progress.step) {
                 continue;
             }
             known.push(progress.step);
-            for (name, values) in arrays {
+            for (name, values) in arrays.into_iter().filter(|(name, _)| !name.starts_with("slots.")) {
                 let histogram = Some(histogram(&values));
                 self.value(
                     progress.step,
@@ -290,8 +292,8 @@ fn check_sum(bytes: &[u8]) -> u32 {
 }
 
 /// Values in buckets of one width.
-fn histogram(values: &[f64]) -> Histogram {
-    let finite: Vec<f64> = values.iter().copied().filter(|x| x.is_finite()).collect();
+fn histogram(values: &[f32]) -> Histogram {
+    let finite: Vec<f64> = values.iter().map(|&x| f64::from(x)).filter(|x| x.is_finite()).collect();
     let (min, max) = finite.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &x| (a.min(x), b.max(x)));
     if finite.is_empty() {
         return Histogram::default();
@@ -318,7 +320,7 @@ mod tests {
 
     #[test]
     fn every_value_has_its_bucket() {
-        let found = histogram(&[-1.0, 0.0, 0.5, 2.0, f64::NAN]);
+        let found = histogram(&[-1.0, 0.0, 0.5, 2.0, f32::NAN]);
         assert_eq!((found.min, found.max, found.num, found.sum, found.sum_squares), (-1.0, 2.0, 4.0, 1.5, 5.25));
         assert_eq!(found.bucket.iter().sum::<f64>(), 4.0);
         assert_eq!((found.bucket[0], found.bucket[10], found.bucket[15], found.bucket[29]), (1.0, 1.0, 1.0, 1.0));

@@ -28,7 +28,6 @@ use crate::{
     presets::{PRESETS, Preset},
     report::{Align, Table},
     settings::{Change, change, table},
-    train::run::RunDir,
 };
 
 /// The smoothing of factorised traces, where neither a flag nor the configuration says one.
@@ -96,7 +95,7 @@ pub fn experiment(name: &str) -> Result<Experiment> {
         return Experiment::published(name).or_usage();
     }
     if path.is_dir() {
-        return RunDir::config(path).or_usage();
+        return Experiment::of_run(path).or_usage();
     }
     let read = || format!("a configuration is a file, but {} cannot be read; name one, or a preset", file.display());
     let text = std::fs::read_to_string(&file).with_context(read).or_usage()?;
@@ -114,7 +113,14 @@ fn touches(changes: &[Change], key: &str) -> bool {
 /// # Errors
 /// When there is no such experiment or setting: the user's mistake.
 pub fn changed(name: &str, changes: &[Change]) -> Result<Experiment> {
-    let mut all = experiment(name)?;
+    with(experiment(name)?, changes)
+}
+
+/// An experiment with settings changed, as [`changed`].
+///
+/// # Errors
+/// When there is no such setting: the user's mistake.
+pub fn with(mut all: Experiment, changes: &[Change]) -> Result<Experiment> {
     for set in changes {
         all = change(&all, set).with_context(|| format!("--set {set}")).or_usage()?;
     }
@@ -125,45 +131,69 @@ pub fn changed(name: &str, changes: &[Change]) -> Result<Experiment> {
 }
 
 fn resolve(args: &Args, name: &str, global: &Global) -> Result<Experiment> {
-    let mut all = changed(name, &args.set)?;
-    let touches = |key: &str| touches(&args.set, key);
-    all.learner = args.learner.config(&all.learner, DECAY)?;
-    let flags = args.run.settings(all.settings.batch);
-    all.settings.seed = args.run.seed.map_or(all.settings.seed, |_| flags.seed);
-    all.settings.threads = args.run.n_data_worker.map_or(all.settings.threads, |_| flags.threads);
-    let endless = all.settings.batches.is_some();
-    if let Some(longer) = args.epochs {
-        *(if endless { &mut all.settings.batches } else { &mut all.settings.epochs }) = Some(longer);
-    }
-    all.check().or_usage()?;
-    let task = all.task.open().or_usage()?;
-    all.fits(task.as_ref()).or_usage()?;
-    if task.samples(Split::Train).or_usage()?.is_none() {
-        if touches("settings.epochs") {
-            let text = "settings.epochs counts passes over a data set, but the trials of this task are made as they are needed";
-            bail!(usage(format!("{text}; set settings.batches, or give --epochs, which counts batches here")));
+    let all = changed(name, &args.set)?;
+    let flags = Flags { set: &args.set, epochs: args.epochs, learner: &args.learner, run: &args.run };
+    flags.settle(all, name, global)
+}
+
+/// The flags that change an experiment.
+pub struct Flags<'a> {
+    /// Settings that were changed.
+    pub set: &'a [Change],
+    /// How long.
+    pub epochs: Option<u64>,
+    /// The learning rule.
+    pub learner: &'a LearnerFlags,
+    /// Seed and threads.
+    pub run: &'a RunFlags,
+}
+
+impl Flags<'_> {
+    /// The experiment `all`, called `name`, with these flags, if its parts fit each other.
+    ///
+    /// # Errors
+    /// When they do not: the user's mistake.
+    pub fn settle(&self, mut all: Experiment, name: &str, global: &Global) -> Result<Experiment> {
+        let touches = |key: &str| touches(self.set, key);
+        all.learner = self.learner.config(&all.learner, DECAY)?;
+        let flags = self.run.settings(all.settings.batch);
+        all.settings.seed = self.run.seed.map_or(all.settings.seed, |_| flags.seed);
+        all.settings.threads = self.run.n_data_worker.map_or(all.settings.threads, |_| flags.threads);
+        let endless = all.settings.batches.is_some();
+        if let Some(longer) = self.epochs {
+            *(if endless { &mut all.settings.batches } else { &mut all.settings.epochs }) = Some(longer);
         }
-        // A task with files was exchanged for one without.
-        if all.settings.epochs.take().is_some() {
-            all.settings.batches.get_or_insert(args.epochs.unwrap_or(BATCHES));
+        all.check().or_usage()?;
+        let task = all.task.open().or_usage()?;
+        all.fits(task.as_ref()).or_usage()?;
+        if task.samples(Split::Train).or_usage()?.is_none() {
+            if touches("settings.epochs") {
+                let text = "settings.epochs counts passes over a data set, but the trials of this task are made as they are needed";
+                bail!(usage(format!("{text}; set settings.batches, or give --epochs, which counts batches here")));
+            }
+            // A task with files was exchanged for one without.
+            if all.settings.epochs.take().is_some() {
+                all.settings.batches.get_or_insert(self.epochs.unwrap_or(BATCHES));
+            }
         }
-    }
-    if task.samples(Split::Test).or_usage()?.is_none() {
-        (all.settings.evaluate, all.settings.select) = (None, false);
-    }
-    if let Some(split) = &all.settings.evaluate {
-        let known = Split::ALL.into_iter().find(|s| s.name() == split);
-        if known.is_none_or(|split| !task.samples(split).is_ok_and(|n| n.is_some())) {
-            bail!(usage(format!(
-                "settings.evaluate must be a split of {}, which has no {split}; set settings.evaluate=test, or hold samples out of the \
+        if task.samples(Split::Test).or_usage()?.is_none() {
+            (all.settings.evaluate, all.settings.select) = (None, false);
+        }
+        if let Some(split) = &all.settings.evaluate {
+            let known = Split::ALL.into_iter().find(|s| s.name() == split);
+            if known.is_none_or(|split| !task.samples(split).is_ok_and(|n| n.is_some())) {
+                bail!(usage(format!(
+                    "settings.evaluate must be a split of {}, which has no {split}; set settings.evaluate=test, or hold samples out of the \
                  training set (task.held_out)",
-                task.name()
-            )));
+                    task.name()
+                )));
+            }
         }
+        let falls =
+            Preset::find(name).and_then(|preset| preset.epochs_per_fall).filter(|_| !touches("optimizer.schedule"));
+        data::fit(&mut all, task.as_ref(), falls, global)?;
+        Ok(all)
     }
-    let falls = Preset::find(name).and_then(|preset| preset.epochs_per_fall).filter(|_| !touches("optimizer.schedule"));
-    data::fit(&mut all, task.as_ref(), falls, global)?;
-    Ok(all)
 }
 
 /// Everything that can be chosen, from the tables.

@@ -87,6 +87,11 @@ impl Default for ETraceNet {
 impl ETraceNet {
     /// Traces one step for `batch` sequences.
     pub fn model(&self, batch: usize) -> Model {
+        Stack::of_layers(batch, &self.layers())
+    }
+
+    /// Each layer as a stack of one.
+    pub fn layers(&self) -> Vec<Stack> {
         let layer = |tau: &Tau| Stack {
             n_in: self.n_in,
             n_rec: self.n_rec,
@@ -102,7 +107,7 @@ impl ETraceNet {
                 Layer::LifExpCu => ExpCu { tau: self.tau_syn }.into(),
             },
         };
-        Stack::of_layers(batch, &self.tau_mem.iter().map(layer).collect::<Vec<_>>())
+        self.tau_mem.iter().map(layer).collect()
     }
 }
 

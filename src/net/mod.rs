@@ -1,12 +1,14 @@
 //! Networks made of cells, and the table of them.
 //!
 //! A network is a type whose fields are its sizes and constants, an `impl Network`, and one row of [`NetConfig`].
-//! [`Stack`] and [`RateNet`] take any neuron, synapse or rate cell; the others are the networks of published experiments.
+//! [`Stack`] and [`RateNet`] take any neuron, synapse or rate cell, [`NirNet`] is a graph from a file; the others are the networks of published
+//! experiments.
 
 pub mod ei_net;
 pub mod etrace_net;
 pub mod gesture_net;
 pub mod gif_net;
+pub mod nir;
 pub mod rate_net;
 pub mod reference;
 pub mod speech_net;
@@ -16,6 +18,7 @@ pub use ei_net::{Coupling, EiNet};
 pub use etrace_net::{ETraceNet, Layer};
 pub use gesture_net::{GestureCell, GestureNet, Polarity};
 pub use gif_net::GifNet;
+pub use nir::NirNet;
 pub use rate_net::RateNet;
 pub use speech_net::{SpeechCell, SpeechNet, SpeechReadout};
 pub use stack::{Stack, layer};
@@ -43,6 +46,8 @@ table! {
         Speech(SpeechNet) = "speech" | "shd";
         /// Convolutions and event-based GRUs, for gestures.
         Gesture(GestureNet) = "gesture";
+        /// A graph of nodes, imported from a NIR file (`etrace import`).
+        Nir(NirNet) = "nir";
     }
 }
 

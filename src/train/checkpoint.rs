@@ -7,7 +7,7 @@
 //! A run keeps the newest checkpoint, the one before it, and the best one, so that damage to one loses little.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
@@ -324,21 +324,17 @@ pub fn progress(run: &Path, name: Name) -> Result<Progress, CheckpointError> {
     decode(&read(run, name)?).map(|c| c.progress).map_err(|why| unusable(run, name, why))
 }
 
-/// The values of the parameters in a checkpoint by name, without a device.
+/// The parameters and the rest of a checkpoint by name, those of single precision, without a device.
 ///
 /// # Errors
 /// When the file is missing or damaged.
-pub fn parameters(run: &Path, name: Name) -> Result<(Vec<(String, Vec<f64>)>, Progress), CheckpointError> {
+pub fn arrays(run: &Path, name: Name) -> Result<BTreeMap<String, Vec<f32>>, CheckpointError> {
     let bytes = read(run, name)?;
-    let Contents { progress, tensors } = decode(&bytes).map_err(|why| unusable(run, name, why))?;
-    let values = |view: &TensorView<'_>| -> Vec<f64> {
-        let (values, _) = view.data().as_chunks::<4>();
-        values.iter().map(|v| f32::from_le_bytes(*v).into()).collect()
-    };
-    let mut all = tensors.tensors();
-    all.retain(|(name, view)| view.dtype() == Dtype::F32 && !name.starts_with("slots."));
-    all.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok((all.iter().map(|(name, view)| (name.clone(), values(view))).collect(), progress))
+    let Contents { tensors, .. } = decode(&bytes).map_err(|why| unusable(run, name, why))?;
+    let single = tensors.tensors().into_iter().filter(|(_, view)| view.dtype() == Dtype::F32);
+    let values =
+        |view: &TensorView<'_>| view.data().as_chunks::<4>().0.iter().map(|v| f32::from_le_bytes(*v)).collect();
+    Ok(single.map(|(name, view)| (name, values(&view))).collect())
 }
 
 /// Reads a checkpoint back onto the device.

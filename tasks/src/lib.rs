@@ -17,7 +17,7 @@
 //! | [`Shd`] | 700 | 20 or 35 | spoken digits and words |
 //!
 //! To read the crate: [`task`] says what a task is and what its settings are, [`rng`] where its randomness comes from, [`order`] how a set is passed over,
-//! [`loader`] how batches are made ahead. Each task has a file. [`events`] and [`shd`] read the formats on disk, [`check()`] says what is
+//! [`loader`] how batches are made ahead. Each task has a file. [`events`], [`hdf5`], [`shd`] and [`nir`] read the formats on disk, [`check()`] says what is
 //! in a directory and what is wrong with it.
 //!
 //! All messages of an [`Error`] have three parts: the rule, what was got, what to do.
@@ -32,8 +32,10 @@ pub mod evidence;
 mod files;
 pub mod gesture;
 pub mod gesture_set;
+pub mod hdf5;
 pub mod loader;
 mod memory;
+pub mod nir;
 pub mod nmnist;
 pub mod order;
 mod parallel;

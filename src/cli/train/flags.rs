@@ -132,7 +132,7 @@ impl RunFlags {
     }
 
     /// Where the run goes: `--out`, or a folder that is not there yet.
-    pub(super) fn folder(&self, command: &str, experiment: &Experiment) -> Result<PathBuf> {
+    pub(in crate::cli) fn folder(&self, command: &str, experiment: &Experiment) -> Result<PathBuf> {
         if let Some(out) = &self.out {
             if RunDir::is_run(out) {
                 bail!(usage(RunError::Taken { path: out.clone() }.to_string()));

@@ -13,6 +13,7 @@ pub use flags::{RunFlags, TrainFlags};
 
 use super::{Global, OrUsage, Stopped, Usage, common, data, eval, output, resume::Resumed, screen::Screen};
 use crate::{
+    cell::Model,
     experiment::Experiment,
     learn::{Learner, paths::Paths},
     report::bytes,
@@ -60,18 +61,33 @@ fn begin(command: &str, flags: &RunFlags, global: &Global, lines: Lines, mut exp
     let programs = work.compile()?;
     let (model, rule) = (&work.spec.model, work.experiment.optimizer.rule);
     let state = program::start(&work.session, model, rule, work.experiment.settings.seed)?;
-    let progress = Progress::default();
     stop::listen().context("cannot listen for signals")?;
     let entry = Entry::start(0, Setting::new(&work.session, global.threads()), Vec::new());
-    let run = RunDir::create(&dir, &work.experiment, &entry, |stage| {
-        Ok::<(), anyhow::Error>(checkpoint::save(stage, Name::Last, model, &state, &progress)?)
+    let run = new_run(&dir, &work.experiment, &entry, model, &state, &[Name::Last])?;
+    work.train(run, &programs, (state, Progress::default()))
+}
+
+/// A run in a new folder, with the checkpoints `names` of this state in it.
+///
+/// # Errors
+/// When there is a run already, or the file system refuses; nothing is left then.
+pub fn new_run(
+    dir: &Path,
+    experiment: &Experiment,
+    entry: &Entry,
+    model: &Model,
+    state: &TrainState,
+    names: &[Name],
+) -> Result<RunDir> {
+    let run = RunDir::create(dir, experiment, entry, |stage| {
+        let save = |name: &Name| checkpoint::save(stage, *name, model, state, &Progress::default());
+        Ok::<(), anyhow::Error>(names.iter().try_for_each(save)?)
     });
-    let run = run.map_err(|error| match error.downcast::<RunError>() {
+    run.map_err(|error| match error.downcast::<RunError>() {
         Ok(taken @ RunError::Taken { .. }) => super::Usage(taken.into()).into(),
         Ok(other) => other.into(),
         Err(other) => other,
-    })?;
-    work.train(run, &programs, (state, progress))
+    })
 }
 
 fn go_on(

@@ -1,14 +1,16 @@
-//! Reading the HDF5 files of SHD and SSC: which data sets there are, and that they agree with each other. The module `hdf5` beside this one
+//! Reading the HDF5 files of SHD and SSC: which data sets there are, and that they agree with each other. The module [`hdf5`](crate::hdf5)
 //! knows the format.
 //!
 //! Nothing in a file is believed: every reference is followed and checked when the file is opened, and no more is allocated than a small
 //! multiple of the file's length.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use super::bin::half;
-use super::hdf5::{Dataset, Fault, Hdf5, Heap, Kind, Number};
 use crate::events::{TimeUnit, span_error};
+use crate::hdf5::value::{signed, text, words};
+use crate::hdf5::{Dataset, Fault, Hdf5, Heap, Kind, Number};
 use crate::{Error, Result, files, parallel};
 
 /// Least and greatest time of the latest spike of a file, seconds: words and sentences. Times in a wrong unit are off by 1000.
@@ -39,19 +41,6 @@ impl Column {
         let (start, count) = self.spans[sample];
         words(&file[start..start + count * self.number.size], self.number)
     }
-}
-
-/// The bits of each number.
-fn words(bytes: &[u8], number: Number) -> impl Iterator<Item = u64> {
-    let Number { size, big_endian, .. } = number;
-    bytes.chunks_exact(size).map(move |chunk| {
-        let mut word = [0; 8];
-        word[..size].copy_from_slice(chunk);
-        if big_endian {
-            word[..size].reverse();
-        }
-        u64::from_le_bytes(word)
-    })
 }
 
 impl ShdFile {
@@ -165,11 +154,6 @@ impl ShdFile {
     }
 }
 
-fn signed(bits: u64, size: usize) -> i64 {
-    let shift = 64 - 8 * size as u32;
-    (bits << shift) as i64 >> shift
-}
-
 /// What a file says, in agreement with itself.
 struct Parts {
     times: Column,
@@ -201,8 +185,8 @@ impl Parts {
             }
         }
         let labels = reader.integers(&reader.dataset("labels")?, n)?;
-        let speakers = file.find("extra/speaker")?.map(|data| reader.integers(&data, n)).transpose()?;
-        let keys = file.find("extra/keys")?.map_or(Ok(Vec::new()), |data| reader.strings(&data))?;
+        let speakers = reader.find("extra/speaker")?.map(|data| reader.integers(&data, n)).transpose()?;
+        let keys = reader.find("extra/keys")?.map_or(Ok(Vec::new()), |data| reader.strings(&data))?;
         Ok(Parts { times, units, labels, speakers, keys })
     }
 }
@@ -215,9 +199,22 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    fn find(&self, name: &str) -> std::result::Result<Option<Dataset<'a>>, Fault> {
+        let found = self.file.find(name)?;
+        match found.as_ref().map(|data| data.dims.len()) {
+            None | Some(1) => Ok(found),
+            Some(n) => Err(Fault::new(format!("{name} is one-dimensional"), format!("it has {n} dimensions"))),
+        }
+    }
+
     fn dataset(&self, name: &str) -> std::result::Result<Dataset<'a>, Fault> {
         let missing = || Fault::new(format!("the file has a data set {name}"), "there is none");
-        self.file.find(name)?.ok_or_else(missing)
+        self.find(name)?.ok_or_else(missing)
+    }
+
+    /// Rows as they are stored. They take no more than twice the file: every row of a real one refers to numbers that are in it, too.
+    fn rows(&self, data: &Dataset<'a>) -> std::result::Result<Cow<'a, [u8]>, Fault> {
+        self.file.rows(data, 2 * self.file.bytes().len())
     }
 
     /// A row for each of `n` samples, the first of which was counted in the times.
@@ -235,7 +232,7 @@ impl<'a> Reader<'a> {
             return Err(Fault::new(format!("{} holds integers", data.name), data.kind.to_string()));
         };
         let value = |bits: u64| if number.signed { signed(bits, size) } else { bits.min(i64::MAX as u64) as i64 };
-        let rows = self.file.rows(data)?;
+        let rows = self.rows(data)?;
         Ok(words(&rows, number).map(value).collect())
     }
 
@@ -245,11 +242,7 @@ impl<'a> Reader<'a> {
         if data.rows > most {
             return Err(Fault::new(format!("{} has at most {most} names", data.name), format!("{} names", data.rows)));
         }
-        let rows = self.file.rows(data)?;
-        let text = |bytes: &[u8]| {
-            let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
-            String::from_utf8_lossy(&bytes[..end]).trim_end_matches(' ').to_owned()
-        };
+        let rows = self.rows(data)?;
         match data.kind {
             Kind::Text(0) => Ok(vec![String::new(); data.rows]),
             Kind::Text(size) => Ok(rows.chunks_exact(size).map(text).collect()),
@@ -268,7 +261,7 @@ impl<'a> Reader<'a> {
         let Kind::Numbers(number) = data.kind else {
             return Err(Fault::new(format!("{name} holds sequences of numbers"), data.kind.to_string()));
         };
-        let rows = self.file.rows(&data)?;
+        let rows = self.rows(&data)?;
         Ok(Column { number, spans: self.spans(&data, &rows, number.size)? })
     }
 

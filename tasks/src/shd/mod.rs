@@ -13,7 +13,6 @@
 pub mod augment;
 pub mod bin;
 pub mod file;
-mod hdf5;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -24,11 +24,15 @@ pub struct Heap<'a> {
 }
 
 impl<'a> Heap<'a> {
+    /// None is read yet.
     pub fn new(file: &'a [u8]) -> Self {
         Heap { file, collections: HashMap::new(), objects: Vec::new(), seen: 0 }
     }
 
     /// How many elements a reference says it leads to, and where in the file the object is; an empty place for none.
+    ///
+    /// # Errors
+    /// Damage, or a reference that leads nowhere.
     pub fn follow(&mut self, reference: &[u8; 16]) -> Result<(usize, Range<usize>)> {
         let mut c = Cursor::new(reference, 0)?;
         let (count, address, index) = (c.u32()? as usize, c.u64()?, c.u32()?);

@@ -9,8 +9,11 @@ use super::{Fault, Result};
 pub struct Number {
     /// IEEE 754 of 2, 4 or 8 bytes; otherwise an integer of 1, 2, 4 or 8.
     pub float: bool,
+    /// Whether an integer may be negative.
     pub signed: bool,
+    /// Bytes.
     pub size: usize,
+    /// Whether the most significant byte comes first.
     pub big_endian: bool,
 }
 
@@ -50,14 +53,14 @@ impl std::fmt::Display for Kind {
 }
 
 /// Where the rows are.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub enum Layout<'a> {
     /// In the header.
     Compact(&'a [u8]),
     /// One after the other from this address.
     Contiguous(u64),
-    /// `rows` at a time, each chunk by itself.
-    Chunked { rows: usize, index: Index },
+    /// In blocks of `chunk` rows along each axis, each by itself.
+    Chunked { chunk: Vec<usize>, index: Index },
 }
 
 /// How chunks are found.
@@ -86,30 +89,37 @@ pub enum Filter {
 /// Filters of a data set: more than there are kinds of them is no sensible order.
 const MOST_FILTERS: usize = 4;
 
-/// A one-dimensional data set.
+/// The most axes that the format allows.
+const MOST_AXES: u8 = 32;
+
+/// A data set.
 pub struct Dataset<'a> {
+    /// Rows along each axis, the slowest first; none for a single value.
+    pub dims: Vec<usize>,
+    /// Rows in all: the product of these.
     pub rows: usize,
+    /// What a row is.
     pub kind: Kind,
-    pub layout: Layout<'a>,
+    pub(super) layout: Layout<'a>,
     /// In the order of writing.
-    pub filters: Vec<Filter>,
-    /// A last chunk that reaches beyond the last row has been through no filter.
-    pub plain_edge: bool,
+    pub(super) filters: Vec<Filter>,
+    /// A chunk that reaches beyond the last row has been through no filter.
+    pub(super) plain_edge: bool,
     /// For messages.
     pub name: String,
 }
 
 impl<'a> Dataset<'a> {
     /// The data set whose object header is at `address`.
-    pub fn read(file: &'a [u8], address: u64, name: &str) -> Result<Self> {
-        let (mut rows, mut row, mut layout, mut filters) = (None, None, None, Vec::new());
+    pub(super) fn read(file: &'a [u8], address: u64, name: &str) -> Result<Self> {
+        let (mut dims, mut row, mut layout, mut filters) = (None, None, None, Vec::new());
         messages(file, address, |message| {
             let body = message.body;
             if message.shared && [kind::DATATYPE, kind::FILTERS].contains(&message.kind) {
                 return Err(Fault::unsupported(format!("{name} has a type or filters that it shares with others")));
             }
             match message.kind {
-                kind::DATASPACE => rows = Some(dataspace(body, name)?),
+                kind::DATASPACE => dims = Some(dataspace(body, name)?),
                 kind::DATATYPE => row = Some(datatype(body, name)?),
                 kind::LAYOUT => layout = Some(body),
                 kind::FILTERS => filters = pipeline(body, name)?,
@@ -117,27 +127,38 @@ impl<'a> Dataset<'a> {
             }
             Ok(())
         })?;
-        let (Some(rows), Some(kind), Some(layout)) = (rows, row, layout) else {
+        let (Some(dims), Some(kind), Some(layout)) = (dims, row, layout) else {
             let rule = format!("{name} is a data set, with rows, a type and a layout");
             return Err(Fault::new(rule, "it is a group, or a part is missing"));
         };
-        let (layout, plain_edge) = place(layout, kind, name)?;
-        Ok(Dataset { rows, kind, layout, filters, plain_edge, name: name.into() })
+        let (layout, plain_edge) = place(layout, dims.len(), kind, name)?;
+        let rows = dims.iter().try_fold(1usize, |all, &n| all.checked_mul(n));
+        let Some(rows) = rows else {
+            return Err(Fault::new(format!("{name} has a sensible number of rows"), format!("{dims:?}")));
+        };
+        Ok(Dataset { dims, rows, kind, layout, filters, plain_edge, name: name.into() })
     }
 }
 
-fn dataspace(mut c: Cursor<'_>, name: &str) -> Result<usize> {
+fn dataspace(mut c: Cursor<'_>, name: &str) -> Result<Vec<usize>> {
     let (version, rank) = (c.u8()?, c.u8()?);
     match version {
         1 => c.skip(6)?,
-        2 => c.skip(2)?,
+        2 => {
+            c.skip(1)?;
+            if c.u8()? == 2 {
+                return Err(Fault::new(format!("{name} holds a value"), "it is empty"));
+            }
+        }
         _ => return Err(Fault::unsupported(format!("{name} has a dataspace of version {version}"))),
     }
-    if rank != 1 {
-        return Err(Fault::new(format!("{name} is one-dimensional"), format!("it has {rank} dimensions")));
+    if rank > MOST_AXES {
+        return Err(Fault::new(format!("{name} has at most {MOST_AXES} dimensions"), format!("it has {rank}")));
     }
-    let rows = c.u64()?;
-    usize::try_from(rows).map_err(|_| Fault::new(format!("{name} has a sensible number of rows"), rows.to_string()))
+    let sensible = |n: u64| {
+        usize::try_from(n).map_err(|_| Fault::new(format!("{name} has a sensible number of rows"), n.to_string()))
+    };
+    (0..rank).map(|_| sensible(c.u64()?)).collect()
 }
 
 fn datatype(mut c: Cursor<'_>, name: &str) -> Result<Kind> {
@@ -235,7 +256,7 @@ fn filter(c: &mut Cursor<'_>, version: u8, name: &str) -> Result<Filter> {
     }
 }
 
-fn place<'a>(mut c: Cursor<'a>, kind: Kind, name: &str) -> Result<(Layout<'a>, bool)> {
+fn place<'a>(mut c: Cursor<'a>, axes: usize, kind: Kind, name: &str) -> Result<(Layout<'a>, bool)> {
     let (version, class) = (c.u8()?, c.u8()?);
     if !(3..=5).contains(&version) {
         return Err(Fault::unsupported(format!("{name} has a layout of version {version}")));
@@ -249,28 +270,29 @@ fn place<'a>(mut c: Cursor<'a>, kind: Kind, name: &str) -> Result<(Layout<'a>, b
         2 if version == 3 => {
             let rank = c.u8()?;
             let address = c.u64()?;
-            let rows = chunk_shape(&mut c, rank, 4, kind, name)?;
-            Ok((Layout::Chunked { rows, index: Index::Tree(address) }, false))
+            let chunk = chunk_shape(&mut c, [rank, 4], axes, kind, name)?;
+            Ok((Layout::Chunked { chunk, index: Index::Tree(address) }, false))
         }
         2 => {
             let (flags, rank, size) = (c.u8()?, c.u8()?, c.u8()?);
-            let rows = chunk_shape(&mut c, rank, size, kind, name)?;
-            Ok((Layout::Chunked { rows, index: index(&mut c, flags, name)? }, flags & 1 != 0))
+            let chunk = chunk_shape(&mut c, [rank, size], axes, kind, name)?;
+            Ok((Layout::Chunked { chunk, index: index(&mut c, flags, name)? }, flags & 1 != 0))
         }
         _ => Err(Fault::unsupported(format!("{name} is made of other data sets or lies in other files"))),
     }
 }
 
-/// Rows of a chunk; the other dimension is the bytes of a row.
-fn chunk_shape(c: &mut Cursor<'_>, rank: u8, size: u8, kind: Kind, name: &str) -> Result<usize> {
+/// Rows of a chunk along each of `axes`; one dimension more is the bytes of a row. `rank` dimensions are stored, each in `size` bytes.
+fn chunk_shape(c: &mut Cursor<'_>, [rank, size]: [u8; 2], axes: usize, kind: Kind, name: &str) -> Result<Vec<usize>> {
     let rule = format!("chunks of {name} have rows of {} bytes", kind.size());
-    if rank != 2 || !(1..=8).contains(&size) {
+    if axes == 0 || usize::from(rank) != axes + 1 || !(1..=8).contains(&size) {
         return Err(Fault::new(rule, format!("{rank} dimensions, each in {size} bytes")));
     }
-    let (rows, row) = (c.number(size.into())?, c.number(size.into())?);
-    match usize::try_from(rows) {
-        Ok(n) if n > 0 && row == kind.size() as u64 => Ok(n),
-        _ => Err(Fault::new(rule, format!("{rows} rows of {row} bytes"))),
+    let mut rows = || Ok(usize::try_from(c.number(size.into())?).unwrap_or(usize::MAX));
+    let chunk = (0..axes).map(|_| rows()).collect::<Result<Vec<usize>>>()?;
+    match rows()? {
+        row if row == kind.size() && !chunk.contains(&0) => Ok(chunk),
+        row => Err(Fault::new(rule, format!("{chunk:?} rows of {row} bytes"))),
     }
 }
 

@@ -171,22 +171,54 @@ impl Form {
     }
 }
 
+/// A member of a group.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Link<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// The address of the object header that it leads to; none for a soft or an external link.
+    pub to: Option<u64>,
+}
+
 /// The address of the object called `name` in the group at `address`.
 pub fn link(file: &[u8], address: u64, name: &str) -> Result<Option<u64>> {
-    let (mut found, mut table) = (None, None);
+    let mut found = None;
+    links(file, address, name, |link| {
+        if link.name == name.as_bytes() && found.is_none() {
+            found = link.to;
+            if link.to.is_none() {
+                return Err(Fault::unsupported(format!("{name} is a soft or an external link")));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Calls `visit` with the members of the group at `address`; what is looked for there is `wanted`, for messages. Says whether it is a group.
+pub fn links<'a>(
+    file: &'a [u8],
+    address: u64,
+    wanted: &str,
+    mut visit: impl FnMut(Link<'a>) -> Result<()>,
+) -> Result<bool> {
+    let (mut group, mut table) = (false, None);
     messages(file, address, |mut message| {
         let body = &mut message.body;
         match message.kind {
             kind::SYMBOL_TABLE => table = Some((body.u64()?, body.u64()?)),
-            kind::LINK => found = found.or(named(body, name)?),
+            kind::LINK => {
+                group = true;
+                visit(named(body)?)?;
+            }
             kind::LINK_INFO => {
+                group = true;
                 body.skip(1)?;
                 let flags = body.u8()?;
                 body.skip(if flags & 1 != 0 { 8 } else { 0 })?;
                 if body.u64()? != UNDEFINED {
-                    return Err(Fault::unsupported(format!(
-                        "a group with the links in a heap, where {name} is looked for"
-                    )));
+                    let got = format!("a group with the links in a heap, where {wanted} is looked for");
+                    return Err(Fault::unsupported(got));
                 }
             }
             _ => {}
@@ -194,37 +226,31 @@ pub fn link(file: &[u8], address: u64, name: &str) -> Result<Option<u64>> {
         Ok(())
     })?;
     match table {
-        Some((tree, heap)) if found.is_none() => symbol(file, tree, heap, name),
-        _ => Ok(found),
+        Some((tree, heap)) => symbols(file, tree, heap, visit).map(|()| true),
+        None => Ok(group),
     }
 }
 
-/// Where a link message leads, if it is called `name`.
-fn named(body: &mut Cursor<'_>, name: &str) -> Result<Option<u64>> {
+/// What a link message says.
+fn named<'a>(body: &mut Cursor<'a>) -> Result<Link<'a>> {
     body.skip(1)?;
     let flags = body.u8()?;
     let kind = if flags & 8 != 0 { body.u8()? } else { 0 };
     body.skip(if flags & 4 != 0 { 8 } else { 0 })?;
     body.skip(if flags & 16 != 0 { 1 } else { 0 })?;
     let length = body.number(1 << (flags & 3))?;
-    if body.take(length)? != name.as_bytes() {
-        return Ok(None);
-    }
-    if kind != 0 {
-        return Err(Fault::unsupported(format!("{name} is a soft or an external link")));
-    }
-    body.u64().map(Some)
+    let name = body.take(length)?;
+    Ok(Link { name, to: if kind == 0 { Some(body.u64()?) } else { None } })
 }
 
-/// The object called `name` in a group that is a B-tree of symbol tables, with the names in a local heap.
-fn symbol(file: &[u8], tree: u64, heap: u64, name: &str) -> Result<Option<u64>> {
+/// The members of a group that is a B-tree of symbol tables, with the names in a local heap.
+fn symbols<'a>(file: &'a [u8], tree: u64, heap: u64, mut visit: impl FnMut(Link<'a>) -> Result<()>) -> Result<()> {
     let mut names = Cursor::new(file, heap)?;
     names.signature(b"HEAP")?;
     names.skip(4)?;
     let size = names.u64()?;
     names.skip(8)?;
     let names = Cursor::new(file, names.u64()?)?.part(size)?;
-    let mut found = None;
     leaves(file, tree, 0, 8, |_, child| {
         let mut c = Cursor::new(file, child)?;
         c.signature(b"SNOD")?;
@@ -233,21 +259,16 @@ fn symbol(file: &[u8], tree: u64, heap: u64, name: &str) -> Result<Option<u64>> 
             let n = u64::from(c.u16()?);
             c.part(n * 40)?
         };
-        while entries.left() > 0 && found.is_none() {
+        while entries.left() > 0 {
             let (offset, object, cache) = (entries.u64()?, entries.u64()?, entries.u32()?);
             entries.skip(20)?;
             let mut here = names;
             here.skip(offset)?;
-            if here.rest().split(|&b| b == 0).next() == Some(name.as_bytes()) {
-                if cache == 2 {
-                    return Err(Fault::unsupported(format!("{name} is a soft link")));
-                }
-                found = Some(object);
-            }
+            let name = here.rest().split(|&b| b == 0).next().unwrap_or_default();
+            visit(Link { name, to: if cache == 2 { None } else { Some(object) } })?;
         }
         Ok(())
-    })?;
-    Ok(found)
+    })
 }
 
 /// Calls `visit` with the key and the address of every child of the leaves of a B-tree of version 1, from left to right. `node` is the

@@ -9,18 +9,14 @@ use super::dataset::{Dataset, Filter, Index, Layout};
 use super::header::{leaves, sums_up};
 use super::{Fault, Result};
 
-/// Rows and chunks take no more than this many times the file, which matters only where they are compressed: every row of a real
-/// file refers to numbers that are in the file, too.
-const MOST: usize = 2;
-
-/// All rows, `data.rows * data.kind.size()` bytes.
-pub fn rows<'a>(file: &'a [u8], data: &Dataset<'a>) -> Result<Cow<'a, [u8]>> {
+/// All rows, `data.rows * data.kind.size()` bytes, which may be `most`.
+pub fn rows<'a>(file: &'a [u8], data: &Dataset<'a>, most: usize) -> Result<Cow<'a, [u8]>> {
     let (name, size) = (&data.name, data.kind.size());
-    let Some(bytes) = data.rows.checked_mul(size).filter(|&bytes| bytes <= MOST * file.len()) else {
+    let Some(bytes) = data.rows.checked_mul(size).filter(|&bytes| bytes <= most) else {
         let got = format!("{} rows of {size} bytes in a file of {} bytes", data.rows, file.len());
         return Err(Fault::new(format!("{name} is no longer than the file can hold"), got));
     };
-    match data.layout {
+    match &data.layout {
         _ if bytes == 0 => Ok(Cow::default()),
         Layout::Compact(all) => match all.get(..bytes) {
             Some(rows) => Ok(rows.into()),
@@ -29,92 +25,156 @@ pub fn rows<'a>(file: &'a [u8], data: &Dataset<'a>) -> Result<Cow<'a, [u8]>> {
         Layout::Contiguous(UNDEFINED) => {
             Err(Fault::new(format!("the rows of {name} are in the file"), "none was ever written"))
         }
-        Layout::Contiguous(address) => Cursor::new(file, address)?.take(bytes as u64).map(Cow::from),
-        Layout::Chunked { rows, index } => join(file, data, rows, index).map(Cow::from),
+        Layout::Contiguous(address) => Cursor::new(file, *address)?.take(bytes as u64).map(Cow::from),
+        Layout::Chunked { chunk, index } => {
+            let bytes = chunk.iter().try_fold(size, |all, &n| all.checked_mul(n)).filter(|&bytes| bytes <= most);
+            let Some(bytes) = bytes else {
+                let got = format!("{chunk:?} rows of {size} bytes in a file of {} bytes", file.len());
+                return Err(Fault::new(format!("a chunk of {name} is no longer than the file can hold"), got));
+            };
+            join(file, data, &Grid::new(&data.dims, chunk, bytes), *index).map(Cow::from)
+        }
+    }
+}
+
+/// How chunks cover a data set that is not empty, in rows.
+struct Grid<'a> {
+    dims: &'a [usize],
+    chunk: &'a [usize],
+    /// Chunks along each axis.
+    count: Vec<usize>,
+    /// Of a chunk.
+    bytes: usize,
+}
+
+impl<'a> Grid<'a> {
+    fn new(dims: &'a [usize], chunk: &'a [usize], bytes: usize) -> Self {
+        Grid { dims, chunk, count: dims.iter().zip(chunk).map(|(n, c)| n.div_ceil(*c)).collect(), bytes }
+    }
+
+    /// All chunks. No more than there are rows.
+    fn len(&self) -> usize {
+        self.count.iter().product()
+    }
+
+    /// The first row, along each axis, of chunk number `at`; the last axis is the fastest.
+    fn first(&self, mut at: usize) -> Vec<usize> {
+        let mut first = vec![0; self.count.len()];
+        for axis in (0..first.len()).rev() {
+            first[axis] = at % self.count[axis] * self.chunk[axis];
+            at /= self.count[axis];
+        }
+        first
+    }
+
+    /// Copies what lies inside the data set from chunk number `at` to its place, rows of `size` bytes.
+    fn place(&self, at: usize, chunk: &[u8], size: usize, out: &mut [u8]) {
+        let first = self.first(at);
+        let (axes, last) = (first.len(), first.len() - 1);
+        let inside: Vec<usize> = (0..axes).map(|a| self.chunk[a].min(self.dims[a] - first[a])).collect();
+        let lines: usize = inside[..last].iter().product();
+        for line in 0..lines {
+            let (mut rest, mut from, mut to, mut steps) = (line, 0, 0, (1, 1));
+            for axis in (0..last).rev() {
+                let k = rest % inside[axis];
+                rest /= inside[axis];
+                from += k * steps.0;
+                to += (first[axis] + k) * steps.1;
+                steps = (steps.0 * self.chunk[axis], steps.1 * self.dims[axis]);
+            }
+            let (from, to) = (from * self.chunk[last] * size, (to * self.dims[last] + first[last]) * size);
+            out[to..][..inside[last] * size].copy_from_slice(&chunk[from..][..inside[last] * size]);
+        }
+    }
+
+    /// Whether a chunk reaches beyond the last row of an axis.
+    fn at_the_edge(&self, at: usize) -> bool {
+        self.first(at).iter().zip(self.chunk).zip(self.dims).any(|((first, chunk), n)| first + chunk > *n)
     }
 }
 
 /// Where a chunk is, how much of it, and which filters it did not go through (bit i for filter i).
 struct Stored {
-    row: u64,
+    /// Its number, or none for one that was left behind by a data set that was once longer.
+    number: Option<usize>,
     address: u64,
     bytes: Option<u64>,
     mask: u32,
 }
 
-/// Chunks of `rows` rows, one after the other.
-fn join(file: &[u8], data: &Dataset<'_>, rows: usize, index: Index) -> Result<Vec<u8>> {
+/// All chunks, each at its place. What is made grows with what is in the file, not with what the file says.
+fn join(file: &[u8], data: &Dataset<'_>, grid: &Grid<'_>, index: Index) -> Result<Vec<u8>> {
     let (name, size) = (&data.name, data.kind.size());
-    let chunk = rows.checked_mul(size).filter(|&bytes| data.filters.is_empty() || bytes <= MOST * file.len());
-    let Some(chunk) = chunk else {
-        let got = format!("{rows} rows of {size} bytes in a file of {} bytes", file.len());
-        return Err(Fault::new(format!("a chunk of {name} is no longer than the file can hold"), got));
-    };
-    let mut out = Vec::with_capacity(data.rows * size);
-    find(file, data, rows, chunk, index, |stored| {
-        let done = out.len() / size;
-        if stored.row >= data.rows as u64 {
-            // Left behind by a data set that was once longer.
-            return Ok(());
+    let mut chunks: Vec<Cow<'_, [u8]>> = Vec::new();
+    find(file, grid, index, |stored| {
+        let done = chunks.len();
+        let Some(number) = stored.number else { return Ok(()) };
+        if number != done || stored.address == UNDEFINED {
+            return Err(missing(name, grid, done));
         }
-        if stored.row != done as u64 || stored.address == UNDEFINED {
-            return Err(missing(name, done));
-        }
-        let wanted = rows.min(data.rows - done) * size;
         let mut at = Cursor::new(file, stored.address)?;
-        if data.filters.is_empty() || (data.plain_edge && wanted < chunk) {
-            out.extend_from_slice(at.take(wanted as u64)?);
+        if data.filters.is_empty() || (data.plain_edge && grid.at_the_edge(number)) {
+            chunks.push(at.take(grid.bytes as u64)?.into());
             return Ok(());
         }
-        let bytes = at.take(stored.bytes.unwrap_or(chunk as u64))?;
-        let decoded = decode(bytes, &data.filters, stored.mask, chunk).map_err(|got| {
-            Fault::new(format!("the chunk at byte {} holds {chunk} bytes of {name}", stored.address), got)
+        let bytes = at.take(stored.bytes.unwrap_or(grid.bytes as u64))?;
+        let decoded = decode(bytes, &data.filters, stored.mask, grid.bytes).map_err(|got| {
+            Fault::new(format!("the chunk at byte {} holds {} bytes of {name}", stored.address, grid.bytes), got)
         })?;
-        out.extend_from_slice(&decoded[..wanted]);
+        chunks.push(decoded);
         Ok(())
     })?;
-    if out.len() < data.rows * size { Err(missing(name, out.len() / size)) } else { Ok(out) }
+    if chunks.len() < grid.len() {
+        return Err(missing(name, grid, chunks.len()));
+    }
+    let mut out = vec![0; data.rows * size];
+    chunks.iter().enumerate().for_each(|(at, chunk)| grid.place(at, chunk, size, &mut out));
+    Ok(out)
 }
 
-fn missing(name: &str, row: usize) -> Fault {
+fn missing(name: &str, grid: &Grid<'_>, number: usize) -> Fault {
+    let first: Vec<String> = grid.first(number).iter().map(usize::to_string).collect();
     Fault::new(
         format!("the chunks of {name} follow each other without a gap"),
-        format!("the one with row {row} is not there"),
+        format!("the one with row {} is not there", first.join(", ")),
     )
 }
 
 /// Calls `visit` with the chunks in the order of their rows.
-fn find(
-    file: &[u8],
-    data: &Dataset<'_>,
-    rows: usize,
-    chunk: usize,
-    index: Index,
-    mut visit: impl FnMut(Stored) -> Result<()>,
-) -> Result<()> {
-    let count = data.rows.div_ceil(rows) as u64;
-    let plain = |i: u64, address: u64| Stored { row: i * rows as u64, address, bytes: None, mask: 0 };
+fn find(file: &[u8], grid: &Grid<'_>, index: Index, mut visit: impl FnMut(Stored) -> Result<()>) -> Result<()> {
+    let plain = |i: usize, address: u64| Stored { number: Some(i), address, bytes: None, mask: 0 };
     match index {
         Index::Tree(UNDEFINED) | Index::FixedArray(UNDEFINED) => Ok(()),
-        // A key: bytes, mask, first row, and a second coordinate that is always 0.
-        Index::Tree(tree) => leaves(file, tree, 1, 24, |mut key, address| {
-            let (bytes, mask, row) = (key.u32()?, key.u32()?, key.u64()?);
-            visit(Stored { row, address, bytes: Some(bytes.into()), mask })
+        // A key: bytes, mask, first row along each axis, and one more coordinate that is always 0.
+        Index::Tree(tree) => leaves(file, tree, 1, 8 + 8 * (grid.dims.len() as u64 + 1), |mut key, address| {
+            let (bytes, mask) = (key.u32()?, key.u32()?);
+            let mut number = Some(0);
+            for axis in 0..grid.dims.len() {
+                let row = key.u64()?;
+                let chunk = grid.chunk[axis] as u64;
+                let inside = row < grid.dims[axis] as u64;
+                if inside && !row.is_multiple_of(chunk) {
+                    let got = format!("one begins at row {row} of axis {axis}");
+                    return Err(Fault::new(format!("chunks begin at multiples of {chunk} rows"), got));
+                }
+                number = number.filter(|_| inside).map(|n| n * grid.count[axis] + (row / chunk) as usize);
+            }
+            visit(Stored { number, address, bytes: Some(bytes.into()), mask })
         }),
         Index::Single { address, filtered } => {
             visit(Stored { bytes: filtered.map(|f| f.0), mask: filtered.map_or(0, |f| f.1), ..plain(0, address) })
         }
-        Index::Implicit(first) => (0..count).try_for_each(|i| {
-            let address = i.checked_mul(chunk as u64).and_then(|offset| first.checked_add(offset));
+        Index::Implicit(first) => (0..grid.len()).try_for_each(|i| {
+            let address = (i as u64).checked_mul(grid.bytes as u64).and_then(|offset| first.checked_add(offset));
             visit(plain(i, address.unwrap_or(UNDEFINED)))
         }),
-        Index::FixedArray(header) => fixed_array(file, header, count, |i, mut entry| {
+        Index::FixedArray(header) => fixed_array(file, header, grid.len() as u64, |i, mut entry| {
             let address = entry.u64()?;
             if entry.left() == 0 {
-                return visit(plain(i, address));
+                return visit(plain(i as usize, address));
             }
             let bytes = entry.number(entry.left() - 4)?;
-            visit(Stored { bytes: Some(bytes), mask: entry.u32()?, ..plain(i, address) })
+            visit(Stored { bytes: Some(bytes), mask: entry.u32()?, ..plain(i as usize, address) })
         }),
     }
 }
@@ -185,13 +245,24 @@ fn decode<'a>(
     if bytes.len() == size { Ok(bytes) } else { Err(format!("{} bytes", bytes.len())) }
 }
 
+/// The contents of a compressed stream of at most `most` bytes. Room is made as it is filled.
 fn inflate(bytes: &[u8], most: usize) -> std::result::Result<Vec<u8>, String> {
-    let mut out = Vec::with_capacity(most);
-    match Decompress::new(true).decompress_vec(bytes, &mut out, FlushDecompress::Finish) {
-        Ok(Status::StreamEnd) => Ok(out),
-        Ok(_) if out.len() == most => Err("more".into()),
-        Ok(_) => Err("a compressed stream that is cut short".into()),
-        Err(e) => Err(format!("what is no compressed stream ({e})")),
+    let mut out = Vec::with_capacity(most.min(4 * bytes.len() + 64));
+    let mut stream = Decompress::new(true);
+    loop {
+        let read = stream.total_in() as usize;
+        let finish = if out.capacity() >= most { FlushDecompress::Finish } else { FlushDecompress::None };
+        let before = out.len();
+        match stream.decompress_vec(&bytes[read..], &mut out, finish) {
+            Ok(Status::StreamEnd) => return Ok(out),
+            Ok(_) if out.len() >= most => return Err("more".into()),
+            Ok(_) if out.len() == out.capacity() => out.reserve_exact(out.len().min(most - out.len())),
+            Ok(_) if out.len() == before && stream.total_in() as usize == read => {
+                return Err("a compressed stream that is cut short".into());
+            }
+            Ok(_) => {}
+            Err(e) => return Err(format!("what is no compressed stream ({e})")),
+        }
     }
 }
 
