@@ -118,6 +118,29 @@ fn a_campaign_that_is_killed_goes_on() {
         "{said}"
     );
     assert!(folder.join("both.png").is_file());
+
+    // The event file of a run is the same each time, and its records follow one another to its end.
+    let events = folder.join("events");
+    let file = |name: &str| -> Vec<u8> {
+        let out = events.join(name);
+        let words = ["export", text(&runs[0]), "--tensorboard", text(&out)];
+        succeeds(&command(&words).output().expect("it starts"));
+        let path = fs::read_dir(&out).expect("a folder").next().expect("a file").expect("an entry").path();
+        assert!(path.display().to_string().contains("tfevents"), "{}", path.display());
+        fs::read(path).expect("a file")
+    };
+    let bytes = file("a");
+    assert_eq!(bytes, file("b"));
+    let (mut at, mut records) = (0, 0);
+    while let Some(length) = bytes.get(at..at + 8) {
+        at += 16 + u64::from_le_bytes(length.try_into().expect("eight bytes")) as usize;
+        records += 1;
+    }
+    // A version, the settings, six scalars of each of 40 updates, and the arrays of the checkpoints.
+    assert!(at == bytes.len() && records > 2 + 6 * 40, "{records} records, {at} of {} bytes", bytes.len());
+    for tag in ["training/loss", "parameters/out.weight", "plots/curve", "learner.method.name"] {
+        assert!(bytes.windows(tag.len()).any(|part| part == tag.as_bytes()), "{tag}");
+    }
 }
 
 #[test]
