@@ -33,7 +33,7 @@ const BASES: &[(&str, &str, &str)] = &[
     ("eval", "RUN", "--out=out"),
     ("observe", "RUN", "--samples=1 --out=out"),
     ("import", "NIR", "--out=out"),
-    ("export", "GRAPH", "--nir=out"),
+    ("export", "GRAPH", "--nir=exported"),
     ("analyze hidden-jacobian-cosine", "", ANALYSIS),
     ("analyze theorem3", "", ANALYSIS),
     ("analyze weight-gradient-cosine", "", ANALYSIS),
