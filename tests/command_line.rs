@@ -122,7 +122,7 @@ fn an_unknown_learning_rule_lists_the_known_ones() {
 #[test]
 fn flags_and_commands_may_be_shortened() {
     let (long, _) = run(&["explain", "rnn", "--batch", "4", "--steps", "10", "--n_rec", "8"], 0);
-    let (short, _) = run(&["exp", "rnn", "--bat", "4", "--st", "10", "--n-rec", "8"], 0);
+    let (short, _) = run(&["expl", "rnn", "--bat", "4", "--st", "10", "--n-rec", "8"], 0);
     assert_eq!(long, short);
 }
 

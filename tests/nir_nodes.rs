@@ -189,7 +189,7 @@ fn neurons_follow_their_equations_in_both_schemes() {
             same(&got, &want);
             let total: f64 = want.iter().flatten().map(|v| v.abs()).sum();
             let most = want.len() as f64 * 3.0;
-            assert!(total > 2.0 && (middle.kind == "I" || total < most), "{} is alive: {total}", middle.kind);
+            assert!(total > 2.0 && (!middle.kind.ends_with('F') || total < most), "{} is alive: {total}", middle.kind);
         }
     }
 }
