@@ -353,7 +353,7 @@ impl<'a> Sweep<'a> {
             steps,
             mean_over_time: config.method == Method::BPTT,
         };
-        let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
+        let learner = Learner::new(&spec.model, &spec.objective, &spec.learner.within(steps))?;
         let length = learner.chunk_length(steps);
         if run.dry_run {
             say!("{}", toml::to_string_pretty(&spec.learner)?);
