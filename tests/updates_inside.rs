@@ -111,7 +111,7 @@ fn updates_inside_a_sequence_are_those_of_a_stream() -> Outcome {
     let session = Session::cpu()?;
     let single = Vjp::default();
     let mut tried = 0;
-    for method in Method::all().into_iter().filter(|m| m.is_online()) {
+    for method in Method::all().filter(|m| m.is_online()) {
         // 4 leaves two of the 14 steps with loss for a shorter last update, 1 is an update in every step, 9 is one loop less.
         for every in if method == Method::D_RTRL { vec![1, 4, 9] } else { vec![4] } {
             let config =
