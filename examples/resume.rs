@@ -44,9 +44,10 @@ impl Loop<'_> {
         println!("updates {from} to {end}");
         let mut loss = f32::NAN;
         for step in from..end {
-            let ([inputs, targets], grads) = (batch(step)?, &mut Vec::new());
-            (loss, *grads) = self.engine.gradient(&state.params, &self.engine.states(1, step)?, &inputs, &targets)?;
-            state = self.engine.update(&self.optimizer, state, grads)?.0;
+            let [inputs, targets] = batch(step)?;
+            let grads;
+            (loss, grads) = self.engine.gradient(&state.params, &self.engine.states(1, step)?, &inputs, &targets)?;
+            state = self.engine.update(&self.optimizer, state, &grads)?.0;
         }
         std::fs::create_dir_all(folder)?;
         checkpoint::save(

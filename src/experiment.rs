@@ -176,6 +176,7 @@ impl Experiment {
             ("settings.threads", self.settings.threads as u64, range::THREADS),
             ("learner.warmup", self.learner.warmup as u64, range::SPAN),
             ("learner.chunk", self.learner.chunk.unwrap_or(1) as u64, range::STEPS),
+            ("learner.update_every", self.learner.update_every.unwrap_or(1) as u64, range::STEPS),
         ];
         for (path, n, count) in counts {
             count.check(n).map_err(|text| wrong(path, text))?;

@@ -21,7 +21,7 @@ pub use crate::{
         form::TraceSetting, objective::Regularizer, sequence::LearnerConfig,
     },
     train::{
-        engine::{Advanced, Engine, Evaluated, Observed, Sequence, Stream},
+        engine::{Advanced, Engine, Evaluated, Gradients, Observed, Sequence, Stream},
         optimizer::{Optimizer, Schedule},
         program::{ProgramError, TrainState},
         session::{Session, SessionError},

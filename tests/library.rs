@@ -309,7 +309,7 @@ fn a_wrong_call_is_an_error_that_names_the_array() -> Outcome {
     let engine = Engine::new(&session, &model, &Objective::default(), &LearnerConfig::default())?;
     let (state, states) = (engine.start(Optimizer::default().rule, 3)?, engine.states(3, 0)?);
     let classes = Array::s32([0, 1, 1], [BATCH])?;
-    let says = |found: Result<(f32, Vec<Buffer>), ProgramError>, words: &[&str]| {
+    let says = |found: Result<(f32, Gradients), ProgramError>, words: &[&str]| {
         let text = found.map(|_| ()).expect_err(words[0]).to_string();
         assert!(words.iter().all(|w| text.contains(w)) && text.contains("; "), "{words:?}: {text}");
     };

@@ -216,6 +216,29 @@ fn a_stream_keeps_dense_traces() {
     }
 }
 
+#[test]
+fn an_update_inside_a_sequence_cannot_look_ahead() {
+    let model = model(|cx, x| leaky(cx, x, false));
+    let of = |config: LearnerConfig, of_sum| {
+        let objective = Objective { of_sum, ..Objective::default() };
+        Learner::new(&model, &objective, &LearnerConfig { update_every: Some(3), ..config }).map(|_| ())
+    };
+    for trace in [TraceSetting::FixedLag, TraceSetting::Whole, TraceSetting::Recompute] {
+        let refused =
+            of(LearnerConfig { trace, lag: Some(5), lag_tolerance: 1.0, ..config(Method::D_RTRL) }, OfSum::Never);
+        assert!(matches!(&refused, Err(LearnError::Setting(text)) if text.contains("--update_every")), "{refused:?}");
+    }
+    let windows = LearnerConfig { vjp: Vjp::MultiStep { window: 2 }, ..config(Method::D_RTRL) };
+    for (config, of_sum) in
+        [(config(Method::BPTT), OfSum::Never), (config(Method::D_RTRL), OfSum::Always), (windows.clone(), OfSum::Never)]
+    {
+        let refused = of(config, of_sum);
+        assert!(matches!(&refused, Err(LearnError::Setting(text)) if text.contains("--update_every 3")), "{refused:?}");
+    }
+    assert!(of(config(Method::D_RTRL), OfSum::Evaluation).is_ok());
+    assert!(of(LearnerConfig { vjp: Vjp::MultiStep { window: 3 }, ..windows }, OfSum::Never).is_ok());
+}
+
 /// The page and the tests name the same limitations.
 #[test]
 fn every_row_of_the_page_has_its_test() {

@@ -28,6 +28,8 @@ use crate::{
 pub struct Similarity {
     /// Cosine of `J_t` and `D_t`, by step.
     pub steps: Vec<f32>,
+    /// Share of the neurons that spike, by step.
+    pub spiking: Vec<f32>,
     /// Cosine of their products over the sequence.
     pub whole: f32,
     /// Spikes per neuron and step.
@@ -61,9 +63,18 @@ impl<'a> Jacobian<'a> {
     /// # Errors
     /// When the device fails.
     pub fn run(&self, seed: u64, batch: &Batch) -> Result<Similarity, ProgramError> {
-        let mut out = self.analysis.run(seed, batch)?;
-        let (rate, whole) = (out[2][0], out[1][0]);
-        Ok(Similarity { steps: out.swap_remove(0), whole, rate })
+        self.run_as(&self.analysis.model, seed, batch)
+    }
+
+    /// The same with the initial values of another model of the same shapes.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn run_as(&self, model: &Model, seed: u64, batch: &Batch) -> Result<Similarity, ProgramError> {
+        let mut out = self.analysis.run_as(model, seed, batch)?;
+        let (spiking, whole) = (out.swap_remove(2), out[1][0]);
+        let rate = spiking.iter().sum::<f32>() / spiking.len().max(1) as f32;
+        Ok(Similarity { steps: out.swap_remove(0), spiking, whole, rate })
     }
 }
 
@@ -256,14 +267,14 @@ fn build(
         [new_j, new_d, vec![step, whole]].concat()
     });
     let (_, cosines) = scan_whole(g, &body, steps, false, &init, &stacks, &phis);
-    let rate = rate(g, model, &learner.observe(g, params, states, &inputs));
-    vec![cosines[0].clone(), cosines[1].at(steps - 1).reshape(&[1]), rate]
+    let spiking = spiking(g, model, &learner.observe(g, params, states, &inputs), steps);
+    vec![cosines[0].clone(), cosines[1].at(steps - 1).reshape(&[1]), spiking]
 }
 
-/// Spikes per neuron and step over all layers, `[1]`, of what [`Learner::observe`] gives.
-fn rate(g: &Graph, model: &Model, seen: &[Tensor]) -> Tensor {
+/// Spikes per neuron in every step over all layers, `[T]`, of what [`Learner::observe`] gives.
+fn spiking(g: &Graph, model: &Model, seen: &[Tensor], steps: usize) -> Tensor {
     let spikes: Vec<&Tensor> = model.spiking().map(|(k, _)| &seen[model.states.len() + 1 + k]).collect();
-    let count: usize = spikes.iter().map(|t| t.shape().elements()).sum();
-    let sum = total(spikes.iter().map(|t| t.sum_all()), || g.scalar(DType::F32, 0.0));
-    (sum * (1.0 / count.max(1) as f64)).reshape(&[1])
+    let count: usize = spikes.iter().map(|t| t.shape().elements() / steps.max(1)).sum();
+    let sum = total(spikes.iter().map(|t| t.sum(&[1, 2])), || g.zeros(&Shape::f32([steps])));
+    sum * (1.0 / count.max(1) as f64)
 }

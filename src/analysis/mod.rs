@@ -4,7 +4,9 @@
 //! * [`history`]: a sum of outer products against the outer product of sums, along the traces of D-RTRL.
 //! * [`gradient`]: online gradients against BPTT.
 //! * [`rank_one`]: the same question as in [`history`], for random matrices.
+//! * [`alive`]: weight scales at which there is something to analyse.
 
+pub mod alive;
 pub mod gradient;
 pub mod history;
 pub mod jacobian;
@@ -23,6 +25,12 @@ use crate::{
         trainer::arrays,
     },
 };
+
+/// `<x, y> / (|x| |y|)`; nothing where `x` is zero or not finite, for then there is nothing to compare with; 0 where `y` is.
+pub fn cosine_with(x: &[f32], y: &[f32]) -> Option<f64> {
+    let some = x.iter().any(|v| *v != 0.0) && x.iter().all(|v| v.is_finite());
+    some.then(|| cosine(x, y))
+}
 
 /// `<x, y> / (|x| |y|)`; 0 where a norm is 0 or not finite.
 pub fn cosine(x: &[f32], y: &[f32]) -> f64 {
@@ -105,7 +113,12 @@ impl<'a> Analysis<'a> {
 
     /// Results for the network of `seed` on a batch.
     fn run(&self, seed: u64, batch: &Batch) -> Result<Vec<Vec<f32>>, ProgramError> {
-        let args = arguments(&self.model, seed, batch)?;
+        self.run_as(&self.model, seed, batch)
+    }
+
+    /// The same with the initial values of another model of the same shapes.
+    fn run_as(&self, model: &Model, seed: u64, batch: &Batch) -> Result<Vec<Vec<f32>>, ProgramError> {
+        let args = arguments(model, seed, batch)?;
         let upload = |a: &Array| self.session.client.upload(a).map_err(SessionError::from);
         let buffers = args.iter().map(upload).collect::<Result<Vec<_>, _>>()?;
         let out =
@@ -119,12 +132,15 @@ impl<'a> Analysis<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::cosine;
+    use super::{cosine, cosine_with};
 
     #[test]
     fn cosines_do_not_overflow_and_know_zero() {
         assert!((cosine(&[3e30, 4e30], &[4e-30, 3e-30]) - 0.96).abs() < 1e-6);
         assert_eq!(cosine(&[0.0, 0.0], &[1.0, 2.0]), 0.0);
+        assert_eq!(cosine_with(&[0.0, 0.0], &[1.0, 2.0]), None);
+        assert_eq!(cosine_with(&[f32::INFINITY, 0.0], &[1.0, 2.0]), None);
+        assert_eq!(cosine_with(&[1.0, 2.0], &[0.0, 0.0]), Some(0.0), "a rule that finds nothing is not excused");
         assert_eq!(cosine(&[1.0, 0.0], &[0.0, 2.0]), 0.0);
         assert!((cosine(&[-1.0, 2.0], &[1.0, -2.0]) + 1.0).abs() < 1e-12);
     }

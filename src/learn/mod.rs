@@ -39,6 +39,7 @@ pub mod sequence;
 pub mod signal;
 pub mod structure;
 pub mod trace;
+pub mod updates;
 mod walk;
 
 use serde::{Deserialize, Serialize};

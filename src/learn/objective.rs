@@ -245,6 +245,20 @@ impl Objective {
         real / share
     }
 
+    /// Whether any row of these targets carries loss, `pred[]`; nothing where all do. The rows that do not are classes below 0.
+    pub fn counts(&self, target: &Tensor) -> Option<Tensor> {
+        let masks = self.target.kind == TargetKind::Class && !self.regularized();
+        masks.then(|| {
+            let largest = target.convert(DType::F32).max_all();
+            largest.ge(&largest.zeros_like())
+        })
+    }
+
+    /// The same of targets on the host.
+    pub(crate) fn counts_on_host(&self, targets: &[f64]) -> bool {
+        self.target.kind != TargetKind::Class || self.regularized() || targets.iter().any(|class| *class >= 0.0)
+    }
+
     /// Loss of one step for every sequence, `[B]`, without regularisers.
     pub fn sequence_losses(&self, out: &Tensor, target: &Tensor) -> Tensor {
         let wanted = || match self.target.kind {

@@ -16,16 +16,16 @@ use super::{
 
 /// A piece of a sequence.
 #[derive(Clone, Copy)]
-struct Piece<'a> {
+pub(super) struct Piece<'a> {
     /// The whole sequence.
-    data: Data<'a>,
+    pub data: Data<'a>,
     /// Its first step and the one after its last.
-    from: usize,
-    to: usize,
+    pub from: usize,
+    pub to: usize,
     /// Whether its steps carry loss.
-    learn: bool,
+    pub learn: bool,
     /// Whether the traces after its last step are wanted. (The last chunk saves that work otherwise.)
-    keep: bool,
+    pub keep: bool,
 }
 
 /// A chunk to look at.
@@ -137,7 +137,7 @@ impl Learner {
     }
 
     /// Runs many steps, chunk by chunk.
-    fn segment(&self, g: &Graph, phis: &[Tensor], mut carry: Carry, piece: Piece<'_>) -> (Carry, Sums) {
+    pub(super) fn segment(&self, g: &Graph, phis: &[Tensor], mut carry: Carry, piece: Piece<'_>) -> (Carry, Sums) {
         let Piece { from, to, learn, keep, .. } = piece;
         let steps = to - from;
         let mut sums = self.no_sums(g);

@@ -41,6 +41,10 @@ pub struct LearnerConfig {
     /// How far signals look ahead.
     #[serde(default, skip_serializing_if = "is_step")]
     pub signal: Ahead,
+    /// Steps between updates inside a sequence, counted from the first that carries loss; one update a sequence, if not given. A training
+    /// program makes the updates, a gradient knows nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update_every: Option<usize>,
     /// The largest share of a signal that a lag may cut off.
     #[serde(default = "tolerance", skip_serializing_if = "is_tolerance")]
     pub lag_tolerance: f64,
@@ -76,6 +80,7 @@ impl Default for LearnerConfig {
             lag: None,
             memory_budget: None,
             signal: Ahead::Step,
+            update_every: None,
             lag_tolerance: tolerance(),
         }
     }
@@ -264,6 +269,7 @@ impl Learner {
             return Err(LearnError::Setting(text.into()));
         }
         let twice = objective.of_sum == OfSum::Always && (rule.is_online() || rule.recomputes());
+        super::updates::check(config, &**rule, objective, twice)?;
         let step_objective = if twice { Objective::along_a_derivative() } else { objective.clone() };
         let mut prepared = Prepared::new(model, &step_objective);
         prepared.given_target = objective.target.of_step(model.batch(), model.output.dims[1]);
@@ -343,6 +349,11 @@ impl Learner {
     /// Whether the rule has no traces, and learns from each step by itself.
     pub(super) fn traceless(&self) -> bool {
         check::traceless(self.rule(), &self.structure)
+    }
+
+    /// What is minimised.
+    pub fn objective(&self) -> &Objective {
+        &self.objective
     }
 
     /// The settings.

@@ -99,7 +99,7 @@ impl Figure for BarChart {
         let mut scene = Scene::new(width, height, &self.title);
         let top = frame::heading(&mut scene, &self.title, &self.subtitle);
         let entries = self.entries();
-        let below = frame::height_below(&entries, width - 2.0 * EDGE);
+        let below = frame::height_below(&entries, width);
 
         let mut y = self.y_axle();
         let ticks = y.tick_upright((height - top - 60.0).max(80.0));
@@ -133,9 +133,8 @@ impl Figure for BarChart {
             }
         }
         self.draw_bars(&mut scene, plot, &y);
-        let at = (left, plot.bottom() + axis_height + 8.0);
         if !entries.is_empty() {
-            frame::draw_below(&mut scene, &entries, at, width - EDGE - left);
+            frame::draw_below(&mut scene, &entries, plot.bottom() + axis_height + 8.0, width);
         }
         scene
     }

@@ -217,19 +217,24 @@ fn columns(entries: &[Entry], room: f64) -> (usize, f64, Vec<f64>) {
     (count, width + gap, rows.collect())
 }
 
-/// Height of a legend below a plot, in `room` pixels.
-pub(super) fn height_below(entries: &[Entry], room: f64) -> f64 {
-    if entries.is_empty() { 0.0 } else { columns(entries, room).2.iter().sum::<f64>() + 6.0 }
+/// Room for a legend below a plot, in a figure of so many pixels.
+fn room_below(width: f64) -> f64 {
+    width - 2.0 * EDGE
 }
 
-/// Draws a legend in columns with its top left corner at `at`.
-pub(super) fn draw_below(scene: &mut Scene, entries: &[Entry], at: Pt, room: f64) {
+/// Height of a legend below a plot, in a figure of `width` pixels.
+pub(super) fn height_below(entries: &[Entry], width: f64) -> f64 {
+    if entries.is_empty() { 0.0 } else { columns(entries, room_below(width)).2.iter().sum::<f64>() + 6.0 }
+}
+
+/// Draws a legend in columns from `y` downwards, as high as [`height_below`] says.
+pub(super) fn draw_below(scene: &mut Scene, entries: &[Entry], mut y: f64, width: f64) {
+    let room = room_below(width);
     let (count, width, heights) = columns(entries, room);
-    let mut y = at.1;
     for (row, height) in entries.chunks(count).zip(heights) {
         for (i, entry) in row.iter().enumerate() {
             let lines = names(entry, room - KEY_WIDTH - KEY_GAP);
-            draw_entry(scene, entry.key, &lines, (at.0 + i as f64 * width, y));
+            draw_entry(scene, entry.key, &lines, (EDGE + i as f64 * width, y));
         }
         y += height;
     }

@@ -289,7 +289,7 @@ impl Figure for LineChart {
         let (legend_width, legend_height) = frame::size_at_right(&entries);
         let fits = legend_width < 0.32 * width && legend_height < height - top - axis_height - EDGE;
         let right = !entries.is_empty() && (self.legend == Legend::Right || (self.legend == Legend::Auto && fits));
-        let below = if right { 0.0 } else { frame::height_below(&entries, width - 2.0 * EDGE) };
+        let below = if right { 0.0 } else { frame::height_below(&entries, width) };
 
         let bottom = axis_height + below + EDGE - 6.0;
         let wanted = if right { legend_height.max(140.0) } else { 140.0 };
@@ -321,8 +321,7 @@ impl Figure for LineChart {
         if right {
             frame::draw_at_right(&mut scene, &entries, (plot.right() + 20.0, top));
         } else if !entries.is_empty() {
-            let at = (left, plot.bottom() + axis_height + 6.0);
-            frame::draw_below(&mut scene, &entries, at, width - EDGE - left);
+            frame::draw_below(&mut scene, &entries, plot.bottom() + axis_height + 6.0, width);
         }
         scene
     }

@@ -61,6 +61,43 @@ fn are_finite(marks: &[scene::Mark]) -> bool {
     })
 }
 
+/// The texts of a figure and where they are.
+fn texts(marks: &[scene::Mark]) -> Vec<(String, scene::Pt)> {
+    let of = |mark: &scene::Mark| match mark {
+        scene::Mark::Text(text) => vec![(text.text.clone(), text.at)],
+        scene::Mark::Clip { marks, .. } => texts(marks),
+        _ => vec![],
+    };
+    marks.iter().flat_map(of).collect()
+}
+
+#[test]
+fn a_legend_below_is_in_the_figure_whatever_the_length_of_its_names() {
+    let mut rows = Vec::new();
+    for count in 2..9 {
+        for length in [4, 16, 28, 40, 90] {
+            let name = |k: usize| format!("{k} {}", "es-d-rtrl ".repeat(9).split_at(length).0.trim_end());
+            let mut bars = BarChart::new("t", "map", ["l0", "out"], Axis::new("cosine similarity").range(0.0, 1.05));
+            let mut lines = LineChart::new("t", Axis::new("step"), Axis::new("cosine")).legend(Legend::Below);
+            for k in 0..count {
+                bars = bars.bars(name(k), [0.5, 0.9]);
+                lines = lines.series(Series::new(name(k), [(0.0, 0.5), (1.0, 0.9)]));
+            }
+            for scene in [bars.scene(), lines.scene()] {
+                let entries: Vec<_> =
+                    texts(&scene.marks).into_iter().filter(|(text, _)| text.contains("es-d")).collect();
+                assert!(entries.len() >= count, "{count} {length}: every name is there");
+                let lowest = entries.iter().map(|(_, at)| at.1).fold(0.0, f64::max);
+                assert!(lowest + 6.0 <= scene.height, "{count} {length}: {lowest} in {}", scene.height);
+                let mut heights: Vec<i64> = entries.iter().map(|(_, at)| at.1.round() as i64).collect();
+                heights.dedup();
+                rows.push(heights.len());
+            }
+        }
+    }
+    assert!(rows.contains(&1) && rows.iter().any(|n| *n > 2), "one row and several: {rows:?}");
+}
+
 #[test]
 fn odd_data_never_panic_and_give_sound_svg() {
     let cases: [&[f64]; 6] = [&[], &ODD[..1], &[2.0], &[5.0, 5.0, 5.0], &ODD, &[-3.0, -2.0]];

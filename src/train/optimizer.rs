@@ -155,29 +155,28 @@ impl Optimizer {
         params.iter().fold(zero(), |sum, w| sum + w.abs().sum_all()) * self.weight_l1
     }
 
-    /// One update of `params` with `grads`; `lr` is the scheduled rate, `count: s32[]` the number of updates before.
+    /// A gradient with the derivative of that term.
+    fn with_l1(&self, w: &Tensor, gradient: &Tensor) -> Tensor {
+        if self.weight_l1 == 0.0 {
+            return gradient.clone();
+        }
+        let zero = w.zeros_like();
+        let below = w.lt(&zero).select(&w.full_like(-1.0), &zero);
+        gradient + w.gt(&zero).select(&w.full_like(1.0), &below) * self.weight_l1
+    }
+
+    /// One update of `params` with `grads`; `lr` is the scheduled rate, `count: s32[]` the number of updates before. Where `counts`
+    /// (`pred[]`) is false no step carried loss: parameters, moments and count stay as they are.
     pub fn update(
         &self,
         params: &[Tensor],
         grads: &[Tensor],
         slots: &[Tensor],
-        count: &Tensor,
-        lr: &Tensor,
+        (count, lr): (&Tensor, &Tensor),
+        counts: Option<&Tensor>,
     ) -> Updated {
         let g = count.graph();
-        let grads: Vec<Tensor> = params
-            .iter()
-            .zip(grads)
-            .map(|(w, d)| {
-                if self.weight_l1 == 0.0 {
-                    return d.clone();
-                }
-                let sign = w
-                    .gt(&w.zeros_like())
-                    .select(&w.full_like(1.0), &w.lt(&w.zeros_like()).select(&w.full_like(-1.0), &w.zeros_like()));
-                d + sign * self.weight_l1
-            })
-            .collect();
+        let grads: Vec<Tensor> = params.iter().zip(grads).map(|(w, d)| self.with_l1(w, d)).collect();
         let norm = global_norm(g, &grads);
         let finite = norm.lt(&norm.full_like(f64::INFINITY));
         let scale = if self.clip > 0.0 {
@@ -187,7 +186,8 @@ impl Optimizer {
         };
         let next = count + &g.scalar(DType::S32, 1.0);
         let n = next.convert(DType::F32);
-        let keep = |new: Tensor, old: &Tensor| finite.select(&new, old);
+        let made = counts.map_or(finite.clone(), |counts| counts.select(&finite, counts));
+        let keep = |new: Tensor, old: &Tensor| made.select(&new, old);
         let (mut new_params, mut new_slots) = (Vec::new(), vec![Vec::new(); self.rule.slots()]);
         for (k, (w, d)) in params.iter().zip(&grads).enumerate() {
             let mut d = d * &scale;
@@ -221,7 +221,7 @@ impl Optimizer {
         Updated {
             params: new_params,
             slots: new_slots.into_iter().flatten().collect(),
-            count: finite.select(&next, count),
+            count: made.select(&next, count),
             norm,
         }
     }
@@ -240,7 +240,7 @@ mod tests {
         let mut shapes = vec![Shape::f32([2]); 2 + slots];
         shapes.extend([Shape::s32([]), Shape::f32([])]);
         let func = Func::trace(&shapes, |_, p| {
-            let u = optimizer.update(&p[..1], &p[1..2], &p[2..2 + slots], &p[2 + slots], &p[3 + slots]);
+            let u = optimizer.update(&p[..1], &p[1..2], &p[2..2 + slots], (&p[2 + slots], &p[3 + slots]), None);
             u.params.into_iter().chain(u.slots).chain([u.count, u.norm]).collect()
         });
         let vector = |v: &[f32]| Array::f32(v, [2]).expect("two values");

@@ -16,13 +16,18 @@ use hlo::{
 
 use super::{
     optimizer::{Optimizer, Rule},
-    replicas::Parts,
+    replicas::{Means, Parts},
     session::{Session, SessionError},
     update::{Argument, Given, Update, parameters},
 };
 use crate::{
     cell::{Model, ParamSpec, StateInit, StateSpec},
-    learn::{LearnError, Learner, Objective, objective::OfSum, sequence::LearnerConfig},
+    learn::{
+        LearnError, Learner, Objective,
+        objective::OfSum,
+        sequence::{LearnerConfig, SequenceOut},
+        updates::{Changed, Found},
+    },
 };
 
 pub use super::replicas::TrainState;
@@ -93,7 +98,7 @@ pub struct StepReport {
     pub loss: f32,
     /// Share of the batch whose summed output is largest at the target.
     pub accuracy: f32,
-    /// Global norm of the gradient before clipping.
+    /// Global norm of the gradient before clipping; with updates inside the sequence the largest of theirs.
     pub norm: f32,
     /// The term `weight_l1 * sum |w|` before the update, which `loss` leaves out.
     pub l1: f32,
@@ -187,6 +192,118 @@ pub(super) fn hits(out: &Tensor, target: &Tensor) -> Tensor {
     hit.convert(DType::F32)
 }
 
+/// What the training program computes.
+struct Body<'a> {
+    spec: &'a Spec,
+    learner: &'a Learner,
+    update: &'a Update,
+}
+
+/// What updates have made of parameters and optimiser.
+struct Updates {
+    params: Vec<Tensor>,
+    /// The optimiser's slots and its count.
+    changed: Vec<Tensor>,
+    /// Norm of the gradient; of several the largest, so that it is not finite if one of them is not.
+    norm: Tensor,
+}
+
+impl Body<'_> {
+    /// What a loss summed over the steps that count is multiplied by for the mean.
+    fn per_step(&self) -> f64 {
+        let counted = self.spec.steps - self.spec.learner.warmup.min(self.spec.steps);
+        let one_loss = self.spec.objective.of_sum == OfSum::Always;
+        if one_loss { 1.0 } else { 1.0 / counted.max(1) as f64 }
+    }
+
+    /// (parameters that change, slots, count, loss, accuracy, norm, l1).
+    fn results(&self, g: &Graph, arguments: &[Tensor]) -> Vec<Tensor> {
+        let Spec { model, objective, optimizer, parts, .. } = self.spec;
+        let given = self.update.split(arguments);
+        let Given { params, count, .. } = given;
+        let (drawn, data) = given.rest.split_at(given.rest.len() - 2);
+        let states = initial_states(g, model, drawn);
+        let share = parts.share(&data[1]);
+        let (made, report, tracked) = match self.learner.config().update_every {
+            None => {
+                let out = self.learner.sequence(g, params, &states, &data[0], &data[1]);
+                let mut all = self.update.trained(&out.grads);
+                all.extend(self.report(&out, &data[1]));
+                // Everything that devices tell each other, in one exchange.
+                let Means { mut counted, tracked, counts } =
+                    parts.mean(all, out.tracked, share.as_ref(), objective.counts(&data[1]));
+                let report = counted.split_off(counted.len() - 2);
+                (self.update(params, &counted, counts, given.slots, (count, given.lr)), report, tracked)
+            }
+            Some(every) => {
+                let (made, out) = self.updates(g, every, &given, &states, data, share.as_ref());
+                let means = parts.mean(self.report(&out, &data[1]).into(), out.tracked, share.as_ref(), None);
+                (made, means.counted, means.tracked)
+            }
+        };
+        let mut new = made.params;
+        // Running statistics move once a sequence.
+        for (t, mean) in model.tracked.iter().zip(&tracked) {
+            new[t.param] = average(&params[t.param], mean, t.momentum, count);
+        }
+        let mut results: Vec<Tensor> = self.update.changed.iter().map(|&k| new[k].clone()).collect();
+        results.extend(made.changed);
+        results.extend(report);
+        results.extend([made.norm, optimizer.l1(g, &self.update.trained(params))]);
+        results
+    }
+
+    /// Loss and accuracy of a sequence, as means over its batch.
+    fn report(&self, out: &SequenceOut, target: &Tensor) -> [Tensor; 2] {
+        let accuracy = (hits(&out.out, target) * self.spec.objective.weights(target)).mean_all();
+        [&out.loss * self.per_step(), accuracy]
+    }
+
+    /// A sequence with updates inside.
+    fn updates(
+        &self,
+        g: &Graph,
+        every: usize,
+        given: &Given<'_>,
+        states: &[Tensor],
+        data: &[Tensor],
+        share: Option<&Tensor>,
+    ) -> (Updates, SequenceOut) {
+        let n = given.slots.len();
+        let mut carried = [given.slots, &[given.count.clone(), g.scalar(DType::F32, 0.0), given.lr.clone()]].concat();
+        carried.extend(share.cloned());
+        let each = |_: &Graph, found: Found<'_>| {
+            let (slots, rest) = found.carried.split_at(n);
+            let means = self.spec.parts.mean(self.update.trained(found.grads), vec![], rest.get(3), found.counts);
+            let made = self.update(found.params, &means.counted, means.counts, slots, (&rest[0], &rest[2]));
+            let norm = made.norm.maximum(&rest[1]);
+            let carried = [made.changed, vec![norm], rest[2..].to_vec()].concat();
+            Changed { params: made.params, carried }
+        };
+        let start = (given.params, carried);
+        let (new, out) = self.learner.sequence_with_updates(g, every, start, states, (&data[0], &data[1]), &each);
+        let (params, changed, norm) = (new.params, new.carried[..=n].to_vec(), new.carried[n + 1].clone());
+        (Updates { params, changed, norm }, out)
+    }
+
+    /// One update by the gradients of the trained parameters; none where `counts` says that no step carries loss.
+    fn update(
+        &self,
+        params: &[Tensor],
+        grads: &[Tensor],
+        counts: Option<Tensor>,
+        slots: &[Tensor],
+        by: (&Tensor, &Tensor),
+    ) -> Updates {
+        let scale = if self.spec.mean_over_time { self.per_step() } else { 1.0 };
+        let grads: Vec<Tensor> = grads.iter().map(|d| d * scale).collect();
+        let trained = self.update.trained(params);
+        let updated = self.spec.optimizer.update(&trained, &grads, slots, by, counts.as_ref());
+        let params = self.update.replaced(params, updated.params);
+        Updates { params, changed: [updated.slots, vec![updated.count]].concat(), norm: updated.norm }
+    }
+}
+
 impl TrainProgram {
     /// Traces and compiles.
     ///
@@ -209,41 +326,15 @@ impl TrainProgram {
     /// When the learner refuses the model.
     pub fn lower(spec: &Spec) -> Result<(Program, Learner), ProgramError> {
         spec.objective.one_class()?;
-        let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?.shared_by(spec.parts.0);
+        let learner =
+            Learner::new(&spec.model, &spec.objective, &spec.learner.within(spec.steps))?.shared_by(spec.parts.0);
         let model = &spec.model;
         spec.parts.check(model, &spec.objective, learner.rule())?;
         let update = Update::new(model, spec.optimizer.rule);
         let arguments = update.arguments(model, sequences(model, spec.steps));
         let shapes: Vec<Shape> = arguments.iter().map(|(_, shape)| shape.clone()).collect();
-        let counted = spec.steps - spec.learner.warmup.min(spec.steps);
-        let one_loss = spec.objective.of_sum == OfSum::Always;
-        let per_step = if one_loss { 1.0 } else { 1.0 / counted.max(1) as f64 };
-        let func = Func::trace(&shapes, |g, v| {
-            let Given { params, slots, count, lr, rest } = update.split(v);
-            let (drawn, data) = rest.split_at(rest.len() - 2);
-            let states = initial_states(g, model, drawn);
-            let out = learner.sequence(g, params, &states, &data[0], &data[1]);
-            let mut means = update.trained(&out.grads);
-            means.push(out.loss * per_step);
-            means.push((hits(&out.out, &data[1]) * spec.objective.weights(&data[1])).mean_all());
-            let (mut grads, tracked) = spec.parts.mean(means, out.tracked, &data[1]);
-            let report = grads.split_off(grads.len() - 2);
-            if spec.mean_over_time {
-                grads.iter_mut().for_each(|d| *d = &*d * per_step);
-            }
-            let trained = update.trained(params);
-            let updated = spec.optimizer.update(&trained, &grads, slots, count, lr);
-            let mut new = update.replaced(params, updated.params);
-            for (t, mean) in model.tracked.iter().zip(&tracked) {
-                new[t.param] = average(&params[t.param], mean, t.momentum, count);
-            }
-            let mut results: Vec<Tensor> = update.changed.iter().map(|&k| new[k].clone()).collect();
-            results.extend(updated.slots);
-            results.push(updated.count);
-            results.extend(report);
-            results.extend([updated.norm, spec.optimizer.l1(g, &trained)]);
-            results
-        });
+        let body = Body { spec, learner: &learner, update: &update };
+        let func = Func::trace(&shapes, |g, v| body.results(g, v));
         let program = update.lower("train", &func, arguments, &["loss", "accuracy", "norm", "l1"]);
         Ok((program.map_err(SessionError::from)?, learner))
     }

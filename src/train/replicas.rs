@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 
 use hlo::{
-    Program, Shape, Tensor,
+    DType, Program, Shape, Tensor,
     array::Array,
     pjrt::{Buffer, Executable},
 };
@@ -161,25 +161,42 @@ impl Parts {
         Shape::new(shape.dtype, dims)
     }
 
-    /// Means over the whole batch, of means over a part: those of `counted` over its sequences that are real (a class below 0 fills up a
-    /// batch), those of `tracked` over all. One exchange.
+    /// How much a part says of a mean over real sequences (a class below 0 fills up a batch), a scalar: 1 without padding, so that nothing is
+    /// rounded there. Nothing on one device.
+    pub(super) fn share(self, target: &Tensor) -> Option<Tensor> {
+        (self.0 > 1).then(|| target.ge(&target.zeros_like()).convert(DType::F32).mean_all())
+    }
+
+    /// Means over the whole batch, of means over a part: those of `counted` over its real sequences, those of `tracked` over all; and whether
+    /// any part has a step that counts. One exchange.
     pub(super) fn mean(
         self,
         counted: Vec<Tensor>,
         tracked: Vec<Tensor>,
-        target: &Tensor,
-    ) -> (Vec<Tensor>, Vec<Tensor>) {
-        if self.0 == 1 {
-            return (counted, tracked);
-        }
-        // 1 for a part without padding, so that nothing is rounded there.
-        let share = target.ge(&target.zeros_like()).convert(hlo::DType::F32).mean_all();
+        share: Option<&Tensor>,
+        counts: Option<Tensor>,
+    ) -> Means {
+        let Some(share) = share else { return Means { counted, tracked, counts } };
+        let (n, all) = (counted.len(), tracked.len());
+        // A part without a step that counts has gradients of zero.
+        let counting = counts.as_ref().map(|any| any.convert(DType::F32));
         let weighted = counted.iter().map(|x| x * share.broadcast_to(x.dims()));
-        let shared: Vec<Tensor> = weighted.chain(tracked).chain([share.clone()]).collect();
-        let mut sums = Tensor::all_reduce(&shared);
-        let Some(shares) = sums.pop() else { unreachable!("one sum for each array") };
+        let shared: Vec<Tensor> = weighted.chain(tracked).chain(counting).chain([share.clone()]).collect();
+        let sums = Tensor::all_reduce(&shared);
+        let shares = &sums[sums.len() - 1];
         let shares = shares.maximum(&shares.full_like(1e-9));
-        let tracked = sums.split_off(counted.len()).into_iter().map(|x| x * (1.0 / self.0 as f64)).collect();
-        (sums.into_iter().map(|x| &x / shares.broadcast_to(x.dims())).collect(), tracked)
+        Means {
+            counted: sums[..n].iter().map(|x| x / shares.broadcast_to(x.dims())).collect(),
+            tracked: sums[n..n + all].iter().map(|x| x * (1.0 / self.0 as f64)).collect(),
+            counts: counts.map(|_| sums[n + all].gt(&sums[n + all].zeros_like())),
+        }
     }
+}
+
+/// What the devices say together.
+pub(super) struct Means {
+    pub counted: Vec<Tensor>,
+    pub tracked: Vec<Tensor>,
+    /// Whether a step counts anywhere, `pred[]`; nothing where all do.
+    pub counts: Option<Tensor>,
 }

@@ -5,7 +5,8 @@
 //! apply:   (params, slots, count, lr, sums, target)                -> (params, slots, count, loss, accuracy, norm)
 //! ```
 //!
-//! What a robot or a live stream needs: nothing depends on the length of the sequence, neither code nor memory.
+//! What a robot or a live stream needs: nothing depends on the length of the sequence, neither code nor memory. `apply` follows the last
+//! chunk, or with updates inside the sequence every so many; the sums begin anew after it.
 
 use hlo::{
     DType, Func, Shape,
@@ -27,8 +28,10 @@ pub struct Stepwise {
     apply: Executable,
     /// Shapes of everything that passes from call to call.
     carried: Vec<Shape>,
-    /// How many of them, at the end, are sums over the sequence.
+    /// How many of them, at the end, are sums since the last update.
     sums: usize,
+    /// Chunks between updates, where there are updates inside a sequence.
+    every: Option<usize>,
     update: Update,
 }
 
@@ -42,8 +45,14 @@ impl Stepwise {
         if !spec.learner.method.is_online() {
             return wrong("driving a sequence step by step needs an online rule, got bptt; use --drive scan for it");
         }
-        let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
+        let learner = Learner::new(&spec.model, &spec.objective, &spec.learner.within(spec.steps))?;
         learner.check_stream()?;
+        let every = learner.config().update_every;
+        if let Some(every) = every.filter(|every| !every.is_multiple_of(chunk)) {
+            return wrong(&format!(
+                "with --drive step an update follows whole chunks, got --update_every {every} and chunks of {chunk} steps; use --chunk 1"
+            ));
+        }
         let model = &spec.model;
         if !model.tracked.is_empty() || model.states.iter().any(|s| s.init.is_drawn()) {
             return wrong(
@@ -59,7 +68,7 @@ impl Stepwise {
         let apply = parts.apply(session, &update)?;
         let sums = parts.sums();
         let carried = [parts.carried.shapes(), sums.clone()].concat();
-        Ok(Stepwise { advance, apply, carried, sums: sums.len(), update })
+        Ok(Stepwise { advance, apply, carried, sums: sums.len(), every: every.map(|every| every / chunk), update })
     }
 
     /// Seconds both programs took to compile.
@@ -82,14 +91,20 @@ impl Stepwise {
     pub fn sequence(
         &self,
         session: &Session,
-        state: TrainState,
+        mut state: TrainState,
         lr: &Buffer,
         pieces: &[Array],
         target: &Buffer,
     ) -> Result<(TrainState, Vec<Buffer>), SessionError> {
         let zero = |s: &Shape| session.client.upload(&Array::zeros(s.clone()));
         let mut carried: Vec<Buffer> = self.carried.iter().map(zero).collect::<Result<_, _>>()?;
-        for piece in pieces {
+        for (k, piece) in pieces.iter().enumerate() {
+            if k > 0 && self.every.is_some_and(|every| k.is_multiple_of(every)) {
+                let sums = carried.split_off(carried.len() - self.sums);
+                (state, _) = self.apply(state, lr, &sums, target)?;
+                let fresh = self.carried[carried.len()..].iter().map(zero);
+                carried.extend(fresh.collect::<Result<Vec<_>, _>>()?);
+            }
             let inputs = session.client.upload(piece)?;
             let mut args: Vec<Arg<'_>> = state.params.iter().map(Arg::Keep).collect();
             args.extend(carried.into_iter().map(Arg::Give));
@@ -97,7 +112,18 @@ impl Stepwise {
             carried = self.advance.run(args)?;
         }
         let sums = carried.split_off(carried.len() - self.sums);
-        let given = [lr].into_iter().chain(&sums).chain([target]).collect();
+        self.apply(state, lr, &sums, target)
+    }
+
+    /// An update by what was summed since the last one.
+    fn apply(
+        &self,
+        state: TrainState,
+        lr: &Buffer,
+        sums: &[Buffer],
+        target: &Buffer,
+    ) -> Result<(TrainState, Vec<Buffer>), SessionError> {
+        let given = [lr].into_iter().chain(sums).chain([target]).collect();
         self.update.run(&self.apply, state, &[given])
     }
 }
@@ -152,7 +178,9 @@ impl Parts<'_> {
             let (sums, rest) = rest.split_at(self.carried.sums.len());
             let (loss, out, target) = (&rest[0], &rest[1], &rest[2]);
             let grads = self.carried.pull(&self.learner, g, params, sums);
-            let updated = optimizer.update(&update.trained(params), &update.trained(&grads), slots, count, lr);
+            let counts = self.spec.objective.counts(target);
+            let (trained, grads) = (update.trained(params), update.trained(&grads));
+            let updated = optimizer.update(&trained, &grads, slots, (count, lr), counts.as_ref());
             let accuracy = hits(out, target).mean_all();
             let report = vec![loss * per_step, accuracy, updated.norm];
             [updated.params, updated.slots, vec![updated.count], report].concat()

@@ -380,14 +380,19 @@ impl Trainer<'_> {
         let step = progress.step + 1;
         if !report.loss.is_finite() {
             // With a gradient that is not finite either, the update was left out: `state` is that from before it.
-            let unchanged = !report.norm.is_finite();
+            let unchanged = !report.norm.is_finite() && self.one_update();
             let saved = self.rescue(unchanged, state, progress);
             return Err(TrainError::LossNotFinite { step, loss: report.loss, saved });
         }
         if bad >= PATIENCE {
-            return Err(TrainError::GradientNotFinite { step, saved: self.rescue(true, state, progress) });
+            return Err(TrainError::GradientNotFinite { step, saved: self.rescue(self.one_update(), state, progress) });
         }
         Ok(())
+    }
+
+    /// Whether a batch makes one update, so that one left out leaves the parameters as they were before the batch.
+    fn one_update(&self) -> bool {
+        self.spec.learner.within(self.spec.steps).update_every.is_none()
     }
 
     /// Saves the state that a failure left, if it is `good`; says what is saved, for the error.

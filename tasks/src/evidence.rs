@@ -227,6 +227,10 @@ impl Task for Evidence {
         let cues = (0..self.settings.cues).map(cue).map(|(from, to)| ("cue".to_string(), from, to));
         cues.chain([("recall".to_string(), self.warmup(), self.steps())]).collect()
     }
+    fn input_groups(&self) -> Vec<(&'static str, usize, usize)> {
+        let of = |(k, name)| (name, k * self.settings.group, (k + 1) * self.settings.group);
+        ["left", "right", "recall", "noise"].into_iter().enumerate().map(of).collect()
+    }
     fn warmup(&self) -> usize {
         self.settings.cues * (self.interval + self.cue) + self.delay
     }

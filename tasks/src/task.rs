@@ -129,6 +129,11 @@ pub trait Task: Send + Sync {
         Vec::new()
     }
 
+    /// Named groups of inputs: name, first input, input after the last; none where inputs are all of a kind.
+    fn input_groups(&self) -> Vec<(&'static str, usize, usize)> {
+        Vec::new()
+    }
+
     /// Targets per sample: 1, or `steps - warmup` where each step after the warm-up has its own.
     fn targets_per_sample(&self) -> usize {
         1

@@ -141,7 +141,8 @@ impl Report {
         // A form or a window may not be for every rule; what is shown is what each would do by itself.
         let trace = if method == self.base.method { self.base.trace } else { TraceSetting::Auto };
         let vjp = if method == self.base.method { self.base.vjp } else { Vjp::default() };
-        let config = LearnerConfig { method, trace, vjp, ..self.base.clone() };
+        let update_every = self.base.update_every.filter(|_| method == self.base.method);
+        let config = LearnerConfig { method, trace, vjp, update_every, ..self.base.clone() }.within(self.steps);
         Learner::new(&self.model, &Objective::default(), &config)
     }
 

@@ -48,6 +48,10 @@ pub struct LearnerFlags {
     /// How far learning signals look ahead [default: step]
     #[arg(long, value_enum)]
     pub signal: Option<SignalName>,
+    /// Steps between updates inside a sequence, counted from the first that carries loss; states and traces go on [default: one update a
+    /// sequence, after it]
+    #[arg(long = "update_every", value_name = "K", value_parser = some_steps)]
+    pub update_every: Option<NonZeroUsize>,
     /// What bptt keeps of a sequence [default: none]
     #[arg(long, value_enum)]
     pub checkpoint: Option<CheckpointName>,
@@ -216,7 +220,20 @@ impl LearnerFlags {
             None => published.signal,
         };
         let memory_budget = self.memory_budget.or(published.memory_budget);
-        Ok(LearnerConfig { method, vjp, chunk, trace, lag, memory_budget, lag_tolerance, signal, ..published.clone() })
+        let update_every = self.update_every.map(usize::from).or(published.update_every);
+        let standard = published.clone();
+        Ok(LearnerConfig {
+            method,
+            vjp,
+            chunk,
+            trace,
+            lag,
+            memory_budget,
+            lag_tolerance,
+            signal,
+            update_every,
+            ..standard
+        })
     }
 }
 

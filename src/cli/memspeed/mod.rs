@@ -356,7 +356,7 @@ impl<'a> Sweep<'a> {
             mean_over_time: config.method == Method::BPTT,
             parts: Parts(self.session.replicas()),
         };
-        let learner = Learner::new(&spec.model, &spec.objective, &spec.learner)?;
+        let learner = Learner::new(&spec.model, &spec.objective, &spec.learner.within(steps))?;
         let length = learner.chunk_length(steps);
         if run.dry_run {
             say!("{}", toml::to_string_pretty(&spec.learner)?);

@@ -4,14 +4,14 @@ mod flags;
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use hlo::pjrt::{self, Devices, aot};
 use tasks::Split;
 
 pub use super::screen::{BatchReport, EpochReport, Lines, epoch_line};
 pub use flags::{RunFlags, TrainFlags};
 
-use super::{Global, OrUsage, Stopped, Usage, common, data, eval, output, resume::Resumed, screen::Screen};
+use super::{Global, OrUsage, Stopped, Usage, common, data, eval, output, resume::Resumed, screen::Screen, usage};
 use crate::{
     cell::Model,
     experiment::Experiment,
@@ -130,6 +130,13 @@ struct Work<'a> {
 impl<'a> Work<'a> {
     fn prepare(global: &'a Global, replicas: Devices, experiment: Experiment, lines: Lines) -> Result<Work<'a>> {
         let task = experiment.task.open().or_usage()?;
+        let counted = task.steps().saturating_sub(experiment.learner.warmup);
+        if let Some(every) = experiment.learner.update_every.filter(|every| *every > counted) {
+            bail!(usage(format!(
+                "--update_every counts steps that carry loss, got {every} where a sequence has {counted}; leave it out for one update a \
+                 sequence"
+            )));
+        }
         let session = global.session_of(replicas)?;
         let spec = experiment.spec_of(task.steps(), Parts(session.replicas())).or_usage()?;
         Ok(Work { global, lines, experiment, task, session, spec })
@@ -204,8 +211,10 @@ fn headline(trainer: &Trainer<'_>, experiment: &Experiment, dir: &Path) -> Resul
         Some(n) => format!("{n} training and {} test samples", task.samples(Split::Test)?.unwrap_or(0)),
         None => "trials made as they are needed".into(),
     };
+    let every = trainer.spec.learner.within(task.steps()).update_every;
+    let every = every.map_or(String::new(), |every| format!(", an update every {every}"));
     Ok(format!(
-        "{}: {samples}; {} steps, loss in the last {}; {}, {} parameters; {}; run folder {}",
+        "{}: {samples}; {} steps, loss in the last {}{every}; {}, {} parameters; {}; run folder {}",
         task.name(),
         task.steps(),
         task.steps() - experiment.learner.warmup,

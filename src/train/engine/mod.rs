@@ -30,7 +30,7 @@
 
 mod stream;
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, ops::Deref, rc::Rc};
 
 use hlo::{
     Func, Shape, Tensor,
@@ -63,7 +63,7 @@ pub struct Sequence {
     /// The loss of the steps that count: a mean over the batch, summed over the steps.
     pub loss: f32,
     /// The derivative of `loss`, one array for each parameter (zeros for fixed ones).
-    pub grads: Vec<Buffer>,
+    pub grads: Gradients,
     /// The output summed over the steps that count, `[B, C]`.
     pub out: Array,
     /// The states after the last step.
@@ -86,6 +86,34 @@ pub struct Observed {
     pub out: Array,
     /// What the layers show (`cx.observe`).
     pub observed: Vec<(Observable, Array)>,
+}
+
+/// A gradient: one array for each parameter.
+pub struct Gradients {
+    arrays: Vec<Buffer>,
+    counted: bool,
+}
+
+impl Gradients {
+    /// Whether any step carried loss. Where none did, the arrays are zero and [`Engine::update`] changes nothing.
+    pub fn counted(&self) -> bool {
+        self.counted
+    }
+}
+
+impl Deref for Gradients {
+    type Target = [Buffer];
+
+    fn deref(&self) -> &[Buffer] {
+        &self.arrays
+    }
+}
+
+impl From<Vec<Buffer>> for Gradients {
+    /// Arrays that a program has made by itself: a gradient of steps with loss.
+    fn from(arrays: Vec<Buffer>) -> Gradients {
+        Gradients { arrays, counted: true }
+    }
 }
 
 impl<'s> Engine<'s> {
@@ -112,6 +140,12 @@ impl<'s> Engine<'s> {
                 "an own loop changes parameters by their gradients, but `{}` follows running statistics (cx.track); train this model \
                  with train::program::TrainProgram",
                 model.params[tracked.param].name
+            )));
+        }
+        if let Some(every) = learner.config().update_every {
+            return Err(LearnError::Setting(format!(
+                "an own loop says itself when parameters change, got update_every {every}; leave it out, and call Engine::update after so \
+                 many steps of a stream (Engine::stream)"
             )));
         }
         Ok(Engine { session, model: model.clone(), learner, programs: RefCell::default() })
@@ -157,7 +191,7 @@ impl<'s> Engine<'s> {
         states: &[Buffer],
         inputs: &Array,
         targets: &Array,
-    ) -> Result<(f32, Vec<Buffer>), ProgramError> {
+    ) -> Result<(f32, Gradients), ProgramError> {
         let Sequence { loss, grads, .. } = self.sequence(params, states, inputs, targets)?;
         Ok((loss, grads))
     }
@@ -185,12 +219,13 @@ impl<'s> Engine<'s> {
         let args = params.iter().chain(states).chain(&data).map(Arg::Keep).collect();
         let mut results = program.run(args).map_err(SessionError::from)?;
         let states = results.split_off(2 + n);
-        let grads = results.split_off(2);
+        let grads = Gradients { arrays: results.split_off(2), counted: self.counted(Some(targets)) };
         Ok(Sequence { loss: number(&results[0])?, grads, out: array(&results[1])?, states })
     }
 
     /// One update of the trained parameters; returns the global norm of the gradient before clipping. The learning rate is that of the
-    /// optimiser's schedule. A gradient that is not finite changes nothing, and its norm says so.
+    /// optimiser's schedule. A gradient that is not finite changes nothing, and its norm says so. Where no step carried loss there is no
+    /// update either: parameters, moments, count and with it the schedule stay as they are, and the norm is 0.
     ///
     /// # Errors
     /// When there is not one gradient for each parameter, the optimiser has other slots, or the device fails.
@@ -198,7 +233,7 @@ impl<'s> Engine<'s> {
         &self,
         optimizer: &Optimizer,
         state: TrainState,
-        grads: &[Buffer],
+        grads: &Gradients,
     ) -> Result<(TrainState, f32), ProgramError> {
         let trained: Vec<usize> = (0..self.model.params.len()).filter(|&k| self.model.params[k].trainable).collect();
         let slots = trained.len() * optimizer.rule.slots();
@@ -213,6 +248,9 @@ impl<'s> Engine<'s> {
                 state.slots.len()
             ))
             .into());
+        }
+        if !grads.counted {
+            return Ok((state, 0.0));
         }
         let program = self.updating(optimizer, &trained)?;
         let updates: i32 = array(&state.count)?.scalar().map_err(|e| SessionError::from(hlo::pjrt::Error::from(e)))?;
@@ -243,7 +281,7 @@ impl<'s> Engine<'s> {
         let donated: Vec<(usize, usize)> = (0..=n + s).map(|k| (k, k)).collect();
         self.program(&format!("update {optimizer:?}"), &shapes, &donated, |_, v| {
             let (old, rest) = v.split_at(n + s);
-            let updated = optimizer.update(&old[..n], &rest[1..=n], &old[n..], &rest[0], &rest[n + 1]);
+            let updated = optimizer.update(&old[..n], &rest[1..=n], &old[n..], (&rest[0], &rest[n + 1]), None);
             [updated.params, updated.slots, vec![updated.count, updated.norm]].concat()
         })
     }
@@ -329,6 +367,16 @@ impl<'s> Engine<'s> {
             )));
         }
         Ok(())
+    }
+
+    /// Whether any of these targets carries loss; those of a warm-up do not.
+    fn counted(&self, targets: Option<&Array>) -> bool {
+        let (objective, warmup) = (self.learner.objective(), self.learner.config().warmup);
+        targets.is_some_and(|targets| {
+            let row =
+                if objective.target.per_step { targets.shape().elements() / targets.shape().dims[0].max(1) } else { 0 };
+            objective.counts_on_host(&targets.to_f64_vec()[row * warmup..])
+        })
     }
 
     /// Shapes of parameters, states, and data.

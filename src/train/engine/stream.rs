@@ -16,7 +16,7 @@ use hlo::{
     pjrt::{Arg, Buffer, Executable},
 };
 
-use super::{Engine, array, number};
+use super::{Engine, Gradients, array, number};
 use crate::{
     learn::{LearnError, Vjp},
     train::{
@@ -37,6 +37,8 @@ pub struct Stream<'e, 's> {
     carried: Vec<Buffer>,
     /// Sums of the gradients by `phi`.
     sums: Vec<Buffer>,
+    /// Whether any step in them carries loss.
+    counted: bool,
 }
 
 /// What a call gives.
@@ -78,7 +80,7 @@ impl<'s> Engine<'s> {
         }
         let shapes = Carried::of(learner);
         let sums = self.zeros(&shapes.sums)?;
-        let mut stream = Stream { engine: self, chunk, shapes, carried: vec![], sums };
+        let mut stream = Stream { engine: self, chunk, shapes, carried: vec![], sums, counted: false };
         stream.reset(states)?;
         Ok(stream)
     }
@@ -147,15 +149,17 @@ impl Stream<'_, '_> {
         let seen = results.split_off(results.len() - 2);
         self.sums = results.split_off(n);
         self.carried = results;
+        self.counted |= self.engine.counted(targets);
         let loss = targets.is_some().then(|| number(&seen[0])).transpose()?;
         Ok(Advanced { loss, out: array(&seen[1])? })
     }
 
-    /// Takes the gradients of all steps with a target since the last time, one array for each parameter; the sums begin anew.
+    /// Takes the gradients of all steps with a target since the last time, one array for each parameter; the sums begin anew. An update with
+    /// a gradient of no such step changes nothing ([`Engine::update`]).
     ///
     /// # Errors
     /// When the device fails.
-    pub fn gradient(&mut self, params: &[Buffer]) -> Result<Vec<Buffer>, ProgramError> {
+    pub fn gradient(&mut self, params: &[Buffer]) -> Result<Gradients, ProgramError> {
         let engine = self.engine;
         let n = engine.model.params.len();
         let mut shapes: Vec<Shape> = engine.model.params.iter().map(|p| p.shape.clone()).collect();
@@ -165,9 +169,9 @@ impl Stream<'_, '_> {
             self.shapes.pull(&engine.learner, g, params, sums)
         })?;
         let args = params.iter().chain(&self.sums).map(Arg::Keep).collect();
-        let grads = program.run(args).map_err(SessionError::from)?;
+        let arrays = program.run(args).map_err(SessionError::from)?;
         self.sums = engine.zeros(&self.shapes.sums)?;
-        Ok(grads)
+        Ok(Gradients { arrays, counted: std::mem::take(&mut self.counted) })
     }
 
     fn advancing(&self, inputs: &Shape, learn: bool) -> Result<Rc<Executable>, ProgramError> {
