@@ -14,6 +14,7 @@ use etrace::{
     train::{
         optimizer::Rule,
         program::{self, Spec, TrainProgram, TrainState},
+        replicas::Parts,
     },
 };
 
@@ -73,6 +74,7 @@ fn by_program(session: &Session, config: &LearnerConfig) -> Result<(TrainState, 
         optimizer: optimizer(),
         steps: STEPS,
         mean_over_time: false,
+        parts: Parts::ONE,
     };
     let train = TrainProgram::new(session, &spec)?;
     let state = program::start(session, &spec.model, Rule::Adam, 1)?;
@@ -149,6 +151,7 @@ fn windows_end_at_updates() -> Outcome {
         optimizer: optimizer(),
         steps,
         mean_over_time: false,
+        parts: Parts::ONE,
     };
     let train = TrainProgram::new(&session, &spec(14))?;
     let start = program::start(&session, &model, Rule::Adam, 1)?;
@@ -181,6 +184,7 @@ fn a_step_without_loss_does_not_advance_the_optimizer() -> Outcome {
             optimizer: Optimizer { weight_l2: 0.1, ..optimizer() },
             steps: STEPS,
             mean_over_time: false,
+            parts: Parts::ONE,
         };
         let train = TrainProgram::new(&session, &spec)?;
         let start = program::start(&session, &model, Rule::Adam, 1)?;

@@ -8,7 +8,8 @@ use hlo::{DType, Func, Graph, Mapped, Shape, Tensor, scan, scan_whole, transform
 use super::{
     Learner,
     segment::starts,
-    sequence::{Adding, Data, Sums},
+    sequence::Data,
+    sums::{Adding, Sums},
 };
 
 /// A chunk, backwards.

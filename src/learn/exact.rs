@@ -8,7 +8,7 @@ use super::{
     Learner,
     chunk::{Forward, kept},
     objective::OfSum,
-    sequence::Sums,
+    sums::Sums,
 };
 
 impl Learner {

@@ -38,6 +38,7 @@ mod segment;
 pub mod sequence;
 pub mod signal;
 pub mod structure;
+pub mod sums;
 pub mod trace;
 pub mod updates;
 mod walk;

@@ -10,7 +10,8 @@ use super::{
     Learner,
     chunk::Forward,
     segment::{Looked, starts},
-    sequence::{Adding, Carry, Data, Sums},
+    sequence::{Carry, Data},
+    sums::{Adding, Sums},
     trace::{Arriving, Stretch},
 };
 

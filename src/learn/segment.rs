@@ -8,8 +8,9 @@ use super::{
     Learner, Vjp,
     chunk::{Forward, Steps, Transition, Values},
     form::Form,
-    sequence::{Adding, Carry, Data, Sums},
+    sequence::{Carry, Data},
     signal::Signal,
+    sums::{Adding, Sums},
     trace::{Arriving, ChunkView, Slot, Slots, Stretch},
     walk::{self, Walked},
 };

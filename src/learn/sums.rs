@@ -1,0 +1,76 @@
+//! What the pieces of a sequence add up: gradients, loss, output, tracked values.
+
+use hlo::{Graph, Tensor};
+
+use super::Learner;
+
+/// What a piece of a sequence adds up.
+pub struct Sums {
+    /// Gradients by `phi`.
+    pub grads: Vec<Option<Tensor>>,
+    /// Loss, a scalar.
+    pub loss: Tensor,
+    /// Output, `[B, C]`.
+    pub out: Tensor,
+    /// Tracked values.
+    pub tracked: Vec<Tensor>,
+}
+
+impl Sums {
+    pub fn add(self, other: Sums) -> Sums {
+        Sums {
+            grads: self.grads.into_iter().zip(other.grads).map(|(a, b)| Tensor::sum_of([a, b])).collect(),
+            loss: self.loss + other.loss,
+            out: self.out + other.out,
+            tracked: self.tracked.iter().zip(&other.tracked).map(|(a, b)| a + b).collect(),
+        }
+    }
+}
+
+/// [`Sums`] as values that a loop carries.
+pub(super) struct Adding {
+    none: Sums,
+    /// The `phi` that learn.
+    learned: Vec<usize>,
+}
+
+impl Adding {
+    /// Nothing added yet. With `learn` there are gradients of `phis`.
+    pub fn new(learner: &Learner, g: &Graph, phis: &[Tensor], learn: bool) -> Adding {
+        let learned: Vec<usize> = (0..phis.len()).filter(|&k| learn && learner.prepared.is_trained(k)).collect();
+        let mut none = learner.no_sums(g);
+        for &k in &learned {
+            none.grads[k] = Some(g.zeros(phis[k].shape()));
+        }
+        Adding { none, learned }
+    }
+
+    /// The values before the loop.
+    pub fn start(&self) -> Vec<Tensor> {
+        let Sums { grads, loss, out, tracked } = &self.none;
+        let grads = self.learned.iter().filter_map(|&k| grads[k].clone());
+        [loss.clone(), out.clone()].into_iter().chain(tracked.iter().cloned()).chain(grads).collect()
+    }
+
+    /// The values after a round that adds `new`.
+    pub fn add(&self, old: &[Tensor], new: &Sums) -> Vec<Tensor> {
+        let values = [&new.loss, &new.out].into_iter().chain(&new.tracked).map(Some);
+        let added = values.chain(self.learned.iter().map(|&k| new.grads[k].as_ref()));
+        old.iter().zip(added).map(|(sum, new)| new.map_or_else(|| sum.clone(), |new| sum + new)).collect()
+    }
+
+    /// What was added up.
+    pub fn sums(self, last: &[Tensor]) -> Sums {
+        let tracked = 2 + self.none.tracked.len();
+        let mut sums = Sums {
+            grads: vec![None; self.none.grads.len()],
+            loss: last[0].clone(),
+            out: last[1].clone(),
+            tracked: last[2..tracked].to_vec(),
+        };
+        for (&k, grad) in self.learned.iter().zip(&last[tracked..]) {
+            sums.grads[k] = Some(grad.clone());
+        }
+        sums
+    }
+}
