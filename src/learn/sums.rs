@@ -17,7 +17,8 @@ pub struct Sums {
 }
 
 impl Sums {
-    pub fn add(self, other: Sums) -> Sums {
+    /// Those of this piece and of the next together.
+    pub(super) fn add(self, other: Sums) -> Sums {
         Sums {
             grads: self.grads.into_iter().zip(other.grads).map(|(a, b)| Tensor::sum_of([a, b])).collect(),
             loss: self.loss + other.loss,

@@ -155,7 +155,8 @@ impl<'a> Report<'a> {
         }
         let mut summary = csv(&COLUMNS.map(String::from));
         for row in self.rows() {
-            summary.push_str(&csv(&[&[row.name.clone()], &row.cells()[..]].concat()));
+            let cells = row.cells();
+            summary.push_str(&csv(&std::iter::once(row.name).chain(cells).collect::<Vec<_>>()));
         }
         for (name, text) in [("runs.csv", runs), ("summary.csv", summary)] {
             let path = out.join(name);
