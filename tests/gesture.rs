@@ -6,8 +6,13 @@ use etrace::{
         Dense, Init, Mode, Model, StepContext, Surrogate,
         egru::{Egru, Feedback, Zoneout},
     },
-    learn::{Method, Prepared, Structure, Vjp, objective::OfSum, structure::Exclusion},
-    net::GestureNet,
+    learn::{
+        Learner, Method, Prepared, Structure, Vjp, form::TraceSetting, objective::OfSum, sequence::LearnerConfig,
+        structure::Exclusion,
+    },
+    net::{GestureCell, GestureNet},
+    prelude::{Buffer, Engine, Objective, Optimizer},
+    train::session::Session,
 };
 use hlo::{Func, Shape, array::Array};
 
@@ -207,4 +212,111 @@ fn the_front_end_and_the_head_have_no_trace() {
             assert_eq!(op.exclusion, Some(Exclusion::WeightToWeight));
         }
     }
+}
+
+const STEPS: usize = 5;
+const BATCH: usize = 2;
+
+/// Five frames of 32 x 32 pixels before five convolutions and three units.
+fn small(cell: GestureCell, trace_cnn: bool) -> GestureNet {
+    let drive = GestureNet { scale: 0.05, ..GestureNet::default() };
+    GestureNet { frame_size: 32, units: 3, n_out: 3, cell, trace_cnn, ..drive }
+}
+
+/// Parameters of a network; without connections from unit to unit, if so asked.
+fn parameters(engine: &Engine<'_>, session: &Session, connected: bool) -> Vec<Buffer> {
+    let params = engine.start(Optimizer::default().rule, 4).expect("parameters").params;
+    let change = |(buffer, spec): (Buffer, &etrace::cell::model::ParamSpec)| {
+        let array = buffer.to_array().expect("an array");
+        let mut values: Vec<f32> = array.to_vec().expect("numbers");
+        let units = 3;
+        if !connected && spec.name.starts_with("l0.W") && spec.name.ends_with("weight") && spec.name != "l0.Whx.weight"
+        {
+            let kept = values.len() - units * units;
+            values[kept..].fill(0.0);
+        }
+        if spec.name == "l0.thr.weight" {
+            // Some units have events and others none.
+            values.copy_from_slice(&[-0.1, 0.0, 0.1]);
+        }
+        session.client.upload(&Array::f32(values, array.shape().dims.clone()).expect("numbers")).expect("an upload")
+    };
+    params.into_iter().zip(&engine.model().params).map(change).collect()
+}
+
+/// Gradients by parameter.
+fn front_gradients(session: &Session, net: &GestureNet, config: &LearnerConfig, connected: bool) -> Vec<Vec<f64>> {
+    let model = net.model(BATCH, Mode::Online);
+    let engine = Engine::new(session, &model, &Objective::default(), config).expect("an engine");
+    let mut random = etrace::rng::Stream::new(3, "frames");
+    let pixels: Vec<u8> = (0..STEPS * BATCH * net.n_in()).map(|_| u8::from(random.uniform() < 0.2)).collect();
+    let inputs = Array::u8(pixels, [STEPS, BATCH, net.n_in()]).expect("frames");
+    let classes = Array::s32([0, 2], [BATCH]).expect("classes");
+    let params = parameters(&engine, session, connected);
+    let states = engine.states(4, 0).expect("states");
+    let (_, grads) = engine.gradient(&params, &states, &inputs, &classes).expect("a gradient");
+    grads.iter().map(|b| b.to_array().expect("an array").to_f64_vec()).collect()
+}
+
+/// The largest difference of two gradients, in parts of each parameter's largest entry; none is zero.
+fn apart(got: &[Vec<f64>], want: &[Vec<f64>], model: &Model, of: &str) -> f64 {
+    let mut worst = 0.0f64;
+    for ((got, want), spec) in got.iter().zip(want).zip(&model.params).filter(|(_, spec)| spec.name.starts_with(of)) {
+        let scale = want.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        // Without connections the reset gate has nothing to gate.
+        assert!(scale > 0.0 || spec.name.starts_with("l0.Wr"), "{} learns", spec.name);
+        let difference = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        worst = worst.max(if scale > 0.0 { difference / scale } else { difference });
+    }
+    worst
+}
+
+/// Where no unit hears another, D-RTRL is exact: of the convolutions too, if they are traced.
+#[test]
+fn a_traced_front_end_learns_through_time() {
+    let session = Session::cpu().expect("a CPU");
+    let bptt = LearnerConfig { method: Method::BPTT, ..LearnerConfig::default() };
+    for cell in [GestureCell::EventGru, GestureCell::Gru, GestureCell::Lstm] {
+        let [published, traced] = [false, true].map(|trace| small(cell, trace));
+        let (plain, model) = (published.model(BATCH, Mode::Online), traced.model(BATCH, Mode::Online));
+        let all = |model: &Model| model.params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect::<Vec<_>>();
+        assert_eq!(all(&plain), all(&model), "a checkpoint of one is one of the other");
+        let exact = front_gradients(&session, &published, &bptt, false);
+        let same = front_gradients(&session, &traced, &bptt, false);
+        assert!(apart(&same, &exact, &model, "") < 1e-5, "{cell:?}: the same network, dropout included");
+        for (trace, chunk) in
+            [(TraceSetting::Auto, None), (TraceSetting::Whole, None), (TraceSetting::Recompute, Some(2))]
+        {
+            let online = LearnerConfig { trace, chunk, ..LearnerConfig::default() };
+            let found = front_gradients(&session, &traced, &online, false);
+            let worst = apart(&found, &exact, &model, "");
+            assert!(worst < 1e-5, "{cell:?} {trace}: {worst}");
+        }
+        let online = LearnerConfig::default();
+        let alone = front_gradients(&session, &published, &online, false);
+        assert!(apart(&alone, &exact, &model, "conv") > 1e-2, "{cell:?}: as published, each step learns by itself");
+        let connected = front_gradients(&session, &traced, &online, true);
+        let exact = front_gradients(&session, &published, &bptt, true);
+        assert!(apart(&connected, &exact, &model, "conv") > 1e-4, "{cell:?}: what units tell each other is dropped");
+    }
+}
+
+#[test]
+fn a_front_end_cannot_be_traced_forwards() {
+    let model = small(GestureCell::EventGru, true).model(BATCH, Mode::Online);
+    let base = LearnerConfig::default();
+    for (config, says) in [
+        (LearnerConfig { method: Method::es_d_rtrl(0.2), ..base.clone() }, "linear in its input"),
+        (LearnerConfig { trace: TraceSetting::Dense, ..base.clone() }, "--trace dense"),
+        (LearnerConfig { vjp: Vjp::MultiStep { window: 2 }, ..base.clone() }, "windows"),
+        (LearnerConfig { update_every: Some(2), ..base.clone() }, "--update_every"),
+    ] {
+        let error = Learner::new(&model, &Objective::default(), &config).err().expect("refused").to_string();
+        assert!(error.contains(says) && error.contains("`l0.W"), "{error}");
+    }
+    let stream = Learner::new(&model, &Objective::default(), &base).expect("a learner").check_stream();
+    assert!(stream.is_err_and(|error| error.to_string().contains("`l0.W")));
+    let without = GestureNet { cnn: false, ..small(GestureCell::EventGru, true) };
+    let error = etrace::experiment::NetConfig::from(without).check().expect_err("nothing to trace");
+    assert!(error.to_string().contains("trace_cnn"), "{error}");
 }

@@ -8,6 +8,7 @@ use std::panic::Location;
 use hlo::{DType, Fault, Func, Graph, Shape, ShapeError, Tensor, random};
 
 use super::{
+    front::Front,
     init::{Init, StateInit},
     model::{Model, Observable, ParamSpec, Quantity, StateSpec, Tracked},
 };
@@ -37,6 +38,7 @@ pub struct StepContext {
     couples_sequences: Option<String>,
     streams: usize,
     uses: usize,
+    pub(super) fronts: Vec<Front>,
 }
 
 struct State {
@@ -113,6 +115,7 @@ impl StepContext {
             couples_sequences: None,
             streams: 0,
             uses: 0,
+            fronts: vec![],
         };
         let out = step(&mut cx, &x);
         let whole = |text: String, place| Err(ModelError(Fault { error: ShapeError(text), place }));
@@ -434,7 +437,7 @@ impl StepContext {
         let mut start = 0;
         let mut products = Vec::new();
         for (x, width) in inputs.iter().zip(&widths) {
-            products.push(self.matmul(name, x, &used.slice_axis(0, start, start + width)));
+            products.push(self.product(name, x, &used.slice_axis(0, start, start + width)));
             start += width;
         }
         let first = products.remove(0);

@@ -18,6 +18,7 @@
 pub mod context;
 pub mod convolution;
 pub mod egru;
+mod front;
 pub mod init;
 pub mod model;
 pub mod norm;

@@ -34,7 +34,7 @@ const SLICE: u64 = 1_700_000;
 
 /// Gestures in front of an event camera (DVS128 Gesture), in frames of 25 ms, with a convolutional front end and event-based GRUs. The
 /// online rules train the recurrent layer with traces; the front end and the head learn from each step itself, with no credit for
-/// the past (`etrace explain gesture`).
+/// the past (`etrace explain gesture`), unless --trace-cnn traces them as well.
 ///
 /// Differences from the published program, all where it fails: --resume works; the current learning rate is printed; --use-rmsprop
 /// is RMSprop (0.99) without weight decay; --event-agg-method defaults to mean; zoneout is the paper's unless
@@ -55,6 +55,9 @@ pub struct Args {
     /// Convolutions before the recurrent layers
     #[arg(long)]
     use_cnn: bool,
+    /// Train the convolutions through time, too, where the rule is an online one: d-rtrl with the whole sequence
+    #[arg(long, requires = "use_cnn")]
+    trace_cnn: bool,
     /// What the recurrent layers are made of
     #[arg(long, value_enum, default_value = "lstm")]
     rnn_type: RnnType,
@@ -261,6 +264,7 @@ fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
         polarity: if args.event_agg_method == Aggregation::Mean { Polarity::Mean } else { Polarity::Both },
         scale: if args.dataset == Dataset::Gesture { gesture_net().scale } else { 1.0 },
         cnn: args.use_cnn,
+        trace_cnn: args.trace_cnn,
         dropout: args.dropout,
         cell: match args.rnn_type {
             RnnType::Lstm => GestureCell::Lstm,

@@ -20,6 +20,7 @@
 mod check;
 mod checkpointed;
 pub mod chunk;
+pub mod config;
 pub mod cost;
 mod evaluation;
 mod exact;

@@ -77,14 +77,6 @@ pub(super) fn check(
     }
 }
 
-impl LearnerConfig {
-    /// The same settings for sequences of `steps`: where an update comes no earlier than the end, there are none inside.
-    pub fn within(&self, steps: usize) -> LearnerConfig {
-        let counted = steps.saturating_sub(self.warmup);
-        LearnerConfig { update_every: self.update_every.filter(|&every| every < counted), ..self.clone() }
-    }
-}
-
 /// What goes from update to update.
 struct Now {
     params: Vec<Tensor>,

@@ -1,7 +1,7 @@
 //! The network of the gesture experiments: a convolutional front end that sees single frames, recurrent layers, a linear head.
 //! See `docs/spec/speech-and-gesture.md, "Gesture network"`.
 
-use hlo::Tensor;
+use hlo::{Shape, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{Network, Sizes};
@@ -51,6 +51,10 @@ pub struct GestureNet {
     pub scale: f64,
     /// Whether there is a convolutional front end; frames are flattened otherwise.
     pub cnn: bool,
+    /// Whether an online rule trains the front end through time, together with the products of the first recurrent layer; it learns from the
+    /// loss of each step alone otherwise, as published.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub trace_cnn: bool,
     /// Share of the front end's output that is dropped in training.
     #[serde(deserialize_with = "range::below_one")]
     pub dropout: f64,
@@ -88,6 +92,7 @@ impl Default for GestureNet {
             polarity: Polarity::Mean,
             scale: 19.0,
             cnn: true,
+            trace_cnn: false,
             dropout: 0.5,
             cell: GestureCell::EventGru,
             units: 1024,
@@ -104,6 +109,34 @@ impl Default for GestureNet {
 
 /// Outputs of the front end.
 const FEATURES: usize = 512;
+
+/// A convolution of the front end.
+struct Stage {
+    /// Height and width of the kernel.
+    width: usize,
+    channels: usize,
+    stride: usize,
+    padding: usize,
+    /// The least size of a frame for pooling after it.
+    pools: usize,
+}
+
+/// Five convolutions with pooling in between, as many as the size of a frame allows.
+const STAGES: [Stage; 5] = [
+    Stage { width: 11, channels: 64, stride: 4, padding: 2, pools: 0 },
+    Stage { width: 5, channels: 192, stride: 1, padding: 2, pools: 0 },
+    Stage { width: 3, channels: 384, stride: 1, padding: 1, pools: 64 },
+    Stage { width: 3, channels: 256, stride: 1, padding: 1, pools: 128 },
+    Stage { width: 3, channels: 256, stride: 1, padding: 1, pools: usize::MAX },
+];
+
+impl Stage {
+    /// `[B, y, x, in]` to `[B, y', x', channels]`, for frames of `size` pixels a side.
+    fn apply(&self, image: &Tensor, kernel: &Tensor, size: usize) -> Tensor {
+        let image = image.conv2d(kernel, [self.stride; 2], [(self.padding, self.padding); 2]).relu();
+        if size >= self.pools { image.max_pool2d([3; 2], [2; 2]) } else { image }
+    }
+}
 
 impl GestureNet {
     /// Inputs: (polarity, y, x).
@@ -147,28 +180,35 @@ impl GestureNet {
         if !self.cnn {
             return frames.reshape(&[batch, channels * size * size]);
         }
-        let features = self.convolutions(cx, &frames);
-        let width: usize = features.dims()[1..].iter().product();
-        let flat = features.reshape(&[batch, width]);
-        let out = cx.dense("front", &[&flat], FEATURES, &Dense::new(&[Init::KaimingNormal(2.0)]));
-        if mode.trains() { cx.dropout(&out, self.dropout) } else { out }
-    }
-
-    /// Five convolutions with pooling in between, as many as the size of a frame allows.
-    fn convolutions(&self, cx: &mut StepContext, frames: &Tensor) -> Tensor {
-        // Width of the kernel, channels, stride, padding, and the least frame size for pooling after it.
-        const STAGES: [(usize, usize, usize, usize, usize); 5] =
-            [(11, 64, 4, 2, 0), (5, 192, 1, 2, 0), (3, 384, 1, 1, 64), (3, 256, 1, 1, 128), (3, 256, 1, 1, usize::MAX)];
-        let mut x = frames.clone();
-        for (k, (width, channels, stride, padding, pools)) in STAGES.into_iter().enumerate() {
-            let dims = [width, width, x.dims()[3], channels];
-            let kernel = cx.param(&format!("conv{k}.weight"), &dims, Init::XavierNormal(1.0));
-            x = x.conv2d(&kernel, [stride; 2], [(padding, padding); 2]).relu();
-            if self.frame_size >= pools {
-                x = x.max_pool2d([3; 2], [2; 2]);
-            }
+        let (mut kernels, mut image) = (Vec::new(), frames.clone());
+        for (k, stage) in STAGES.iter().enumerate() {
+            let dims = [stage.width, stage.width, image.dims()[3], stage.channels];
+            kernels.push(cx.param(&format!("conv{k}.weight"), &dims, Init::XavierNormal(1.0)));
+            image = stage.apply(&image, &kernels[k], size);
         }
-        x
+        let width: usize = image.dims()[1..].iter().product();
+        let init = Init::KaimingNormal(2.0);
+        if !self.trace_cnn {
+            let out = cx.dense("front", &[&image.reshape(&[batch, width])], FEATURES, &Dense::new(&[init]));
+            return if mode.trains() { cx.dropout(&out, self.dropout) } else { out };
+        }
+        kernels.push(cx.param("front.weight", &[width, FEATURES], init));
+        kernels.push(cx.param("front.bias", &[FEATURES], Init::Zeros));
+        let pixels = channels * size * size;
+        let mut input = frames.reshape(&[batch, pixels]);
+        let drops = mode.trains() && self.dropout > 0.0;
+        if drops {
+            let ones = input.graph().full(&Shape::f32([batch, FEATURES]), 1.0);
+            input = Tensor::concat(&[&input, &cx.dropout(&ones, self.dropout)], 1);
+        }
+        cx.in_front(&input, &kernels, move |x, weights| {
+            let frames = x.slice_axis(1, 0, pixels).reshape(&[batch, size, size, channels]);
+            let image =
+                STAGES.iter().zip(weights).fold(frames, |image, (stage, kernel)| stage.apply(&image, kernel, size));
+            let [matrix, bias] = [&weights[STAGES.len()], &weights[STAGES.len() + 1]];
+            let out = image.reshape(&[batch, width]).dot(matrix) + bias.broadcast(&[batch, FEATURES], &[1]);
+            if drops { out * x.slice_axis(1, pixels, pixels + FEATURES) } else { out }
+        })
     }
 }
 
@@ -209,6 +249,10 @@ impl Network for GestureNet {
                 "needs frames of at least 32 x 32 pixels, got {size} x {size}; set it to false, or use larger frames"
             );
             return Err(SettingError::new(text).within("cnn"));
+        }
+        if self.trace_cnn && !self.cnn {
+            let text = "traces the convolutions in front, but there are none; set cnn to true, or leave it out";
+            return Err(SettingError::new(text.to_string()).within("trace_cnn"));
         }
         if !(1..=1024).contains(&size) {
             return Err(SettingError::new(format!("must be from 1 to 1024 pixels, got {size}")).within("frame_size"));

@@ -260,15 +260,11 @@ impl Learner {
     fn no_other_form(&self) -> Option<&'static str> {
         let window = matches!(self.config().vjp, Vjp::MultiStep { window } if window > 1);
         let none = !self.plan.kinds.contains(&Some(TraceKind::Full));
-        let inside = self.config().update_every.is_some();
-        match (self.rule().is_online(), window, none, inside) {
+        match (self.rule().is_online(), window, none) {
             (false, ..) => Some("bptt has no traces"),
-            (_, true, ..) => Some("windows of several steps need the traces at their entry"),
-            (_, _, true, _) => Some("this rule has no trace of the size of a weight"),
-            (.., true) => {
-                Some("parameters change inside the sequence (--update_every), so that no form may look ahead")
-            }
-            _ => None,
+            (_, true, _) => Some("windows of several steps need the traces at their entry"),
+            (.., true) => Some("this rule has no trace of the size of a weight"),
+            _ => self.config().update_every.map(|_| "parameters change inside the sequence (--update_every)"),
         }
     }
 
