@@ -39,7 +39,7 @@ fn pre_reset(cx: &mut StepContext, x: &Tensor, n: usize) -> Tensor {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let task = Dms::new(DmsSettings { dt: DT, t_fixation: 10.0, t_delay: 200.0, ..DmsSettings::default() })?;
-    let (batch, updates) = (64, 150);
+    let (batch, updates) = (64, 250);
     let model = StepContext::trace(batch, task.n_in(), |cx, x| {
         let spikes = pre_reset(cx, x, 100);
         readout::leaky(cx, &spikes, task.n_out(), 10.0, DT)
@@ -67,8 +67,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             accuracies.push(f64::from(report.accuracy));
         }
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
-        let (first, last) = (mean(&accuracies[..20]), mean(&accuracies[accuracies.len() - 20..]));
-        println!("{name:>10}: accuracy of the first 20 batches {first:.3}, of the last 20 {last:.3}");
+        // At a constant rate the online rules fall back by a tenth for some ten batches now and then, at other times on other processors:
+        // twenty batches say more of the luck of the day than of the rule.
+        let (first, last) = (mean(&accuracies[..20]), mean(&accuracies[accuracies.len() - 100..]));
+        println!("{name:>10}: accuracy of the first 20 batches {first:.3}, of the last 100 {last:.3}");
         assert!(last > 0.8, "{name} must learn");
     }
     Ok(())

@@ -36,7 +36,7 @@ const BASES: &[(&str, &str, &str)] = &[
     ("observe", "RUN", "--samples=1 --out=out"),
     ("import", "NIR", "--out=out"),
     ("export", "GRAPH", "--nir=exported"),
-    ("export", "RUN", "--tensorboard=exported"),
+    ("export", "RUN", "--tensorboard=events"),
     ("analyze hidden-jacobian-cosine", "", ANALYSIS),
     ("analyze theorem3", "", ANALYSIS),
     ("analyze weight-gradient-cosine", "", ANALYSIS),

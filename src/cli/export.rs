@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
     )?;
     let experiment = Experiment::of_run(&args.run).or_usage()?;
     if let Some(out) = &args.tensorboard {
-        say!("written to {}", tensorboard::write(&args.run, out)?.display());
+        say!("written to {}", tensorboard::write(&args.run, out).or_usage()?.display());
     }
     if let Some(path) = &args.nir {
         network(args, &experiment, path)?;
