@@ -82,7 +82,7 @@ fn difference(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
 const EXPERIMENTS: [(&str, &str); 5] = [
     // Initial potentials drawn anew for each batch.
     ("dms-small", "task.t_delay=20 task.t_sample=50 task.t_test=50 net=alif-std-exp-cu net.n_rec=8 learner.warmup=16"),
-    ("ei-small", "task.cues=2 task.t_delay=20 net.n_rec=10"),
+    ("ei-small", "task.cues=2 task.t_delay=20 net.n_rec=10 learner.warmup=320"),
     // Dropout, and running statistics of batch norm.
     (
         "shd-radlif",
