@@ -225,7 +225,7 @@ fn a_run_goes_on_with_as_many_replicas_or_others() {
     // On one device: to rounding, and the log says so.
     succeeds(&format!("train --resume {other} --epochs 6 --replicas 1 -q"));
     let losses = |run: &str| -> Vec<f64> {
-        History::read(Path::new(run)).expect("a recorded run").updates.iter().map(|u| f64::from(u.loss)).collect()
+        History::read(Path::new(run)).expect("a recorded run").updates.iter().map(|u| u.loss).collect()
     };
     let (a, b) = (losses(&whole), losses(&other));
     assert!(a.len() == 6 && a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-4 * a.abs()), "{a:?} {b:?}");

@@ -94,6 +94,41 @@ fn a_finished_run_says_so_and_trains_no_further() {
 }
 
 #[test]
+fn a_run_begins_with_the_parameters_of_another() {
+    let folder = Folder::new("init");
+    let [first, second, other] = ["first", "second", "other"].map(|name| folder.join(name));
+    let line =
+        "train dms-small --set settings.batch=4 --set task.t_delay=20 --set task.t_sample=100 --set task.t_test=100 -q";
+    succeeds(&format!("{line} --set net.n_rec=8 --epochs 3 --out {first}"));
+    succeeds(&format!("{line} --set net.n_rec=8 --epochs 1 --set optimizer.lr=1e-30 --init {first} --out {second}"));
+    // One update at a rate that changes nothing: the parameters are those of the first run, and the optimiser has made one update.
+    let tensors = |run: &str| {
+        let bytes = checkpoint(Path::new(run), "last");
+        let read = safetensors::SafeTensors::deserialize(&bytes).expect("a checkpoint");
+        let mut all: Vec<(String, Vec<u8>)> =
+            read.tensors().iter().map(|(n, v)| (n.clone(), v.data().to_vec())).collect();
+        all.sort();
+        all
+    };
+    let (a, b) = (tensors(&first), tensors(&second));
+    let of = |all: &[(String, Vec<u8>)], slots: bool| -> Vec<(String, Vec<u8>)> {
+        all.iter().filter(|(n, _)| n != "count" && n.starts_with("slots.") == slots).cloned().collect()
+    };
+    assert_eq!(of(&a, false), of(&b, false));
+    assert_ne!(of(&a, true), of(&b, true));
+    let count = |all: &[(String, Vec<u8>)]| all.iter().find(|(n, _)| n == "count").expect("a count").1[0];
+    assert_eq!((count(&a), count(&b)), (3, 1));
+    let said = log(Path::new(&second))[0].to_string();
+    assert!(said.contains("initial parameters") && said.contains("first/last.safetensors, 3 updates"), "{said}");
+    // Another network, and what is no run.
+    let error = fails(&format!("{line} --set net.n_rec=9 --epochs 1 --init {first} --out {other}"), 2);
+    assert!(error.contains("but this model needs"), "{error}");
+    assert!(!Path::new(&other).exists());
+    fails(&format!("{line} --epochs 1 --init {}", folder.join("nothing")), 2);
+    fails(&format!("train --resume {first} --init {second}"), 2);
+}
+
+#[test]
 fn a_run_records_what_it_was() {
     let folder = Folder::new("record");
     let run = folder.join("run");

@@ -21,11 +21,11 @@ use tasks::Position;
 
 use super::{
     optimizer::Rule,
-    program::TrainState,
+    program::{self, TrainState},
     session::{Session, SessionError},
     trainer::Ending,
 };
-use crate::cell::Model;
+use crate::cell::{Model, ParamSpec};
 
 /// Which checkpoint of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -269,6 +269,40 @@ struct Contents<'a> {
     tensors: SafeTensors<'a>,
 }
 
+impl Contents<'_> {
+    /// An array of the file at `path`.
+    fn array(&self, name: &str, want: &Shape, path: &Path) -> Result<Array, CheckpointError> {
+        let wrong = |why: String| CheckpointError::Mismatch { path: path.to_path_buf(), why };
+        let view = self.tensors.tensor(name).map_err(|_| wrong(format!("it holds no `{name}`")))?;
+        let dtype = if view.dtype() == Dtype::I32 { DType::S32 } else { DType::F32 };
+        let got = Shape::new(dtype, view.shape());
+        if *want != got {
+            return Err(wrong(format!("`{name}` is {got}, but this model needs {want}")));
+        }
+        Array::from_bytes(got, view.data().to_vec()).map_err(|e| wrong(e.to_string()))
+    }
+
+    /// The parameters of a model.
+    fn parameters(&self, model: &Model, path: &Path) -> Result<Vec<Array>, CheckpointError> {
+        let read = |(k, p): (usize, &ParamSpec)| {
+            let array = self.array(&p.name, &p.shape, path)?;
+            // Bounds that a learner has found hold for these values alone.
+            let range = model.range(k);
+            match array.to_f64_vec().into_iter().find(|v| !model.changes(k) && !range.has(*v)) {
+                Some(v) => Err(CheckpointError::Mismatch {
+                    path: path.to_path_buf(),
+                    why: format!(
+                        "the fixed `{}` lies between {} and {} in this model, but the file has {v}",
+                        p.name, range.low, range.high
+                    ),
+                }),
+                None => Ok(array),
+            }
+        };
+        model.params.iter().enumerate().map(read).collect()
+    }
+}
+
 /// The contents of a file, or what is wrong with it.
 fn decode(bytes: &[u8]) -> Result<Contents<'_>, String> {
     let tensors = SafeTensors::deserialize(bytes).map_err(|e| format!("it is cut short or damaged ({e})"))?;
@@ -349,33 +383,30 @@ pub fn load(
     rule: Rule,
 ) -> Result<(TrainState, Progress), CheckpointError> {
     let bytes = read(run, name)?;
-    let Contents { progress, tensors } = decode(&bytes).map_err(|why| unusable(run, name, why))?;
-    let wrong = |why: String| CheckpointError::Mismatch { path: name.file(run), why };
-    let read = |name: &str, want: &Shape| {
-        let view = tensors.tensor(name).map_err(|_| wrong(format!("it holds no `{name}`")))?;
-        let dtype = if view.dtype() == Dtype::I32 { DType::S32 } else { DType::F32 };
-        let got = Shape::new(dtype, view.shape());
-        if *want != got {
-            return Err(wrong(format!("`{name}` is {got}, but this model needs {want}")));
-        }
-        Array::from_bytes(got, view.data().to_vec()).map_err(|e| wrong(e.to_string()))
-    };
-    let params = model.params.iter().enumerate().map(|(k, p)| {
-        let array = read(&p.name, &p.shape)?;
-        // Bounds that a learner has found hold for these values alone.
-        let range = model.range(k);
-        match array.to_f64_vec().into_iter().find(|v| !model.changes(k) && !range.has(*v)) {
-            Some(v) => Err(wrong(format!(
-                "the fixed `{}` lies between {} and {} in this model, but the file has {v}",
-                p.name, range.low, range.high
-            ))),
-            None => Ok(array),
-        }
-    });
-    let params = params.collect::<Result<Vec<_>, _>>()?;
+    let contents = decode(&bytes).map_err(|why| unusable(run, name, why))?;
+    let path = name.file(run);
+    let params = contents.parameters(model, &path)?;
     let trained: Vec<&Shape> = model.params.iter().filter(|p| p.trainable).map(|p| &p.shape).collect();
     let slots = (0..rule.slots()).flat_map(|_| &trained).enumerate();
-    let slots = slots.map(|(k, shape)| read(&format!("slots.{k}"), shape)).collect::<Result<Vec<_>, _>>()?;
-    let state = TrainState::upload(session, &params, &slots, &read("count", &Shape::s32([]))?);
-    Ok((state.map_err(CheckpointError::Session)?, progress))
+    let slots = slots.map(|(k, shape)| contents.array(&format!("slots.{k}"), shape, &path));
+    let slots = slots.collect::<Result<Vec<_>, _>>()?;
+    let state = TrainState::upload(session, &params, &slots, &contents.array("count", &Shape::s32([]), &path)?);
+    Ok((state.map_err(CheckpointError::Session)?, contents.progress))
+}
+
+/// The start of a new run from the parameters of another: nothing of its optimiser and its position.
+///
+/// # Errors
+/// When the file is missing, damaged, or of another model.
+pub fn start_from(
+    run: &Path,
+    name: Name,
+    session: &Session,
+    model: &Model,
+    rule: Rule,
+) -> Result<TrainState, CheckpointError> {
+    let bytes = read(run, name)?;
+    let contents = decode(&bytes).map_err(|why| unusable(run, name, why))?;
+    let params = contents.parameters(model, &name.file(run))?;
+    program::start_with(session, model, rule, &params).map_err(CheckpointError::Session)
 }

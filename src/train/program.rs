@@ -181,9 +181,17 @@ fn sequences(model: &Model, steps: usize) -> Vec<Argument> {
 pub fn start(session: &Session, model: &Model, rule: Rule, seed: u64) -> Result<TrainState, SessionError> {
     let value = |p: &ParamSpec| Array::from_bytes(p.shape.clone(), bytes_of(&p.init.values(&p.shape, seed, &p.name)));
     let params = model.params.iter().map(value).collect::<Result<Vec<_>, _>>().map_err(hlo::pjrt::Error::from)?;
+    start_with(session, model, rule, &params)
+}
+
+/// These parameters, and fresh optimiser state.
+///
+/// # Errors
+/// When an upload fails.
+pub fn start_with(session: &Session, model: &Model, rule: Rule, params: &[Array]) -> Result<TrainState, SessionError> {
     let trained: Vec<&Shape> = model.params.iter().filter(|p| p.trainable).map(|p| &p.shape).collect();
     let slots = (0..rule.slots()).flat_map(|_| &trained).map(|shape| Array::zeros((*shape).clone()));
-    TrainState::upload(session, &params, &slots.collect::<Vec<_>>(), &Array::scalar_of(0i32))
+    TrainState::upload(session, params, &slots.collect::<Vec<_>>(), &Array::scalar_of(0i32))
 }
 
 /// 1 where the largest output is the target's, `f32[B]`.

@@ -44,6 +44,9 @@ pub struct RunFlags {
     /// Name of the run's folder below checkpoints/
     #[arg(long, default_value = "", hide_default_value = true)]
     pub exp_name: String,
+    /// Begin with the parameters of the run in this folder (those that it reports: best where it selects, else last) and a fresh optimiser
+    #[arg(long, value_name = "RUN", conflicts_with = "resume")]
+    pub init: Option<PathBuf>,
     /// Go on with the run in this folder; its configuration is used, --epochs may lengthen it
     #[arg(long, value_name = "RUN")]
     pub resume: Option<PathBuf>,

@@ -22,7 +22,7 @@ use crate::{
         checkpoint::{self, Name, Progress},
         history::History,
         program::{self, EvalProgram, Spec, TrainProgram, TrainState},
-        record::{self, Entry, Setting},
+        record::{self, Change, Entry, Setting},
         replicas::Parts,
         run::{RunDir, RunError},
         session::Session,
@@ -60,11 +60,28 @@ fn begin(command: &str, flags: &RunFlags, global: &Global, lines: Lines, mut exp
     }
     let programs = work.compile()?;
     let (model, rule) = (&work.spec.model, work.experiment.optimizer.rule);
-    let state = program::start(&work.session, model, rule, work.experiment.settings.seed)?;
+    let (state, changes) = match &flags.init {
+        None => (program::start(&work.session, model, rule, work.experiment.settings.seed)?, Vec::new()),
+        Some(from) => parameters_of(from, &work)?,
+    };
     stop::listen().context("cannot listen for signals")?;
-    let entry = Entry::start(0, Setting::new(&work.session, global.threads()), Vec::new());
+    let entry = Entry::start(0, Setting::new(&work.session, global.threads()), changes);
     let run = new_run(&dir, &work.experiment, &entry, model, &state, &[Name::Last])?;
     work.train(run, &programs, (state, Progress::default()))
+}
+
+/// The start of a run from the parameters of another, and what its log says of that.
+fn parameters_of(from: &Path, work: &Work<'_>) -> Result<(TrainState, Vec<Change>)> {
+    common::existing_file(
+        &from.join("config.toml"),
+        "--init names the folder of a run",
+        "name a folder that a training command wrote",
+    )?;
+    let name = if Experiment::of_run(from).or_usage()?.settings.select { Name::Best } else { Name::Last };
+    let (model, rule) = (&work.spec.model, work.experiment.optimizer.rule);
+    let state = checkpoint::start_from(from, name, &work.session, model, rule).or_usage()?;
+    let to = format!("{}, {} updates", name.file(from).display(), checkpoint::progress(from, name)?.step);
+    Ok((state, vec![Change { setting: "initial parameters".into(), from: "drawn".into(), to }]))
 }
 
 /// A run in a new folder, with the checkpoints `names` of this state in it.
