@@ -108,15 +108,21 @@ fn a_campaign_that_is_killed_goes_on() {
     let refused = run(&killed, &[]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("holds another"));
+}
 
+#[test]
+fn runs_are_compared_and_exported() {
+    let folder = Folder::new("compared");
     let stem = folder.join("both");
-    let runs = ["method=bptt/seed-0", "method=d-rtrl/seed-0"].map(|run| whole.join(run));
+    let runs = ["bptt", "d-rtrl"].map(|method| folder.join(method));
+    for (run, method) in runs.iter().zip(["bptt", "d-rtrl"]) {
+        let words = ["train", "dms-small", "--method", method, "--epochs", "40", "-q", "--out", text(run)];
+        let small = ["settings.batch=4", "task.t_delay=20", "task.t_sample=100", "task.t_test=100", "net.n_rec=8"];
+        succeeds(&command(&words).args(small.iter().flat_map(|s| ["--set", s])).output().expect("it starts"));
+    }
     let words = ["compare", text(&runs[0]), text(&runs[1]), "--out", text(&stem)];
     let said = succeeds(&command(&words).output().expect("it starts"));
-    assert!(
-        said.contains("learner.method.name") && said.contains("d-rtrl") && said.contains("method=bptt/seed-0"),
-        "{said}"
-    );
+    assert!(said.contains("learner.method.name") && said.contains("d-rtrl") && said.contains("bptt"), "{said}");
     assert!(folder.join("both.png").is_file());
 
     // The event file of a run is the same each time, and its records follow one another to its end.
