@@ -89,7 +89,10 @@ const EXPERIMENTS: [(&str, &str); 5] = [
         "task=random task.steps=12 task.n_in=20 net.n_in=20 net.hidden=[8] net.dropout=0.3 net.norm={kind='batch',momentum=0.9,statistics='running'}",
     ),
     // Zoneout, and convolutions.
-    ("gesture", "task=made task.steps=5 task.size=32 net.frame_size=32 net.units=6 net.layers=1 net.cell=event-gru"),
+    (
+        "gesture",
+        "task=made task.steps=5 task.size=32 net.frame_size=32 net.units=6 net.layers=1 net.cell=event-gru net.n_out=8",
+    ),
     ("memspeed", "task.steps=9 net.n_rec=8 net.n_in=16 task.n_in=16"),
 ];
 
