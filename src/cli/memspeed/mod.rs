@@ -366,7 +366,8 @@ impl<'a> Sweep<'a> {
         let length = if drive == Drive::Step { divisor(length, steps) } else { length };
         let mut row = sweep::measure(session, &spec, drive, length, self.args.repeats, run.seed(), self.args.rate);
         if drive == Drive::Scan {
-            let flops = cost::gradient(&learner, &spec.model, steps).flops;
+            // Of all parts of the batch, as the time is.
+            let flops = cost::gradient(&learner, &spec.model, steps).flops * spec.parts.0 as u64;
             row.flops = Some(flops);
             row.product_share = row.run_seconds.zip(self.products).map(|(s, rate)| flops as f64 / s / rate);
             let used = learner.choice(steps).used;
