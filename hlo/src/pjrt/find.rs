@@ -126,7 +126,7 @@ fn from_environment(kind: PluginKind) -> Option<PathBuf> {
 fn from_cache(kind: PluginKind) -> (Option<PathBuf>, String) {
     let Some(folder) = cache::root() else { return (None, "user's cache folder: HOME is not set".into()) };
     let package = wheels::package(kind);
-    let path = package.library_under(&folder);
+    let path = package.plugin_under(&folder);
     if !path.is_file() {
         return (None, format!("{}: no such file", path.display()));
     }

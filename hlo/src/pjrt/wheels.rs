@@ -11,8 +11,8 @@ pub(super) struct Package {
     pub(super) kind: PluginKind,
     /// Names the folder.
     pub(super) version: &'static str,
-    /// Path of the library inside the folder.
-    pub(super) library: &'static str,
+    /// Path of the plugin file inside the folder.
+    pub(super) plugin: &'static str,
     wheels: &'static [Wheel],
 }
 
@@ -46,9 +46,9 @@ impl Package {
         root.join("plugins").join(format!("{}-{}", self.kind, self.version))
     }
 
-    /// The library file under the user's cache folder.
-    pub(super) fn library_under(&self, root: &Path) -> PathBuf {
-        self.destination(root).join(self.library)
+    /// The plugin file under the user's cache folder.
+    pub(super) fn plugin_under(&self, root: &Path) -> PathBuf {
+        self.destination(root).join(self.plugin)
     }
 
     /// The wheels that this machine needs; none if none is published for it.
@@ -69,7 +69,7 @@ impl Wheel {
 const CPU: Package = Package {
     kind: PluginKind::Cpu,
     version: "0.0.1",
-    library: "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so",
+    plugin: "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so",
     wheels: &[
         Wheel {
             arch: "x86_64",
@@ -98,7 +98,7 @@ const CPU: Package = Package {
 const CUDA: Package = Package {
     kind: PluginKind::Cuda,
     version: "12-0.12.0.1",
-    library: "jax_plugins/xla_cuda12/xla_cuda_plugin.so",
+    plugin: "jax_plugins/xla_cuda12/xla_cuda_plugin.so",
     wheels: &[
         Wheel {
             arch: "x86_64",
@@ -367,7 +367,7 @@ const CUDA: Package = Package {
 const TPU: Package = Package {
     kind: PluginKind::Tpu,
     version: "0.0.52",
-    library: "libtpu/libtpu.so",
+    plugin: "libtpu/libtpu.so",
     wheels: &[Wheel {
         arch: "x86_64",
         name: "libtpu",

@@ -85,7 +85,7 @@ pub fn install(kind: PluginKind, progress: &mut dyn FnMut(Progress)) -> Result<P
     })?;
     private::check(&root)?;
     let destination = package.destination(&root);
-    let library = package.library_under(&root);
+    let library = package.plugin_under(&root);
     if library.is_file() && is_whole(&library, kind, &wheels) {
         progress(Progress::Installed { path: library.clone() });
         return Ok(library);
@@ -101,7 +101,7 @@ pub fn install(kind: PluginKind, progress: &mut dyn FnMut(Progress)) -> Result<P
         unpack(&archive, &unpacked, &wheel.title(), progress)?;
         fs::remove_file(&archive).map_err(Error::io(&archive))?;
     }
-    let fresh = unpacked.join(package.library);
+    let fresh = unpacked.join(package.plugin);
     elf::check(&fresh, kind)?;
     write_record(&unpacked, package, &wheels)?;
     if destination.exists() {
@@ -171,12 +171,12 @@ fn record(library: &Path) -> Option<Value> {
 }
 
 fn write_record(folder: &Path, package: &Package, wheels: &[&Wheel]) -> Result<()> {
-    let library = folder.join(package.library);
+    let library = folder.join(package.plugin);
     let bytes = fs::metadata(&library).map_err(Error::io(&library))?.len();
     let record = json!({
         "kind": package.kind.name(),
         "version": package.version,
-        "library": package.library,
+        "library": package.plugin,
         "bytes": bytes,
         "sha256": cache::hex(&cache::file_hash(&library)?),
         "wheels": wheels.iter().map(|wheel| wheel.title()).collect::<Vec<_>>(),
@@ -347,7 +347,7 @@ mod tests {
     fn a_record_tells_a_shortened_library() {
         let folder = folder("record");
         let package = wheels::package(PluginKind::Cpu);
-        let library = folder.join(package.library);
+        let library = folder.join(package.plugin);
         fs::create_dir_all(library.parent().unwrap()).unwrap();
         fs::write(&library, b"0123456789").unwrap();
         let wheels = package.wheels_here();
