@@ -64,6 +64,7 @@ fn jobs(folder: &Folder) -> Vec<Job> {
         ("dms, d-rtrl", format!("{dms} --method d-rtrl"), "dms"),
         ("dms, es-d-rtrl", format!("{dms} --method es-d-rtrl"), "dms"),
         ("dms, hybrid", format!("{dms} --method hybrid"), "dms"),
+        ("dms, d-rtrl, 4 replicas", format!("{dms} --method d-rtrl --replicas 4"), "dms"),
         ("ei, d-rtrl", ei.into(), "ei"),
         ("memspeed, bptt", nmnist, "memspeed"),
         ("shd, es-d-rtrl", shd, "shd"),

@@ -4,12 +4,14 @@
 #[path = "common/runs.rs"]
 #[allow(dead_code, reason = "each file of tests uses a part")]
 mod common;
+#[path = "common/host.rs"]
+mod host;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use common::{Folder, etrace, fails, metrics, succeeds};
 use etrace::{
-    cell::{Init, Mode, Model},
+    cell::{Init, Mode},
     experiment::Experiment,
     learn::{Method, Objective, sequence::LearnerConfig},
     net::nir::import::{Steps, import},
@@ -21,7 +23,7 @@ use etrace::{
         session::Session,
     },
 };
-use hlo::{HostValue, array::Array};
+use hlo::array::Array;
 use tasks::nir::Graph;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tasks/data/nir");
@@ -123,24 +125,6 @@ fn online_rules_reduce_a_loss_of_an_imported_network() {
     }
 }
 
-/// The outputs of every step on the host, in double precision.
-fn outputs(model: &Model, params: &BTreeMap<String, Vec<f32>>, inputs: &[Vec<f64>]) -> Vec<Vec<f64>> {
-    let value = |p: &etrace::cell::ParamSpec| {
-        HostValue::new(p.shape.clone(), params[&p.name].iter().map(|&v| f64::from(v)).collect())
-    };
-    let params: Vec<HostValue> = model.params.iter().map(value).collect();
-    let mut states: Vec<HostValue> = model.states.iter().map(|s| HostValue::full(s.shape.clone(), 0.0)).collect();
-    let mut out = Vec::new();
-    for x in inputs {
-        let x = HostValue::new(model.input.clone(), x.clone());
-        let mut results = model.step.evaluate(&[&params[..], &states, &[x]].concat());
-        out.push(results[states.len()].data.clone());
-        results.truncate(states.len());
-        states = results;
-    }
-    out
-}
-
 const SMALL: &str = "train dms-small -q --set settings.batch=4 --set task.t_delay=20 --set task.t_sample=100 --set task.t_test=100 --epochs 2";
 
 #[test]
@@ -157,7 +141,7 @@ fn trained_layers_of_lif_neurons_compute_the_same_once_exported() {
         succeeds(&format!("{SMALL} --set net={net} --set net.n_rec=12 --set net.neuron.reset=hard {more} --out {run}"));
         let before = Experiment::of_run(Path::new(&run)).expect("a run");
         let params = checkpoint::arrays(Path::new(&run), Name::Last).expect("a checkpoint");
-        let want = outputs(&before.net.trace(1, Mode::Evaluation), &params, &inputs);
+        let want = host::outputs(&before.net.trace(1, Mode::Evaluation), |name| params[name].clone(), &inputs);
         let size = want.iter().flatten().fold(0.0f64, |m, v| m.max(v.abs()));
         assert!(size > 0.1, "{net} is alive: {size}");
         for scheme in ["exponential", "euler"] {
@@ -168,7 +152,7 @@ fn trained_layers_of_lif_neurons_compute_the_same_once_exported() {
             let after = Experiment::of_run(Path::new(&back)).expect("a run");
             assert_eq!(after.task, before.task);
             let params = checkpoint::arrays(Path::new(&back), Name::Last).expect("a checkpoint");
-            let got = outputs(&after.net.trace(1, Mode::Evaluation), &params, &inputs);
+            let got = host::outputs(&after.net.trace(1, Mode::Evaluation), |name| params[name].clone(), &inputs);
             let apart = got.iter().flatten().zip(want.iter().flatten()).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
             assert!(apart < 1e-5 * size, "{net} {scheme}: {apart:e} of {size}");
         }

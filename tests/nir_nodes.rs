@@ -1,5 +1,7 @@
 //! Every node of NIR against a direct computation, on the host; what is refused, by name; and what the rules make of imported graphs.
 
+#[path = "common/host.rs"]
+mod host;
 mod judge;
 
 use std::{collections::BTreeMap, path::Path};
@@ -17,7 +19,6 @@ use etrace::{
     },
     settings::Listed,
 };
-use hlo::HostValue;
 use judge::case::Case;
 use tasks::{
     events::TimeUnit,
@@ -84,22 +85,7 @@ fn model(found: &Imported) -> Model {
 
 /// The output of every step for inputs of every step.
 fn run(found: &Imported, inputs: &[Vec<f64>]) -> Vec<Vec<f64>> {
-    let model = model(found);
-    let param = |p: &etrace::cell::ParamSpec| {
-        let values = p.init.values(&p.shape, 0, &p.name);
-        HostValue::new(p.shape.clone(), values.into_iter().map(f64::from).collect())
-    };
-    let params: Vec<HostValue> = model.params.iter().map(param).collect();
-    let mut states: Vec<HostValue> = model.states.iter().map(|s| HostValue::full(s.shape.clone(), 0.0)).collect();
-    let mut out = Vec::new();
-    for x in inputs {
-        let x = HostValue::new(model.input.clone(), x.clone());
-        let mut results = model.step.evaluate(&[&params[..], &states, &[x]].concat());
-        out.push(results[states.len()].data.clone());
-        results.truncate(states.len());
-        states = results;
-    }
-    out
+    host::outputs(&model(found), |name| found.params[name].clone(), inputs)
 }
 
 /// Inputs that differ from step to step.

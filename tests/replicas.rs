@@ -1,13 +1,12 @@
 //! Training on several devices in step is training on one, but for rounding. The devices are those that a CPU pretends to have.
 
-use std::{
-    collections::HashMap,
-    fs,
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-    sync::Arc,
-};
+use std::{collections::HashMap, num::NonZeroUsize, path::Path, sync::Arc};
+
+#[path = "common/runs.rs"]
+#[allow(dead_code, reason = "each file of tests uses a part")]
+mod common;
+
+use common::{Folder, checkpoint, etrace, fails, log, succeeds};
 
 use etrace::{
     experiment::Experiment,
@@ -54,12 +53,19 @@ struct Found {
     arrays: Vec<Vec<f64>>,
 }
 
-fn first_update(session: &Session, experiment: &Experiment, task: &Arc<dyn Task>) -> Result<Found, ProgramError> {
+/// The first `real` sequences of the batch have a target; the others only fill it up.
+fn first_update(
+    session: &Session,
+    experiment: &Experiment,
+    task: &Arc<dyn Task>,
+    real: usize,
+) -> Result<Found, ProgramError> {
     let spec = experiment.spec_of(task.steps(), Parts(session.replicas()))?;
     let program = TrainProgram::new(session, &spec)?;
     let state = program::start(session, &spec.model, spec.optimizer.rule, 1)?;
     let drawn = drawn_states(&spec.model, spec.parts, 1, 0);
-    let batch = task.batch(Split::Train, 1, 0, 0, experiment.settings.batch).expect("a batch");
+    let mut batch = task.batch(Split::Train, 1, 0, 0, experiment.settings.batch).expect("a batch");
+    batch.targets[real..].fill(-1);
     let (inputs, target) = arrays(batch).expect("arrays");
     let (state, report) = program.step(session, state, 1e-3, &drawn, &inputs, &target)?;
     let tracked = spec.model.tracked.iter().map(|t| &state.params[t.param]);
@@ -111,7 +117,7 @@ fn every_experiment_and_rule_has_the_gradients_of_one_device() {
                 continue;
             }
             experiment.learner.method = method;
-            let whole = match first_update(&sessions[0], &experiment, &task) {
+            let whole = match first_update(&sessions[0], &experiment, &task, 8) {
                 Ok(whole) => whole,
                 Err(ProgramError::Learn(refused)) => {
                     println!("{preset}, {}: {refused}", method.name());
@@ -119,36 +125,52 @@ fn every_experiment_and_rule_has_the_gradients_of_one_device() {
                 }
                 Err(other) => panic!("{preset}, {}: {other}", method.name()),
             };
-            assert!(
-                whole.arrays.iter().flatten().any(|g| *g != 0.0),
-                "{preset}, {}: the network is alive",
-                method.name()
-            );
             *tried.entry(preset).or_default() += 1;
             if method.name() == "uoro" {
-                let refused = first_update(&sessions[1], &experiment, &task).err().expect("it is refused").to_string();
+                let refused =
+                    first_update(&sessions[1], &experiment, &task, 8).err().expect("it is refused").to_string();
                 assert!(refused.contains("one trace for all sequences"), "{refused}");
                 continue;
             }
-            for session in &sessions[1..] {
-                let found = first_update(session, &experiment, &task).expect("what one device can, several can");
-                let apart = difference(&whole.arrays, &found.arrays);
-                let losses = (whole.loss - found.loss).abs() / whole.loss.abs();
-                println!("{preset}, {}, {} replicas: {apart:.1e}", method.name(), session.replicas());
-                assert!(
-                    apart < 2e-6 && losses < 1e-6,
-                    "{preset}, {}, {} replicas: {apart:e}",
-                    method.name(),
-                    session.replicas()
-                );
-                assert!((whole.accuracy - found.accuracy).abs() < 1e-6);
-            }
+            agree(&sessions, &whole, &experiment, &task, 8, &format!("{preset}, {}", method.name()));
         }
     }
     assert!(
         tried["dms-small"] >= 15 && tried.len() == EXPERIMENTS.len() && tried.values().all(|n| *n >= 3),
         "{tried:?}"
     );
+}
+
+/// That several devices find what one has found.
+fn agree(sessions: &[Session], whole: &Found, experiment: &Experiment, task: &Arc<dyn Task>, real: usize, what: &str) {
+    assert!(whole.arrays.iter().flatten().any(|g| *g != 0.0), "{what}: the network is alive");
+    for session in &sessions[1..] {
+        let found = first_update(session, experiment, task, real).expect("what one device can, several can");
+        let (replicas, apart) = (session.replicas(), difference(&whole.arrays, &found.arrays));
+        println!("{what}, {replicas} replicas: {apart:.1e}");
+        assert!(apart < 2e-6, "{what}, {replicas} replicas: {apart:e}");
+        assert!((whole.loss - found.loss).abs() < 1e-6 * whole.loss.abs(), "{what}, {replicas} replicas");
+        assert!((whole.accuracy - found.accuracy).abs() < 1e-6, "{what}, {replicas} replicas");
+    }
+}
+
+#[test]
+fn rows_that_fill_up_a_batch_and_updates_inside_a_sequence_are_as_on_one_device() {
+    let sessions = sessions();
+    let (preset, changes) = EXPERIMENTS[0];
+    let mut experiment = set(&Experiment::published(preset).expect("a preset"), changes);
+    (experiment.settings.batch, experiment.optimizer) = (8, bare());
+    let task = experiment.task.open().expect("made trials");
+    let check = |experiment: &Experiment, real: usize, what: &str| {
+        let whole = first_update(&sessions[0], experiment, &task, real).expect("one device can");
+        agree(&sessions, &whole, experiment, &task, real, what);
+    };
+    // Of eight parts, five have no sequence that counts.
+    check(&experiment, 3, "three sequences of eight");
+    // The array of momentum holds the gradients of all updates of the sequence, those of changed parameters too.
+    experiment.learner.update_every = Some(3);
+    check(&experiment, 8, "updates inside a sequence");
+    check(&experiment, 3, "updates inside three sequences of eight");
 }
 
 #[test]
@@ -170,61 +192,20 @@ fn an_evaluation_says_the_same_of_every_sample() {
     }
 }
 
-fn etrace(line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_etrace"));
-    command.args(line.split_whitespace()).stdin(Stdio::null());
-    command.output().expect("the built command starts")
-}
-
-fn succeeds(line: &str) -> String {
-    let output = etrace(line);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "etrace {line}\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    text
-}
-
-/// The error of a command that must fail as the user's mistake, on one line.
-fn fails(line: &str) -> String {
-    let output = etrace(line);
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "etrace {line}\n{error}");
-    error.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("etrace-replicas-{}-{name}", std::process::id()));
-        fs::create_dir_all(&path).expect("a temporary folder");
-        Folder(path)
-    }
-
-    fn join(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 const SMALL: &str =
     "train dms-small --set settings.batch=8 --set task.t_delay=20 --set task.t_sample=100 --set task.t_test=100 -q";
 
 #[test]
 fn a_run_goes_on_with_as_many_replicas_or_others() {
-    let folder = Folder::new("resume");
-    let checkpoint = |run: &str| fs::read(Path::new(run).join("last.safetensors")).expect("a checkpoint");
+    let folder = Folder::new("replicas");
+    let last = |run: &str| checkpoint(Path::new(run), "last");
     let [whole, halves, other] = ["whole", "halves", "other"].map(|name| folder.join(name));
     succeeds(&format!("{SMALL} --epochs 6 --replicas 4 --out {whole}"));
     succeeds(&format!("{SMALL} --epochs 3 --replicas 4 --out {halves}"));
     succeeds(&format!("{SMALL} --epochs 3 --replicas 4 --out {other}"));
     // Without the flag, as before: to the byte.
     succeeds(&format!("train --resume {halves} --epochs 6 -q"));
-    assert_eq!(checkpoint(&whole), checkpoint(&halves));
+    assert_eq!(last(&whole), last(&halves));
     // On one device: to rounding, and the log says so.
     succeeds(&format!("train --resume {other} --epochs 6 --replicas 1 -q"));
     let losses = |run: &str| -> Vec<f64> {
@@ -232,8 +213,8 @@ fn a_run_goes_on_with_as_many_replicas_or_others() {
     };
     let (a, b) = (losses(&whole), losses(&other));
     assert!(a.len() == 6 && a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-4 * a.abs()), "{a:?} {b:?}");
-    let log = fs::read_to_string(Path::new(&other).join("log.jsonl")).expect("a log");
-    assert!(log.contains("the number of replicas"), "{log}");
+    let said = format!("{:?}", log(Path::new(&other)));
+    assert!(said.contains("the number of replicas"), "{said}");
 }
 
 fn sets(changes: &str) -> String {
@@ -242,17 +223,18 @@ fn sets(changes: &str) -> String {
 
 #[test]
 fn what_several_devices_cannot_do_is_refused() {
-    let error = fails(&format!("{SMALL} --epochs 1 --replicas 3"));
+    let error = fails(&format!("{SMALL} --epochs 1 --replicas 3"), 2);
     assert!(error.contains("got a batch of 8 for 3 replicas; use a batch of 6 or 9"), "{error}");
-    let error = fails(&format!("{SMALL} --epochs 1 --replicas 16"));
+    let error = fails(&format!("{SMALL} --epochs 1 --replicas 16"), 2);
     assert!(error.contains("use a batch of 16"), "{error}");
-    let error = fails(&format!("{SMALL} --epochs 1 --replicas 2 --set objective.regularizer.spike=1"));
+    let error = fails(&format!("{SMALL} --epochs 1 --replicas 2 --set objective.regularizer.spike=1"), 2);
     assert!(error.contains("regulariser") && error.contains("--replicas 1"), "{error}");
     let speech = sets(EXPERIMENTS[2].1).replace("running", "batch");
-    let error = fails(&format!("train shd-lif {speech} --set settings.batch=8 --method bptt --epochs 1 --replicas 2"));
+    let error =
+        fails(&format!("train shd-lif {speech} --set settings.batch=8 --method bptt --epochs 1 --replicas 2"), 2);
     assert!(error.contains("statistics of the batch"), "{error}");
     for wrong in ["0", "-1", "many", "4097", "1e3"] {
-        let error = fails(&format!("{SMALL} --epochs 1 --replicas={wrong}"));
+        let error = fails(&format!("{SMALL} --epochs 1 --replicas={wrong}"), 2);
         assert!(error.contains("--replicas"), "{error}");
     }
     let output =
@@ -267,7 +249,7 @@ fn one_exchange_outside_of_loops_holds_the_gradients() {
         let line = format!(
             "memspeed --length 20 --n_rec 16 --n_in 32 --batch_size 8 --method {method} --replicas 4 --dry-run"
         );
-        let said = succeeds(&line);
+        let (said, _) = succeeds(&line);
         // Three layers of 16 neurons, 10 outputs; loss, accuracy and the share of real sequences.
         assert!(said.contains("4 replicas of 2 sequences each"), "{said}");
         assert!(said.contains("into 1 exchange, 0 of them in loops"), "{method}: {said}");
