@@ -60,9 +60,9 @@ impl Global {
         bar.finish();
         let options = ClientOptions { threads: self.threads.map(usize::from), devices, ..ClientOptions::default() };
         Session::on(&found?, self.device, &options).map_err(|error| match error {
-            SessionError::Devices { .. } | SessionError::Runtime(pjrt::Error::Threads { .. }) => {
-                Usage(error.into()).into()
-            }
+            SessionError::Devices { .. }
+            | SessionError::AllFrom { .. }
+            | SessionError::Runtime(pjrt::Error::Threads { .. }) => Usage(error.into()).into(),
             other => anyhow::Error::from(other),
         })
     }

@@ -4,14 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use hlo::pjrt::Devices;
 use tasks::{Split, Task};
 
-use super::{
-    Global, OrUsage,
-    common::{self, ONE},
-    usage,
-};
+use super::{Global, OrUsage, common, flags::ReplicaFlag, usage};
 use crate::{
     experiment::Experiment,
     say,
@@ -39,9 +34,8 @@ pub struct Args {
     /// Which parameters [default: those that the run reports: best where it selects, else last]
     #[arg(long, value_enum)]
     checkpoint: Option<CheckpointName>,
-    /// Devices that share each batch, a number or `all` [default: 1]
-    #[arg(long, value_name = "N")]
-    replicas: Option<Devices>,
+    #[command(flatten)]
+    replicas: ReplicaFlag,
     /// Where confusion.csv and confusion.svg/.png go [default: the run's folder]
     #[arg(long)]
     out: Option<PathBuf>,
@@ -95,7 +89,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             task.name()
         )));
     }
-    let session = global.session_of(args.replicas.unwrap_or(ONE))?;
+    let session = global.session_of(args.replicas.devices())?;
     let spec = experiment.spec_of(task.steps(), Parts(session.replicas())).or_usage()?;
     let reported = if experiment.settings.select { CheckpointName::Best } else { CheckpointName::Last };
     let name = args.checkpoint.unwrap_or(reported).name();

@@ -219,7 +219,7 @@ impl Resumed {
     /// Devices that share a batch: those of the flag, else as many as before.
     pub fn replicas(&self, flags: &RunFlags) -> Devices {
         let before = self.before.as_ref().and_then(|setting| NonZeroUsize::new(setting.replicas));
-        flags.replicas.unwrap_or(before.map_or(common::ONE, Devices::Count))
+        flags.replicas.replicas.or(before.map(Devices::Count)).unwrap_or(common::ONE)
     }
 
     /// The global flags with the run's number of threads, unless they name one: it decides the last digits of results.

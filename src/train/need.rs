@@ -44,8 +44,7 @@ impl Need {
     ) -> Result<Need, TrainError> {
         let planned = |memory: hlo::pjrt::Result<hlo::pjrt::MemoryStats>| memory.map_err(SessionError::from);
         let state = state_bytes(spec);
-        // Pretended devices share the memory of this machine.
-        let copies = if session.device.kind() == PluginKind::Cpu { spec.parts.0 as u64 } else { 1 };
+        let copies = session.in_one_memory();
         let train = planned(train.executable.memory())?.total().saturating_mul(copies);
         let eval = eval.map(|e| planned(e.executable.memory())).transpose()?.map_or(0, |m| m.total());
         let eval = eval.saturating_mul(copies);

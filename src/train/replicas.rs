@@ -7,7 +7,7 @@
 //! Everything drawn belongs to a place in the whole batch, so results differ between numbers of devices by rounding alone. What
 //! couples the sequences of a batch would not, and is refused: [`Parts::check`].
 
-use std::borrow::Cow;
+use std::{borrow::Cow, num::NonZeroUsize};
 
 use hlo::{
     DType, Program, Shape, Tensor,
@@ -85,6 +85,11 @@ pub struct Parts(pub usize);
 impl Parts {
     /// One device has the whole batch.
     pub const ONE: Parts = Parts(1);
+
+    /// How many there are.
+    pub fn count(self) -> NonZeroUsize {
+        NonZeroUsize::new(self.0).unwrap_or(NonZeroUsize::MIN)
+    }
 
     /// Sequences of each part of a batch.
     ///
@@ -167,8 +172,8 @@ impl Parts {
         (self.0 > 1).then(|| target.ge(&target.zeros_like()).convert(DType::F32).mean_all())
     }
 
-    /// Means over the whole batch, of means over a part: those of `counted` over its real sequences, those of `tracked` over all; and whether
-    /// any part has a step that counts. One exchange.
+    /// Means over the whole batch, of means over a part: those of `counted` over its real sequences, those of `tracked` over all; and where
+    /// `counts` is asked for, whether any part has a real sequence. One exchange.
     pub(super) fn mean(
         self,
         counted: Vec<Tensor>,
@@ -177,19 +182,15 @@ impl Parts {
         counts: Option<Tensor>,
     ) -> Means {
         let Some(share) = share else { return Means { counted, tracked, counts } };
-        let (n, all) = (counted.len(), tracked.len());
-        // A part without a step that counts has gradients of zero.
-        let counting = counts.as_ref().map(|any| any.convert(DType::F32));
+        let n = counted.len();
         let weighted = counted.iter().map(|x| x * share.broadcast_to(x.dims()));
-        let shared: Vec<Tensor> = weighted.chain(tracked).chain(counting).chain([share.clone()]).collect();
-        let sums = Tensor::all_reduce(&shared);
-        let shares = &sums[sums.len() - 1];
-        let shares = shares.maximum(&shares.full_like(1e-9));
-        Means {
-            counted: sums[..n].iter().map(|x| x / shares.broadcast_to(x.dims())).collect(),
-            tracked: sums[n..n + all].iter().map(|x| x * (1.0 / self.0 as f64)).collect(),
-            counts: counts.map(|_| sums[n + all].gt(&sums[n + all].zeros_like())),
-        }
+        let mut sums = Tensor::all_reduce(&weighted.chain(tracked).chain([share.clone()]).collect::<Vec<_>>());
+        let Some(shares) = sums.pop() else { unreachable!("one sum for each array") };
+        // Gradients are zero where there is no real sequence.
+        let divisor = shares.maximum(&shares.full_like(1e-9));
+        let tracked = sums.split_off(n).into_iter().map(|x| x * (1.0 / self.0 as f64)).collect();
+        let counted = sums.iter().map(|x| x / divisor.broadcast_to(x.dims())).collect();
+        Means { counted, tracked, counts: counts.map(|_| shares.gt(&shares.zeros_like())) }
     }
 }
 

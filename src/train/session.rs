@@ -28,6 +28,14 @@ pub enum SessionError {
         /// Devices of the session.
         replicas: usize,
     },
+    /// All devices, but from one on that is not the first.
+    #[error(
+        "`all` takes every card, got {device}; use --device cuda, or --replicas with the number of cards from {device} on"
+    )]
+    AllFrom {
+        /// The first that was asked for.
+        device: Device,
+    },
     /// There are fewer devices than replicas.
     #[error(
         "each replica needs a device of its own, got {replicas} replicas and {there} device(s) from {device} on; use --replicas \
@@ -81,6 +89,9 @@ impl Session {
     /// When there are not as many.
     pub fn on(plugin: &Arc<Plugin>, device: Device, options: &ClientOptions) -> Result<Session, SessionError> {
         let gpu = if let Device::Cuda(number) = device { number } else { 0 };
+        if gpu > 0 && options.devices == Devices::All {
+            return Err(SessionError::AllFrom { device });
+        }
         let client = plugin.client(&ClientOptions { gpu, ..options.clone() })?;
         let there = client.device_count();
         let replicas = match options.devices {
@@ -97,6 +108,11 @@ impl Session {
     /// Devices that train in step.
     pub fn replicas(&self) -> usize {
         self.options.replicas.get()
+    }
+
+    /// How many of its devices share the memory of this machine: pretended ones do.
+    pub fn in_one_memory(&self) -> u64 {
+        if self.device == Device::Cpu { self.replicas() as u64 } else { 1 }
     }
 
     /// The same value on each device.

@@ -215,7 +215,7 @@ fn fill(
     row.compile_seconds = Some(driver.compile_seconds());
     let bytes = driver.compiled_bytes()?;
     row.compiled_bytes = Some(bytes);
-    enough_memory(session, bytes)?;
+    enough_memory(session, bytes.saturating_mul(session.in_one_memory()))?;
 
     let (batch, n_in) = (spec.batch(), spec.model.input.dims[1]);
     let n_out = spec.model.output.dims[1];

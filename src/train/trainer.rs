@@ -102,9 +102,14 @@ impl Settings {
         Ok(Some(known.ok_or_else(wrong)?))
     }
 
-    /// Whether nothing is left to do after `progress`: all batches or epochs that were asked for are done.
+    /// Whether all batches or epochs that were asked for are done.
     pub fn done(&self, progress: &Progress) -> bool {
         self.batches.is_some_and(|n| progress.step >= n) || self.epochs.is_some_and(|n| progress.epoch >= n)
+    }
+
+    /// Whether nothing is left to do after `progress`: what was asked for is done, or training ended before it for good.
+    pub fn complete(&self, progress: &Progress) -> bool {
+        self.done(progress) || matches!(progress.ending, Some(Ending::Reached | Ending::Settled))
     }
 }
 

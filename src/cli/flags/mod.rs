@@ -6,6 +6,9 @@
 pub mod learner;
 pub mod words;
 
+use hlo::pjrt::Devices;
+
+use super::common::ONE;
 pub use crate::settings::range::flag::{below_one, finite, fraction, inside, non_negative, positive, share};
 use crate::settings::range::{Count, LAYERS, PASSES, SIZE, SPAN, STEPS, THREADS};
 
@@ -46,6 +49,21 @@ counts! {
     budget: u64, Count { low: 1, high: 1 << 50 };
     /// Samples, from 1.
     samples: u64, Count { low: 1, high: 1 << 24 };
+}
+
+/// The flag of commands that can use several devices.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct ReplicaFlag {
+    /// Devices that share each batch, a number or `all`; a CPU pretends to have as many [default: 1, of a resumed run as many as before]
+    #[arg(long, value_name = "N")]
+    pub replicas: Option<Devices>,
+}
+
+impl ReplicaFlag {
+    /// As many as were asked for, else one.
+    pub fn devices(self) -> Devices {
+        self.replicas.unwrap_or(ONE)
+    }
 }
 
 /// The error of a flag's value in the words of its range: "--tau_neu must be above 0 and finite, got -5".

@@ -125,6 +125,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     if args.run.resume.is_some() {
         bail!(usage("import makes a new run; go on with one with etrace train --resume RUN".into()));
     }
+    args.run.refuse_training("import", &[("--replicas", args.run.replicas.replicas.is_some())])?;
     let graph = nir::Graph::open(&args.file).or_usage()?;
     let base = args.experiment.as_deref().map(train_any::experiment).transpose()?;
     // Without one of its own a graph takes the step of the task.

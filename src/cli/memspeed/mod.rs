@@ -258,6 +258,7 @@ pub fn run(args: Args, global: &Global) -> Result<()> {
 }
 
 fn sweep(args: &Args, global: &Global) -> Result<()> {
+    args.training.run.refuse_training("a sweep", &[])?;
     let learners = args.learners()?;
     let lengths = if args.length.is_empty() { LENGTHS.to_vec() } else { args.length.clone() };
     if let Some(steps) = lengths.iter().find(|steps| args.warmup(**steps) >= **steps) {
@@ -322,7 +323,7 @@ impl<'a> Sweep<'a> {
         let sizes = args.sizes(global);
         let net = args.net(&sizes, sizes.n_in, ETraceNet::default().n_out)?;
         let (optimizer, objective) = (args.training.optimizer()?, args.training.objective(args.dt)?);
-        let mut session = global.session_of(args.training.run.replicas.unwrap_or(common::ONE))?;
+        let mut session = global.session_of(args.training.run.replicas.devices())?;
         session.options = session.options.uncached(); // compile times are to be those of compiling
         let model = net.model(Parts(session.replicas()).of(sizes.batch).or_usage()?);
         say!(

@@ -4,10 +4,9 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use hlo::pjrt::Devices;
 
 use super::super::{
-    flags::{finite, non_negative, passes, positive, size, threads},
+    flags::{ReplicaFlag, finite, non_negative, passes, positive, size, threads},
     usage,
 };
 use crate::{
@@ -35,9 +34,9 @@ pub struct RunFlags {
     /// Threads that make batches [default: 1]
     #[arg(long, visible_alias = "num_workers", value_parser = threads)]
     pub n_data_worker: Option<usize>,
-    /// Devices that share each batch, a number or `all`; a CPU pretends to have as many [default: 1]
-    #[arg(long, value_name = "N")]
-    pub replicas: Option<Devices>,
+    /// On how many devices
+    #[command(flatten)]
+    pub replicas: ReplicaFlag,
     /// Folder of the run [default: a new one below checkpoints/]
     #[arg(long)]
     pub out: Option<PathBuf>,
@@ -122,6 +121,18 @@ pub struct TrainFlags {
 }
 
 impl RunFlags {
+    /// Refuses the flags of training where nothing is trained.
+    ///
+    /// # Errors
+    /// Which of them was given to `what`.
+    pub(in crate::cli) fn refuse_training(&self, what: &str, also: &[(&str, bool)]) -> Result<()> {
+        let given = [("--init", self.init.is_some())].into_iter().chain(also.iter().copied());
+        match given.into_iter().find(|(_, given)| *given) {
+            Some((flag, _)) => bail!(usage(format!("{flag} is for training, and {what} trains nothing; leave it out"))),
+            None => Ok(()),
+        }
+    }
+
     /// The seed; drawn from the clock if it is negative.
     pub fn seed(&self) -> u64 {
         let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

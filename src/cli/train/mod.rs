@@ -5,7 +5,10 @@ mod flags;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use hlo::pjrt::{self, Devices, aot};
+use hlo::{
+    Program,
+    pjrt::{self, AotReport, Devices, aot},
+};
 use tasks::Split;
 
 pub use super::screen::{BatchReport, EpochReport, Lines, epoch_line};
@@ -53,16 +56,17 @@ fn begin(command: &str, flags: &RunFlags, global: &Global, lines: Lines, mut exp
     experiment.settings.check().or_usage()?;
     experiment.task.make_absolute()?;
     let dir = flags.folder(command, &experiment)?;
+    let init = flags.init.as_deref().map(Initial::of).transpose()?;
     let global = global.with_threads(global.threads());
-    let work = Work::prepare(&global, flags.replicas.unwrap_or(common::ONE), experiment, lines)?;
+    let work = Work::prepare(&global, flags.replicas.devices(), experiment, lines)?;
     if flags.dry_run {
         return work.show(flags.target.as_deref());
     }
     let programs = work.compile()?;
     let (model, rule) = (&work.spec.model, work.experiment.optimizer.rule);
-    let (state, changes) = match &flags.init {
+    let (state, changes) = match init {
         None => (program::start(&work.session, model, rule, work.experiment.settings.seed)?, Vec::new()),
-        Some(from) => parameters_of(from, &work)?,
+        Some(init) => (init.start(&work)?, vec![init.change()]),
     };
     stop::listen().context("cannot listen for signals")?;
     let entry = Entry::start(0, Setting::new(&work.session, global.threads()), changes);
@@ -70,18 +74,36 @@ fn begin(command: &str, flags: &RunFlags, global: &Global, lines: Lines, mut exp
     work.train(run, &programs, (state, Progress::default()))
 }
 
-/// The start of a run from the parameters of another, and what its log says of that.
-fn parameters_of(from: &Path, work: &Work<'_>) -> Result<(TrainState, Vec<Change>)> {
-    common::existing_file(
-        &from.join("config.toml"),
-        "--init names the folder of a run",
-        "name a folder that a training command wrote",
-    )?;
-    let name = if Experiment::of_run(from).or_usage()?.settings.select { Name::Best } else { Name::Last };
-    let (model, rule) = (&work.spec.model, work.experiment.optimizer.rule);
-    let state = checkpoint::start_from(from, name, &work.session, model, rule).or_usage()?;
-    let to = format!("{}, {} updates", name.file(from).display(), checkpoint::progress(from, name)?.step);
-    Ok((state, vec![Change { setting: "initial parameters".into(), from: "drawn".into(), to }]))
+/// The checkpoint of another run from which a run begins.
+struct Initial<'a> {
+    run: &'a Path,
+    name: Name,
+    /// Its updates.
+    step: u64,
+}
+
+impl<'a> Initial<'a> {
+    /// The one that a run reports.
+    fn of(run: &'a Path) -> Result<Initial<'a>> {
+        common::existing_file(
+            &run.join("config.toml"),
+            "--init names the folder of a run",
+            "name a folder that a training command wrote",
+        )?;
+        let name = if Experiment::of_run(run).or_usage()?.settings.select { Name::Best } else { Name::Last };
+        Ok(Initial { run, name, step: checkpoint::progress(run, name).or_usage()?.step })
+    }
+
+    fn start(&self, work: &Work<'_>) -> Result<TrainState> {
+        let (model, rule) = (&work.spec.model, work.experiment.optimizer.rule);
+        checkpoint::start_from(self.run, self.name, &work.session, model, rule).or_usage()
+    }
+
+    /// What the log says of it.
+    fn change(&self) -> Change {
+        let to = format!("{}, {} updates", self.name.file(self.run).display(), self.step);
+        Change { setting: "initial parameters".into(), from: "drawn".into(), to }
+    }
 }
 
 /// A run in a new folder, with the checkpoints `names` of this state in it.
@@ -268,13 +290,7 @@ pub fn print_program(session: &Session, spec: &Spec, target: Option<&str>) -> Re
             (executable.memory()?, seconds, executable.exchanges().ok(), String::new())
         }
         Some(target) => {
-            let kind = aot::plugin_kind(target).or_usage()?;
-            let plugin = pjrt::locate(kind, None, &mut |_| {})?;
-            let report = aot::compile(&plugin, target, &program, session.options.replicas);
-            let report = report.map_err(|error| match error {
-                pjrt::Error::TargetDevices { .. } => Usage(error.into()).into(),
-                other => anyhow::Error::from(other),
-            })?;
+            let report = compile_for(target, &program, spec.parts)?;
             (report.memory, report.seconds, report.exchanges, format!(" for {target}"))
         }
     };
@@ -305,6 +321,19 @@ pub fn print_program(session: &Session, spec: &Spec, target: Option<&str>) -> Re
         say!("{replicas} replicas of {} each, memory as above for each; {exchange}", counted(part, "sequence"));
     }
     Ok(())
+}
+
+/// Compiles a program ahead of time, for so many devices of a target that need not be here.
+///
+/// # Errors
+/// When there is no such target or it has fewer devices (the user's mistake), its plugin is not installed, or the compiler refuses.
+pub fn compile_for(target: &str, program: &Program, parts: Parts) -> Result<AotReport> {
+    let kind = aot::plugin_kind(target).or_usage()?;
+    let plugin = pjrt::locate(kind, None, &mut |_| {})?;
+    aot::compile(&plugin, target, program, parts.count()).map_err(|error| match error {
+        pjrt::Error::TargetDevices { .. } => Usage(error.into()).into(),
+        other => other.into(),
+    })
 }
 
 /// `1 exchange`, `2 exchanges`.
