@@ -109,20 +109,17 @@ pub fn curves(title: &str, groups: &[(String, Vec<&History>)]) -> Panels {
     };
     let several = groups.iter().any(|(_, runs)| runs.len() > 1);
     let subtitle = if several { "mean of the seeds; bands are one standard deviation" } else { "" };
-    let panel = |label: &str, curve: &dyn Fn(&History) -> Vec<(u64, f64)>| {
-        let series =
-            groups.iter().map(|(name, runs)| series(name, &runs.iter().map(|run| curve(run)).collect::<Vec<_>>()));
-        Panel::traces(
-            if label.starts_with("acc") { Axis::new(label).range(0.0, 1.0) } else { Axis::new(label) },
-            series.collect::<Vec<_>>(),
-        )
-        .height(220)
+    let panel = |axis: Axis, curve: &dyn Fn(&History) -> Vec<(u64, f64)>| {
+        let of = |(name, runs): &(String, Vec<&History>)| {
+            series(name, &runs.iter().map(|run| curve(run)).collect::<Vec<_>>())
+        };
+        Panel::traces(axis, groups.iter().map(of)).height(220)
     };
     let label = if tested { "accuracy of evaluations".into() } else { format!("accuracy, mean of {WINDOW} batches") };
     Panels::new(title, Axis::new("update"))
         .subtitle(subtitle)
-        .panel(panel(&label, &accuracy))
-        .panel(panel(&format!("loss, mean of {WINDOW} batches"), &|run| run.smoothed_loss()))
+        .panel(panel(Axis::new(label).range(0.0, 1.0), &accuracy))
+        .panel(panel(Axis::new(format!("loss, mean of {WINDOW} batches")), &|run| run.smoothed_loss()))
 }
 
 fn series(name: &str, curves: &[Vec<(u64, f64)>]) -> Series {

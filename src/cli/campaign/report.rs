@@ -24,7 +24,7 @@ use crate::{
 pub fn is_complete(dir: &Path) -> bool {
     let settings = |experiment: Experiment| experiment.settings;
     match (RunDir::config(dir).map(settings), checkpoint::progress(dir, Name::Last)) {
-        (Ok(settings), Ok(progress)) => settings.done(&progress) || progress.ending.is_some(),
+        (Ok(settings), Ok(progress)) => settings.complete(&progress),
         _ => false,
     }
 }

@@ -157,10 +157,7 @@ fn is_locked(dir: &Path) -> bool {
 /// Whether there is memory for one more, by what those that train have taken at most.
 fn has_room(training: &[Training<'_>]) -> bool {
     let peak = |t: &Training<'_>| if t.since.elapsed() < SETTLED { None } else { memory::peak_bytes_of(t.child.id()) };
-    let Some(first) = training.first() else { return true };
-    let Some(largest) = std::iter::once(first).chain(&training[1..]).map(peak).collect::<Option<Vec<u64>>>() else {
-        return false;
-    };
-    let needed = largest.into_iter().max().unwrap_or(0);
-    memory::available_bytes().is_none_or(|there| there > needed + needed / 4)
+    let Some(peaks) = training.iter().map(peak).collect::<Option<Vec<u64>>>() else { return false };
+    let needed = peaks.into_iter().max().unwrap_or(0);
+    training.is_empty() || memory::available_bytes().is_none_or(|there| there > needed + needed / 4)
 }

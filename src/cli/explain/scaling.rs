@@ -3,15 +3,15 @@
 use std::fmt::Write;
 
 use anyhow::Result;
-use hlo::pjrt::{self, aot};
+use hlo::pjrt::aot;
 
-use super::super::{OrUsage, Usage};
+use super::super::{OrUsage, train};
 use crate::{
     experiment::Experiment,
-    learn::{LearnError, Method, cost},
+    learn::{Method, cost},
     report::{Align, Table, bytes, flops},
     train::{
-        program::{ProgramError, Spec, TrainProgram},
+        program::{ProgramError, TrainProgram},
         replicas::Parts,
     },
 };
@@ -76,11 +76,10 @@ impl Update {
 /// # Errors
 /// When there is no such target, its plugin is not installed, or the batch does not divide.
 pub fn section(experiment: &Experiment, steps: usize, target: &str, parts: Parts) -> Result<String> {
-    let kind = aot::plugin_kind(target).or_usage()?;
+    aot::plugin_kind(target).or_usage()?;
     let Some(machine) = MACHINES.iter().find(|m| target.starts_with(m.target)) else {
         unreachable!("every target has a row: {target}")
     };
-    let plugin = pjrt::locate(kind, None, &mut |_| {})?;
     let columns = ["", "memory", "arguments", "temporary", "FLOPs", "exchanges", "brings into them", "compiled in"];
     let align = |k: usize| if k == 0 { Align::Left } else { Align::Right };
     let mut table = Table::new(columns.iter().enumerate().map(|(k, c)| (*c, align(k)))).indented(2);
@@ -97,11 +96,7 @@ pub fn section(experiment: &Experiment, steps: usize, target: &str, parts: Parts
             }
             Err(other) => return Err(other.into()),
         };
-        let replicas = std::num::NonZeroUsize::new(parts.0).unwrap_or(std::num::NonZeroUsize::MIN);
-        let report = aot::compile(&plugin, target, &program, replicas).map_err(|error| match error {
-            pjrt::Error::TargetDevices { .. } => Usage(error.into()).into(),
-            other => anyhow::Error::from(other),
-        })?;
+        let report = train::compile_for(target, &program, parts)?;
         let own = cost::gradient(&learner, &spec.model, steps).flops;
         let exchange = report.exchanges.filter(|_| parts.0 > 1);
         let of = |text: Option<String>| text.unwrap_or_else(|| "-".into());
@@ -115,17 +110,17 @@ pub fn section(experiment: &Experiment, steps: usize, target: &str, parts: Parts
             of(exchange.map(|e| bytes(e.bytes))),
             format!("{:.0} s", report.seconds),
         ]);
-        updates.push(update(method, &spec, own * parts.0 as u64, steps)?);
+        updates.push(Update {
+            method,
+            flops: own as f64 * parts.0 as f64,
+            exchanged: 4.0 * spec.model.trainable_elements() as f64,
+            // Forwards and backwards, or forwards with the traces behind.
+            steps: 2.0 * steps as f64,
+        });
     }
     let batch = experiment.settings.batch;
     let head = format!("For each of {} replica(s) on {target}, {} of {batch} sequences", parts.0, batch / parts.0);
     Ok(format!("{head}\n{table}{refused}\n\n{}", prediction(machine, &updates, batch)))
-}
-
-fn update(method: Method, spec: &Spec, flops: u64, steps: usize) -> Result<Update, LearnError> {
-    let trained = spec.model.trainable_elements();
-    // Forwards and backwards, or forwards with the traces behind.
-    Ok(Update { method, flops: flops as f64, exchanged: 4.0 * trained as f64, steps: 2.0 * steps as f64 })
 }
 
 /// Time by number of devices for one batch, and where another device no longer pays.
@@ -141,7 +136,7 @@ fn prediction(machine: &Machine, updates: &[Update], batch: usize) -> String {
     let pays = |u: &Update| {
         let last = |n: &&usize| u.seconds(machine, **n * 2) > (1.0 - PAYS) * u.seconds(machine, **n);
         let n = COUNTS.iter().find(last).copied().unwrap_or(*COUNTS.last().unwrap_or(&1));
-        format!("{} {} ({:.3} sequences each)", u.method.name(), n, batch as f64 / n as f64)
+        format!("{} {n}, that is {} sequences each", u.method.name(), batch as f64 / n as f64)
     };
     let limits: Vec<String> = updates.iter().map(pays).collect();
     format!(
@@ -154,7 +149,7 @@ fn prediction(machine: &Machine, updates: &[Update], batch: usize) -> String {
         machine.link / 1e9,
         1e6 * machine.latency,
         100.0 * PAYS,
-        limits.join(", ")
+        limits.join("; ")
     )
 }
 
