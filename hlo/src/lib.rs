@@ -5,6 +5,7 @@ pub mod evaluate;
 pub mod exchange;
 pub mod func;
 pub mod graph;
+pub mod hosts;
 pub mod lower;
 pub mod op;
 pub mod ops;

@@ -8,8 +8,8 @@ use hlo::{
     Argument, DType, Program, ResultSpec, Shape,
     array::Array,
     pjrt::{
-        Arg, Buffer, Client, ClientOptions, CompileOptions, Devices, Error, Executable, OptionValue, Plugin,
-        PluginKind, aot, cache,
+        Arg, Assignment, Buffer, Client, ClientOptions, CompileOptions, Devices, Error, Executable, OptionValue,
+        Plugin, PluginKind, aot, cache,
     },
     proto::{
         self, AliasEntry, Computation, InputOutputAlias, Instruction, Module, OpSharding, ProgramShape, ShapeProto,
@@ -524,8 +524,8 @@ fn bare(mut computation: Computation) -> Computation {
     computation
 }
 
-#[test]
-fn replicas_reduce_together() {
+/// Adds up `f32[2]` of two replicas.
+fn sum_of_replicas() -> hlo::Program {
     let shape = Shape::f32([2]);
     let scalar = Shape::f32([]);
     let mut sum = Builder::new("sum", 1);
@@ -539,8 +539,35 @@ fn replicas_reduce_together() {
     all.called_computation_ids = vec![sum.id];
     all.replica_groups = vec![proto::ReplicaGroup { replica_ids: vec![0, 1] }];
     let all = all.id;
-    let program =
-        program(module("replicas", vec![sum, main.finish(&[all])]), &[("x", shape.clone())], &[("sum", shape)]);
+    program(module("replicas", vec![sum, main.finish(&[all])]), &[("x", shape.clone())], &[("sum", shape)])
+}
+
+#[test]
+fn replicas_run_where_they_are_assigned() {
+    let default = CompileOptions::default().uncached();
+    assert_eq!((CLIENT.process(), CLIENT.devices_everywhere()), (0, CLIENT.device_count()));
+    let all = CLIENT.assign_everywhere();
+    assert_eq!((&all, all.here.clone()), (&CLIENT.assign_here(), 0..CLIENT.device_count()));
+    let on = |devices: [usize; 2]| Assignment { devices: devices.map(|d| all.devices[d]).to_vec(), here: 0..2 };
+    let x = |value: f32, device| CLIENT.upload_to(&Array::f32([value, 0.0], [2]).unwrap(), device).unwrap();
+    for devices in [[1, 0], [0, 1]] {
+        let exe = CLIENT.compile(&sum_of_replicas(), &default.clone().assigned(on(devices))).unwrap();
+        let [a, b] = devices;
+        let results = exe.run_each(vec![vec![x(1.0, a).into()], vec![x(10.0, b).into()]]).unwrap();
+        assert_eq!(values(&results[0][0]), [11.0, 0.0], "{devices:?}");
+        assert_eq!(exe.devices(), devices);
+        // XLA would find this too, but only when one device waits for the other already.
+        let swapped = exe.run_each(vec![vec![x(1.0, b).into()], vec![x(10.0, a).into()]]);
+        assert!(
+            matches!(swapped, Err(Error::OtherDevice { index: 0, expected, got, .. }) if (expected, got) == (a, b)),
+            "{swapped:?}"
+        );
+    }
+}
+
+#[test]
+fn replicas_reduce_together() {
+    let program = sum_of_replicas();
     let options = CompileOptions { replicas: NonZeroUsize::new(2).unwrap(), ..CompileOptions::default().uncached() };
     let exe = CLIENT.compile(&program, &options).unwrap();
 

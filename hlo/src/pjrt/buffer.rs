@@ -13,6 +13,8 @@ pub struct Buffer {
     pub(super) client: Arc<Client>,
     pub(super) raw: *mut ffi::Buffer,
     pub(super) shape: Arc<Shape>,
+    /// Which of the client's devices has it.
+    pub(super) device: usize,
 }
 
 // SAFETY: PJRT buffers may be used from any thread, and their contents never change while a `Buffer` exists:
@@ -67,7 +69,8 @@ pub(super) fn upload(client: &Arc<Client>, array: &Array, device: usize) -> Resu
     // (an invariant of `Array`), and are read only during the call. The event is ours to finish.
     unsafe {
         client.plugin.call(&mut args)?;
-        let buffer = Buffer { client: client.clone(), raw: args.buffer, shape: Arc::new(array.shape().clone()) };
+        let buffer =
+            Buffer { client: client.clone(), raw: args.buffer, shape: Arc::new(array.shape().clone()), device };
         client.plugin.finish(args.done_with_host_buffer)?;
         Ok(buffer)
     }

@@ -6,14 +6,15 @@ use super::{
     error::{Error, Result},
     executable::Executable,
     ffi,
-    options::CompileOptions,
+    options::{Assignment, CompileOptions},
     plugin::{self, Named, Plugin},
+    store,
 };
-use crate::{Program, array::Array};
-use std::{fmt, num::NonZeroUsize, str::FromStr, sync::Arc};
+use crate::{Program, array::Array, hosts::Group};
+use std::{fmt, num::NonZeroUsize, ops::Range, str::FromStr, sync::Arc};
 
 /// How a client is created.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct ClientOptions {
     /// How many devices: on a CPU they are pretended and share the processor. A TPU plugin always takes all that are there. Default 1.
     pub devices: Devices,
@@ -27,6 +28,9 @@ pub struct ClientOptions {
     pub memory_fraction: Option<f32>,
     /// CUDA only: whether to set that memory aside at the start. Default: the plugin's (yes).
     pub preallocate: Option<bool>,
+    /// The processes whose devices are used together; `devices` are those of this one. A CPU plugin has no way to the devices of other
+    /// processes and leaves it out.
+    pub group: Option<Arc<Group>>,
 }
 
 /// A number of devices. Parsed from a number or `all`.
@@ -75,6 +79,7 @@ impl Default for ClientOptions {
             gpu: 0,
             memory_fraction: None,
             preallocate: None,
+            group: None,
         }
     }
 }
@@ -105,8 +110,21 @@ pub struct DeviceMemory {
 pub struct Client {
     pub(super) plugin: Arc<Plugin>,
     pub(super) raw: *mut ffi::Client,
+    /// Those of this process, by their numbers.
     devices: Vec<*mut ffi::Device>,
+    /// Those of all processes, by process and number.
+    everywhere: Vec<DeviceId>,
+    process: usize,
     platform: Platform,
+    /// Asked by the plugin as long as there is a client.
+    _group: Option<Arc<Group>>,
+}
+
+/// A device of this or another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct DeviceId {
+    process: usize,
+    id: i64,
 }
 
 // SAFETY: PJRT clients and devices may be used from any thread; the device list never changes.
@@ -142,11 +160,19 @@ impl Client {
             }
             PluginKind::Tpu => {}
         }
+        let group = options.group.as_ref().filter(|_| plugin.kind() != PluginKind::Cpu);
+        if let Some(group) = group.filter(|_| plugin.kind() == PluginKind::Cuda) {
+            named.push(("node_id", Named::Int(group.process() as i64)));
+            named.push(("num_nodes", Named::Int(group.processes() as i64)));
+        }
         let raw: Vec<ffi::NamedValue> = named.iter().map(|(name, value)| value.raw(name)).collect();
         let mut args = ffi::ClientCreate::new();
         args.create_options = raw.as_ptr();
         args.num_options = raw.len();
-        // SAFETY: the options and the strings they point at outlive the call; no callbacks are passed.
+        if let Some(group) = group {
+            store::offer(group, &mut args);
+        }
+        // SAFETY: the options and the strings they point at outlive the call, and the group that the callbacks ask outlives the client.
         unsafe { plugin.call(&mut args) }.map_err(|error| match error {
             // NOT_FOUND, FAILED_PRECONDITION, UNAVAILABLE, and INTERNAL of a missing driver.
             Error::Plugin { code: 5 | 9 | 13 | 14, message, .. } if plugin.kind() != PluginKind::Cpu => {
@@ -159,24 +185,58 @@ impl Client {
             plugin: plugin.clone(),
             raw: args.client,
             devices: Vec::new(),
+            everywhere: Vec::new(),
+            process: 0,
             platform: Platform { name: String::new(), version: String::new(), device: String::new() },
+            _group: group.cloned(),
         };
-        let mut devices = ffi::ClientAddressableDevices::new();
-        devices.client = client.raw;
-        // SAFETY: the client is live; the list belongs to it and lives as long.
-        client.devices = unsafe {
-            plugin.call(&mut devices)?;
-            if devices.num_devices == 0 {
-                Vec::new()
-            } else {
-                std::slice::from_raw_parts(devices.devices, devices.num_devices).to_vec()
-            }
-        };
+        client.find_devices()?;
         if client.devices.is_empty() {
             return Err(Error::NoDevice { kind: plugin.kind(), message: "its list of devices is empty".into() });
         }
         client.platform = client.describe()?;
         Ok(Arc::new(client))
+    }
+
+    fn find_devices(&mut self) -> Result<()> {
+        let mut here = ffi::ClientAddressableDevices::new();
+        here.client = self.raw;
+        let mut all = ffi::ClientDevices::new();
+        all.client = self.raw;
+        let mut process = ffi::ClientProcessIndex::new();
+        process.client = self.raw;
+        // SAFETY: the client is live, and the lists belong to it.
+        let (here, all) = unsafe {
+            self.plugin.call(&mut here)?;
+            self.plugin.call(&mut all)?;
+            self.plugin.call(&mut process)?;
+            (list_of(here.devices, here.num_devices), list_of(all.devices, all.num_devices))
+        };
+        let known = |device: *mut ffi::Device| Ok((self.device_id(device)?, device));
+        let mut own = here.into_iter().map(known).collect::<Result<Vec<_>>>()?;
+        own.sort_by_key(|(id, _)| *id);
+        let mut everywhere = all.into_iter().map(|device| self.device_id(device)).collect::<Result<Vec<_>>>()?;
+        everywhere.sort();
+        // Whatever number the plugin gives the process, its devices have it.
+        self.process = own.first().map_or(usize::try_from(process.process_index).unwrap_or(0), |(id, _)| id.process);
+        self.devices = own.into_iter().map(|(_, device)| device).collect();
+        self.everywhere = everywhere;
+        Ok(())
+    }
+
+    fn device_id(&self, device: *mut ffi::Device) -> Result<DeviceId> {
+        let mut description = ffi::DeviceGetDescription::new();
+        description.device = device;
+        let mut id = ffi::DeviceDescriptionId::new();
+        let mut process = ffi::DeviceDescriptionProcessIndex::new();
+        // SAFETY: the device is one of the client's, which is live; the numbers are returned by value.
+        unsafe {
+            self.plugin.call(&mut description)?;
+            (id.description, process.description) = (description.description, description.description);
+            self.plugin.call(&mut id)?;
+            self.plugin.call(&mut process)?;
+        }
+        Ok(DeviceId { process: usize::try_from(process.process_index).unwrap_or(0), id: i64::from(id.id) })
     }
 
     fn describe(&self) -> Result<Platform> {
@@ -212,14 +272,46 @@ impl Client {
         &self.platform
     }
 
-    /// Number of devices.
+    /// Number of devices of this process.
     pub fn device_count(&self) -> usize {
         self.devices.len()
+    }
+
+    /// Number of devices of all processes.
+    pub fn devices_everywhere(&self) -> usize {
+        self.everywhere.len()
+    }
+
+    /// Number of this process, in the plugin's count; 0 if it is alone.
+    pub fn process(&self) -> usize {
+        self.process
+    }
+
+    /// A replica on each device of all processes, those of process 0 first.
+    pub fn assign_everywhere(&self) -> Assignment {
+        self.assign(0..self.everywhere.len())
+    }
+
+    /// A replica on each device of this process.
+    pub fn assign_here(&self) -> Assignment {
+        let first = self.everywhere.partition_point(|d| d.process < self.process);
+        self.assign(first..first + self.devices.len())
+    }
+
+    fn assign(&self, chosen: Range<usize>) -> Assignment {
+        let chosen = &self.everywhere[chosen];
+        let first = chosen.partition_point(|d| d.process < self.process);
+        Assignment { devices: chosen.iter().map(|d| d.id).collect(), here: first..first + self.devices.len() }
     }
 
     pub(super) fn device(&self, device: usize) -> Result<*mut ffi::Device> {
         let count = self.devices.len();
         self.devices.get(device).copied().ok_or(Error::DeviceIndex { device, count })
+    }
+
+    /// The places of devices in the list of this process.
+    pub(super) fn places(&self, devices: &[*mut ffi::Device]) -> Option<Vec<usize>> {
+        devices.iter().map(|device| self.devices.iter().position(|own| own == device)).collect()
     }
 
     /// Memory of the first device. `None` where the plugin does not count it, as on the CPU: use
@@ -261,6 +353,15 @@ impl Client {
     pub fn upload_to(self: &Arc<Self>, array: &Array, device: usize) -> Result<Buffer> {
         buffer::upload(self, array, device)
     }
+}
+
+/// Copies a list of devices that a plugin returned.
+///
+/// # Safety
+/// `first` must point at `count` live devices, or `count` be 0.
+pub(super) unsafe fn list_of(first: *const *mut ffi::Device, count: usize) -> Vec<*mut ffi::Device> {
+    // SAFETY: by the caller's promise.
+    if count == 0 { Vec::new() } else { unsafe { std::slice::from_raw_parts(first, count) }.to_vec() }
 }
 
 impl Drop for Client {

@@ -131,6 +131,22 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// An argument lies on another device than the one that takes it.
+    #[error(
+        "program `{program}`, argument {index} `{name}`: must lie on device {expected}, got one on device {got}; fix: upload it to that device"
+    )]
+    OtherDevice {
+        /// The program.
+        program: String,
+        /// Position of the argument.
+        index: usize,
+        /// Its name.
+        name: String,
+        /// The device that takes it.
+        expected: usize,
+        /// The device it lies on.
+        got: usize,
+    },
     /// The compiled program does not have the results its signature promises.
     #[error(
         "program `{program}`: signature promises results {expected}, the compiled program has {got}; fix: this is a defect of the graph that built the program"

@@ -89,6 +89,63 @@ impl NamedValue {
     pub const BOOL: i32 = 4;
 }
 
+/// Makes an error that a callback returns.
+pub type CallbackError = unsafe extern "C" fn(code: i32, message: *const c_char, message_size: usize) -> *mut Error;
+
+/// Frees a value that a callback returned.
+pub type ValueDeleter = unsafe extern "C" fn(value: *mut c_char);
+
+/// Waits for the value of a key.
+pub type KeyValueGet = unsafe extern "C" fn(*mut KeyValueGetArgs) -> *mut Error;
+
+/// Looks for the value of a key.
+pub type KeyValueTryGet = unsafe extern "C" fn(*mut KeyValueTryGetArgs) -> *mut Error;
+
+/// Stores a value.
+pub type KeyValuePut = unsafe extern "C" fn(*mut KeyValuePutArgs) -> *mut Error;
+
+/// What [`KeyValueGet`] is called with, by the plugin: never padded.
+#[repr(C)]
+pub struct KeyValueGetArgs {
+    pub struct_size: usize,
+    pub extension: *mut c_void,
+    pub key: *const c_char,
+    pub key_size: usize,
+    pub timeout_in_ms: i32,
+    pub callback_error: *const CallbackError,
+    pub user_arg: *mut c_void,
+    pub value: *mut c_char,
+    pub value_size: usize,
+    pub value_deleter: Option<ValueDeleter>,
+}
+
+/// What [`KeyValueTryGet`] is called with.
+#[repr(C)]
+pub struct KeyValueTryGetArgs {
+    pub struct_size: usize,
+    pub extension: *mut c_void,
+    pub key: *const c_char,
+    pub key_size: usize,
+    pub callback_error: *const CallbackError,
+    pub user_arg: *mut c_void,
+    pub value: *mut c_char,
+    pub value_size: usize,
+    pub value_deleter: Option<ValueDeleter>,
+}
+
+/// What [`KeyValuePut`] is called with.
+#[repr(C)]
+pub struct KeyValuePutArgs {
+    pub struct_size: usize,
+    pub extension: *mut c_void,
+    pub key: *const c_char,
+    pub key_size: usize,
+    pub value: *const c_char,
+    pub value_size: usize,
+    pub callback_error: *const CallbackError,
+    pub user_arg: *mut c_void,
+}
+
 args! {
     ErrorDestroy = Error_Destroy { error: *mut Error }
     ErrorMessage = Error_Message { error: *const Error, message: *const c_char, message_size: usize }
@@ -99,13 +156,15 @@ args! {
     EventAwait = Event_Await { event: *mut Event }
     ClientCreate = Client_Create {
         create_options: *const NamedValue, num_options: usize,
-        kv_get: *const c_void, kv_get_arg: *mut c_void, kv_put: *const c_void, kv_put_arg: *mut c_void,
-        client: *mut Client, kv_try_get: *const c_void, kv_try_get_arg: *mut c_void }
+        kv_get: Option<KeyValueGet>, kv_get_arg: *mut c_void, kv_put: Option<KeyValuePut>, kv_put_arg: *mut c_void,
+        client: *mut Client, kv_try_get: Option<KeyValueTryGet>, kv_try_get_arg: *mut c_void }
     ClientDestroy = Client_Destroy { client: *mut Client }
     ClientPlatformName = Client_PlatformName { client: *mut Client, name: *const c_char, name_size: usize }
     ClientPlatformVersion = Client_PlatformVersion { client: *mut Client, version: *const c_char, version_size: usize }
     ClientAddressableDevices = Client_AddressableDevices {
         client: *mut Client, devices: *const *mut Device, num_devices: usize }
+    ClientProcessIndex = Client_ProcessIndex { client: *mut Client, process_index: i32 }
+    ClientDevices = Client_Devices { client: *mut Client, devices: *const *mut Device, num_devices: usize }
     ClientCompile = Client_Compile {
         client: *mut Client, program: *const Program, options: *const c_char, options_size: usize,
         executable: *mut LoadedExecutable }
@@ -117,6 +176,9 @@ args! {
     DeviceGetDescription = Device_GetDescription { device: *mut Device, description: *mut DeviceDescription }
     DeviceDescriptionKind = DeviceDescription_Kind {
         description: *mut DeviceDescription, kind: *const c_char, kind_size: usize }
+    DeviceDescriptionId = DeviceDescription_Id { description: *mut DeviceDescription, id: i32 }
+    DeviceDescriptionProcessIndex = DeviceDescription_ProcessIndex {
+        description: *mut DeviceDescription, process_index: i32 }
     DeviceMemoryStats = Device_MemoryStats {
         device: *mut Device, bytes_in_use: i64,
         peak_bytes_in_use: i64, peak_bytes_in_use_set: bool, num_allocs: i64, num_allocs_set: bool,
@@ -146,6 +208,8 @@ args! {
     LoadedExecutableDestroy = LoadedExecutable_Destroy { executable: *mut LoadedExecutable }
     LoadedExecutableGetExecutable = LoadedExecutable_GetExecutable {
         loaded: *mut LoadedExecutable, executable: *mut Executable }
+    LoadedExecutableAddressableDevices = LoadedExecutable_AddressableDevices {
+        executable: *mut LoadedExecutable, devices: *const *mut Device, num_devices: usize }
     LoadedExecutableExecute = LoadedExecutable_Execute {
         executable: *mut LoadedExecutable, options: *mut ExecuteOptions,
         argument_lists: *const *const *mut Buffer, num_devices: usize, num_args: usize,
@@ -287,10 +351,14 @@ mod tests {
         ("Client_PlatformName", 40),
         ("Client_PlatformVersion", 40),
         ("Client_AddressableDevices", 40),
+        ("Client_ProcessIndex", 32),
+        ("Client_Devices", 40),
         ("Client_Compile", 56),
         ("Client_BufferFromHostBuffer", 120),
         ("Device_GetDescription", 32),
         ("DeviceDescription_Kind", 40),
+        ("DeviceDescription_Id", 32),
+        ("DeviceDescription_ProcessIndex", 32),
         ("Device_MemoryStats", 192),
         ("Executable_Destroy", 24),
         ("Executable_NumOutputs", 32),
@@ -303,6 +371,7 @@ mod tests {
         ("Executable_GetCompiledMemoryStats", 112),
         ("LoadedExecutable_Destroy", 24),
         ("LoadedExecutable_GetExecutable", 32),
+        ("LoadedExecutable_AddressableDevices", 40),
         ("LoadedExecutable_Execute", 80),
         ("TopologyDescription_Create", 56),
         ("TopologyDescription_Destroy", 24),
@@ -325,6 +394,9 @@ mod tests {
         assert_eq!(size_of::<NamedValue>(), 56);
         assert_eq!(size_of::<MemoryLayout>(), 80);
         assert_eq!(size_of::<TiledLayout>(), 56);
+        assert_eq!(size_of::<KeyValueGetArgs>(), 80);
+        assert_eq!(size_of::<KeyValueTryGetArgs>(), 72);
+        assert_eq!(size_of::<KeyValuePutArgs>(), 64);
     }
 
     // Positions of a few entries in the header's table: head of 40 bytes, then 8 bytes each.

@@ -17,6 +17,7 @@
 //! | [`cache`] | compiled programs kept on disk |
 //! | [`aot`] | compiling for devices this machine does not have |
 //! | `private` | folders that nobody else can write to |
+//! | `store` | what a plugin asks that drives devices of several hosts |
 //! | [`memory`] | memory of the process and machine |
 //!
 //! ```no_run
@@ -62,6 +63,7 @@ pub mod memory;
 pub mod options;
 pub mod plugin;
 mod private;
+mod store;
 mod wheels;
 
 pub use aot::AotReport;
@@ -72,5 +74,5 @@ pub use error::{Error, Result};
 pub use executable::{Arg, Cost, Executable, MemoryStats};
 pub use find::{Installed, Origin, installed, locate};
 pub use install::{Progress, install};
-pub use options::{CompileOptions, OptionValue};
+pub use options::{Assignment, CompileOptions, OptionValue};
 pub use plugin::Plugin;

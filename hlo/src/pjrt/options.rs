@@ -1,7 +1,7 @@
 //! What the compiler is told (`CompileOptionsProto`, `xla/pjrt/proto/compile_options.proto`).
 
 use prost::Message;
-use std::{collections::BTreeMap, num::NonZeroUsize};
+use std::{collections::BTreeMap, num::NonZeroUsize, ops::Range};
 
 use super::PluginKind;
 
@@ -14,6 +14,8 @@ pub struct CompileOptions {
     pub replicas: NonZeroUsize,
     /// Pieces that each copy is cut into, following the sharding in the module.
     pub partitions: NonZeroUsize,
+    /// The device of each replica, where they are not the first of this process.
+    pub assignment: Option<Assignment>,
     /// XLA debug options for this compilation: `xla_dump_to`, `xla_backend_optimization_level`, ... An
     /// unknown name is an error. (Unlike the variable `XLA_FLAGS`, where it aborts the process.)
     pub overrides: BTreeMap<String, OptionValue>,
@@ -27,10 +29,20 @@ impl Default for CompileOptions {
         CompileOptions {
             replicas: NonZeroUsize::MIN,
             partitions: NonZeroUsize::MIN,
+            assignment: None,
             overrides: BTreeMap::new(),
             cache: true,
         }
     }
+}
+
+/// Which device runs which replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The plugin's number of the device of each.
+    pub devices: Vec<i64>,
+    /// The replicas that run in this process, in the order of its devices.
+    pub here: Range<usize>,
 }
 
 /// Value of an XLA debug option.
@@ -74,9 +86,11 @@ impl CompileOptions {
         self
     }
 
-    /// Devices the program runs on: replicas times partitions.
-    pub fn devices(&self) -> usize {
-        self.replicas.get() * self.partitions.get()
+    /// These options for the replicas of an assignment, one partition each.
+    #[must_use]
+    pub fn assigned(self, assignment: Assignment) -> CompileOptions {
+        let replicas = NonZeroUsize::new(assignment.devices.len()).unwrap_or(NonZeroUsize::MIN);
+        CompileOptions { replicas, partitions: NonZeroUsize::MIN, assignment: Some(assignment), ..self }
     }
 
     /// The bytes a plugin takes.
@@ -87,6 +101,11 @@ impl CompileOptions {
                 num_replicas: self.replicas.get() as i64,
                 num_partitions: self.partitions.get() as i64,
                 use_spmd_partitioning: self.partitions.get() > 1,
+                device_assignment: self.assignment.as_ref().map(|assignment| DeviceAssignment {
+                    replica_count: assignment.devices.len() as i64,
+                    computation_count: 1,
+                    computation_devices: vec![ComputationDevice { replica_device_ids: assignment.devices.clone() }],
+                }),
             }),
             env_option_overrides: self.overrides.iter().map(|(k, v)| (k.clone(), v.to_proto())).collect(),
         }
@@ -125,6 +144,24 @@ struct ExecutableBuildOptions {
     num_partitions: i64,
     #[prost(bool, tag = "6")]
     use_spmd_partitioning: bool,
+    #[prost(message, optional, tag = "9")]
+    device_assignment: Option<DeviceAssignment>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct DeviceAssignment {
+    #[prost(int64, tag = "1")]
+    replica_count: i64,
+    #[prost(int64, tag = "2")]
+    computation_count: i64,
+    #[prost(message, repeated, tag = "3")]
+    computation_devices: Vec<ComputationDevice>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ComputationDevice {
+    #[prost(int64, repeated, tag = "1")]
+    replica_device_ids: Vec<i64>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -17,7 +17,7 @@ mod signature;
 use super::{
     buffer::{Buffer, buffer_dtype},
     cache,
-    client::Client,
+    client::{self, Client},
     error::{Error, Result},
     ffi,
     options::CompileOptions,
@@ -132,7 +132,7 @@ impl Executable {
             None => Handle::compile(client, &module, &option_bytes)?,
         };
         let results = handle.result_shapes(program)?;
-        let signature = Signature::new(program, options, results);
+        let signature = Signature::new(program, options, results, handle.devices()?);
         let executable = Executable { handle, signature, compile_time: start.elapsed(), from_cache };
         if let (Some(entry), false) = (entry, from_cache)
             && let Ok(bytes) = executable.serialize()
@@ -152,6 +152,11 @@ impl Executable {
         self.from_cache
     }
 
+    /// The devices of this process that run it, in the order in which it takes their arguments.
+    pub fn devices(&self) -> &[usize] {
+        &self.signature.devices
+    }
+
     /// The client whose devices run it.
     pub fn client(&self) -> &Arc<Client> {
         &self.handle.client
@@ -161,29 +166,29 @@ impl Executable {
     ///
     /// # Errors
     /// Before anything runs: [`Error::ArgumentCount`], [`Error::ArgumentShape`], [`Error::Donated`],
-    /// [`Error::OtherClient`]. [`Error::Plugin`] if XLA refuses; arguments given by value are gone then.
+    /// [`Error::OtherClient`], [`Error::OtherDevice`]. [`Error::Plugin`] if XLA refuses; arguments given by value are gone then.
     pub fn run(&self, arguments: Vec<Arg<'_>>) -> Result<Vec<Buffer>> {
         let mut results = self.run_each(vec![arguments])?;
         Ok(results.pop().unwrap_or_default())
     }
 
     /// Runs a program compiled for several devices: one list of arguments per device, one list of results
-    /// back. With partitions, arguments and results are the pieces that the module's sharding prescribes.
+    /// back, in the order of [`Executable::devices`]. With partitions, arguments and results are the pieces that the module's sharding prescribes.
     ///
     /// # Errors
     /// As [`Executable::run`], and [`Error::DeviceCount`].
     pub fn run_each(&self, arguments: Vec<Vec<Arg<'_>>>) -> Result<Vec<Vec<Buffer>>> {
         let signature = &self.signature;
         let devices = arguments.len();
-        if devices != signature.devices {
+        if devices != signature.devices.len() {
             return Err(Error::DeviceCount {
                 program: signature.program.clone(),
-                expected: signature.devices,
+                expected: signature.devices.len(),
                 got: devices,
             });
         }
-        for list in &arguments {
-            signature.check(list, &self.handle.client)?;
+        for (list, device) in arguments.iter().zip(&signature.devices) {
+            signature.check(list, &self.handle.client, *device)?;
         }
         let inputs: Vec<Vec<*mut ffi::Buffer>> =
             arguments.iter().map(|list| list.iter().map(|a| a.buffer().raw).collect()).collect();
@@ -207,11 +212,11 @@ impl Executable {
         // Given arguments are destroyed here; the plugin keeps what a run in progress still reads.
         drop(arguments);
         let client = &self.handle.client;
-        let wrap = |list: Vec<*mut ffi::Buffer>| {
+        let wrap = |(list, &device): (Vec<*mut ffi::Buffer>, &usize)| {
             let pairs = list.into_iter().zip(&signature.results);
-            pairs.map(|(raw, shape)| Buffer { client: client.clone(), raw, shape: shape.clone() }).collect()
+            pairs.map(|(raw, shape)| Buffer { client: client.clone(), raw, shape: shape.clone(), device }).collect()
         };
-        Ok(outputs.into_iter().map(wrap).collect())
+        Ok(outputs.into_iter().zip(&signature.devices).map(wrap).collect())
     }
 
     /// Memory of one run, as planned by the compiler.
@@ -383,6 +388,22 @@ impl Handle {
         unsafe { client.plugin.call(&mut args) }?;
         handle.executable = args.executable;
         Ok(handle)
+    }
+
+    /// The devices of this process that run it, in the order in which it takes their arguments.
+    fn devices(&self) -> Result<Vec<usize>> {
+        let mut args = ffi::LoadedExecutableAddressableDevices::new();
+        args.executable = self.loaded;
+        // SAFETY: the executable is live, and the list belongs to it.
+        let devices = unsafe {
+            self.client.plugin.call(&mut args)?;
+            client::list_of(args.devices, args.num_devices)
+        };
+        self.client.places(&devices).ok_or_else(|| Error::Plugin {
+            during: "to say where the program runs".into(),
+            code: 0,
+            message: "it named a device that is none of the client's".into(),
+        })
     }
 
     /// Shapes of the results on one device; without partitions they must be those the program promises.

@@ -14,7 +14,8 @@ use std::sync::Arc;
 /// What a call is checked against, per device.
 pub(super) struct Signature {
     pub program: String,
-    pub devices: usize,
+    /// The device of each list of arguments.
+    pub devices: Vec<usize>,
     pub arguments: Vec<Slot>,
     /// Shapes of the results, shared with the buffers that a run returns.
     pub results: Vec<Arc<Shape>>,
@@ -28,7 +29,12 @@ pub(super) struct Slot {
 }
 
 impl Signature {
-    pub fn new(program: &Program, options: &CompileOptions, results: Vec<Arc<Shape>>) -> Signature {
+    pub fn new(
+        program: &Program,
+        options: &CompileOptions,
+        results: Vec<Arc<Shape>>,
+        devices: Vec<usize>,
+    ) -> Signature {
         let parameters = program.module.entry().map_or(&[][..], |entry| &entry.instructions);
         let partitioned = options.partitions.get() > 1;
         let slot = |(index, argument): (usize, &crate::Argument)| {
@@ -47,14 +53,14 @@ impl Signature {
         };
         Signature {
             program: program.module.name.clone(),
-            devices: options.devices(),
+            devices,
             arguments: program.arguments.iter().enumerate().map(slot).collect(),
             results,
         }
     }
 
     /// Compares the arguments for one device with the program.
-    pub fn check(&self, arguments: &[Arg<'_>], client: &Arc<Client>) -> Result<()> {
+    pub fn check(&self, arguments: &[Arg<'_>], client: &Arc<Client>, device: usize) -> Result<()> {
         if arguments.len() != self.arguments.len() {
             return Err(Error::ArgumentCount {
                 program: self.program.clone(),
@@ -80,6 +86,11 @@ impl Signature {
             }
             if !Arc::ptr_eq(&buffer.client, client) {
                 return Err(Error::OtherClient { program: program(), index, name: name() });
+            }
+            // XLA finds it while some devices run already, and those wait for the others for ever.
+            if buffer.device != device {
+                let got = buffer.device;
+                return Err(Error::OtherDevice { program: program(), index, name: name(), expected: device, got });
             }
         }
         Ok(())
