@@ -18,10 +18,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::require;
-use crate::order::{At, Order, Passes};
+use crate::order::{Order, Passes};
 use crate::parallel;
 use crate::rng::Stream;
-use crate::task::{Batch, Split, Task, TaskSettings};
+use crate::task::{At, Batch, Split, Task, TaskSettings};
 use crate::{Error, Result};
 
 /// Names of the classes.
@@ -236,8 +236,13 @@ impl Task for Made {
         Ok(Some(self.set.passes.batches(split, self.count(split)?, batch)))
     }
     fn batch(&self, split: Split, seed: u64, epoch: u64, step: u64, batch: usize) -> Result<Batch> {
+        self.part(At::whole(split, seed, epoch, step, batch))
+    }
+
+    fn part(&self, at: At) -> Result<Batch> {
+        let split = at.split;
         let labels: Vec<i32> = (0..self.count(split)?).map(|i| (i % CLASSES.len() as u64) as i32).collect();
-        let (chosen, mut out) = self.order.select(self, At { split, seed, epoch, step, batch }, &labels)?;
+        let (chosen, mut out) = self.order.select(self, at, &labels)?;
         let made = parallel::map(chosen.len(), |b| self.events(split, chosen[b]));
         for (b, events) in made.iter().enumerate() {
             for &(t, channel) in events {

@@ -62,4 +62,4 @@ pub use nmnist::{NMnist, NMnistSettings};
 pub use order::{Passes, Tail};
 pub use random::RandomSpikes;
 pub use shd::{Shd, ShdKind, ShdSettings};
-pub use task::{Batch, NO_ID, NO_TARGET, Split, Task, TaskSettings};
+pub use task::{At, Batch, NO_ID, NO_TARGET, Rows, Split, Task, TaskSettings};

@@ -23,7 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use crate::task::{Batch, Split, Task};
+use crate::task::{At, Batch, Rows, Split, Task};
 use crate::{Error, Result};
 
 /// Where a batch stands in a run.
@@ -47,6 +47,8 @@ pub struct LoaderSettings {
     pub seed: u64,
     /// Samples per batch.
     pub batch: usize,
+    /// The rows of each batch that are loaded, where others load the rest; `None`: all.
+    pub rows: Option<Rows>,
     /// The first position; resume here.
     pub start: Position,
     /// Batches in an epoch. For a set at most its own number, which is also what `None` stands for; for a generator `None`
@@ -67,6 +69,7 @@ impl LoaderSettings {
             split,
             seed,
             batch: 128,
+            rows: None,
             start: Position::default(),
             epoch_steps: None,
             epochs: None,
@@ -202,7 +205,9 @@ impl Shared {
             shelf.taken += 1;
             drop(shelf);
             let (s, at) = (&self.settings, self.position(index));
-            let made = catch_unwind(AssertUnwindSafe(|| self.task.batch(s.split, s.seed, at.epoch, at.step, s.batch)));
+            let whole = At::whole(s.split, s.seed, at.epoch, at.step, s.batch);
+            let wanted = At { rows: s.rows.unwrap_or(whole.rows), ..whole };
+            let made = catch_unwind(AssertUnwindSafe(|| self.task.part(wanted)));
             let made = made.unwrap_or_else(|panic| {
                 let words = panic.downcast_ref::<String>().map(String::as_str);
                 let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
@@ -322,6 +327,26 @@ mod tests {
 
     fn settings() -> LoaderSettings {
         LoaderSettings { batch: 2, threads: 3, ahead: 4, ..LoaderSettings::new(Split::Train, 5) }
+    }
+
+    #[test]
+    fn hosts_load_their_rows() {
+        let task = crate::RandomSpikes { steps: 3, n_in: 20, n_out: 2, rate: 0.5 };
+        let set = crate::GestureSet { train: 24, ..crate::GestureSet::default() };
+        let tasks: [Arc<dyn Task>; 2] = [Arc::new(task), crate::TaskSettings::open(&set).unwrap()];
+        for task in tasks {
+            let load = |rows| {
+                let settings = LoaderSettings { batch: 8, rows, epoch_steps: Some(2), epochs: Some(1), ..settings() };
+                Loader::new(task.clone(), settings).unwrap().map(|b| b.unwrap().1).collect::<Vec<_>>()
+            };
+            let whole = load(None);
+            assert!(whole[0].spikes(3) > 0 && whole[0].inputs != whole[1].inputs);
+            for rows in [Rows { first: 0, count: 3 }, Rows { first: 3, count: 5 }] {
+                let expected: Vec<Batch> = whole.iter().map(|b| b.part(rows)).collect();
+                assert_eq!(load(Some(rows)), expected, "{} {rows:?}", task.name());
+                assert_eq!(expected[1].at(2, 1), whole[1].at(2, rows.first + 1));
+            }
+        }
     }
 
     #[test]

@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{self, Entry};
 use crate::error::require;
 use crate::events::{Disorder, Event, Reading, Recording, Sensor, TimeUnit, aer, frames};
-use crate::order::{At, Order, Passes};
+use crate::order::{Order, Passes};
 use crate::remarks::{Listing, Remarks};
 use crate::sparse::{self, Decoded, Sparse, Splits, batch_of};
-use crate::task::{Batch, Split, Task, TaskSettings};
+use crate::task::{At, Batch, Split, Task, TaskSettings};
 use crate::{Error, Result, files, parallel};
 
 /// End of the first saccade, microseconds.
@@ -309,8 +309,12 @@ impl Task for NMnist {
         Ok(self.samples(split)?.map(|n| self.settings.passes.batches(split, n, batch)))
     }
     fn batch(&self, split: Split, seed: u64, epoch: u64, step: u64, batch: usize) -> Result<Batch> {
-        let d = self.decoded(split)?;
-        batch_of(self, &self.order, &d, self.settings.binary, At { split, seed, epoch, step, batch })
+        self.part(At::whole(split, seed, epoch, step, batch))
+    }
+
+    fn part(&self, at: At) -> Result<Batch> {
+        let d = self.decoded(at.split)?;
+        batch_of(self, &self.order, &d, self.settings.binary, at)
     }
 }
 

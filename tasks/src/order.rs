@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::require;
 use crate::rng::Stream;
-use crate::task::{Batch, Split, Task, check_batch};
+use crate::task::{At, Batch, Split, Task, check_batch};
 use crate::{Error, Result};
 
 /// What becomes of the samples that do not fill a batch at the end of an epoch.
@@ -68,16 +68,6 @@ pub fn permutation(seed: u64, epoch: u64, samples: u32) -> Vec<u32> {
     order
 }
 
-/// Where a batch stands: the arguments of [`Task::batch`].
-#[derive(Clone, Copy)]
-pub(crate) struct At {
-    pub split: Split,
-    pub seed: u64,
-    pub epoch: u64,
-    pub step: u64,
-    pub batch: usize,
-}
-
 /// Seed, epoch and length of a permutation, and the permutation.
 type Remembered = ((u64, u64, u32), Arc<Vec<u32>>);
 
@@ -97,7 +87,7 @@ impl Order {
     ///
     /// `labels` has the class of each sample of the split.
     pub fn select(&self, task: &dyn Task, at: At, labels: &[i32]) -> Result<(Vec<usize>, Batch)> {
-        let At { split, seed, epoch, step, batch } = at;
+        let At { split, seed, epoch, step, batch, rows: wanted } = at;
         check_batch(task, batch)?;
         let n = labels.len() as u64;
         require(n < 1 << 32, "data set", "a split has fewer than 2^32 samples", n, "split the files")?;
@@ -108,13 +98,15 @@ impl Order {
         let first = step * batch as u64;
         let real = (n - first).min(batch as u64) as usize;
         let rows = if self.passes.tail(split) == Tail::Short { real } else { batch };
+        let wanted = wanted.of(rows);
+        let (first, real) = (first + wanted.start as u64, real.saturating_sub(wanted.start).min(wanted.len()));
         let chosen: Vec<usize> = if split == Split::Train && self.passes.shuffle {
             let order = self.permutation(seed, epoch, n as u32);
-            order[first as usize..][..real].iter().map(|&i| i as usize).collect()
+            order[first.min(n) as usize..][..real].iter().map(|&i| i as usize).collect()
         } else {
             (first as usize..).take(real).collect()
         };
-        let mut out = Batch::empty(task.steps(), rows, task.n_in());
+        let mut out = Batch::empty(task.steps(), wanted.len(), task.n_in());
         out.real = real;
         for (row, &i) in chosen.iter().enumerate() {
             out.targets[row] = labels[i];

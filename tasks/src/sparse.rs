@@ -9,9 +9,9 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-use crate::order::{At, Order};
+use crate::order::Order;
 use crate::rng::finish;
-use crate::task::{Batch, Split, Task};
+use crate::task::{At, Batch, Split, Task};
 use crate::{Result, memory};
 
 /// Spikes of samples of `steps` steps.

@@ -8,7 +8,7 @@
 //! bookkeeping. **Sets** have a number of samples; an epoch passes over each once, in an order that is a function of
 //! (seed, epoch), see [`order`](crate::order).
 
-use std::{path::PathBuf, sync::Arc};
+use std::{ops::Range, path::PathBuf, sync::Arc};
 
 use crate::error::require;
 use crate::{Result, memory};
@@ -94,6 +94,23 @@ impl Batch {
         &mut self.inputs[(t * self.batch + b) * self.n_in..][..self.n_in]
     }
 
+    /// These rows alone.
+    #[must_use]
+    pub fn part(&self, rows: Rows) -> Batch {
+        let rows = rows.of(self.batch);
+        let size = self.batch.max(1);
+        let per_row = self.targets.chunks(size).flat_map(|targets| &targets[rows.clone()]);
+        Batch {
+            inputs: (0..self.steps).flat_map(|t| rows.clone().flat_map(move |b| self.at(t, b))).copied().collect(),
+            steps: self.steps,
+            batch: rows.len(),
+            n_in: self.n_in,
+            real: rows.end.min(self.real).saturating_sub(rows.start),
+            targets: per_row.copied().collect(),
+            ids: self.ids[rows.clone()].to_vec(),
+        }
+    }
+
     /// Spikes of row `b`, all steps and channels.
     pub fn spikes(&self, b: usize) -> u64 {
         (0..self.steps).flat_map(|t| self.at(t, b)).map(|&c| u64::from(c)).sum()
@@ -170,6 +187,60 @@ pub trait Task: Send + Sync {
     /// `step` counts batches within `epoch`, from 0. Errors: no such split, a step beyond the epoch, missing or damaged files,
     /// `batch` = 0.
     fn batch(&self, split: Split, seed: u64, epoch: u64, step: u64, batch: usize) -> Result<Batch>;
+
+    /// Some rows of a batch, which is what one of several hosts needs. Without a shorter way the whole batch is made and cut.
+    ///
+    /// Errors: as [`Task::batch`].
+    fn part(&self, at: At) -> Result<Batch> {
+        let At { split, seed, epoch, step, batch, .. } = at;
+        let whole = self.batch(split, seed, epoch, step, batch)?;
+        Ok(if at.is_whole() { whole } else { whole.part(at.rows) })
+    }
+}
+
+/// Where a batch stands, the arguments of [`Task::batch`], and which of its rows are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    /// The split.
+    pub split: Split,
+    /// The seed of the run.
+    pub seed: u64,
+    /// Passes completed.
+    pub epoch: u64,
+    /// Batches before it in its epoch.
+    pub step: u64,
+    /// Rows of the whole batch.
+    pub batch: usize,
+    /// The rows that are wanted.
+    pub rows: Rows,
+}
+
+impl At {
+    /// All rows of a batch.
+    pub fn whole(split: Split, seed: u64, epoch: u64, step: u64, batch: usize) -> At {
+        At { split, seed, epoch, step, batch, rows: Rows { first: 0, count: batch } }
+    }
+
+    /// Whether all rows are wanted.
+    pub fn is_whole(&self) -> bool {
+        self.rows == Rows { first: 0, count: self.batch }
+    }
+}
+
+/// Rows of a batch that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// The first of them.
+    pub first: usize,
+    /// How many.
+    pub count: usize,
+}
+
+impl Rows {
+    /// Those of `n` rows that are among these.
+    pub fn of(self, n: usize) -> Range<usize> {
+        self.first.min(n)..self.first.saturating_add(self.count).min(n)
+    }
 }
 
 /// The settings of a task: all that decides its batches. They are what a configuration stores.

@@ -23,11 +23,11 @@ pub(crate) use self::recordings::{Layout, Recording, find, part};
 use crate::cache::{self, Entry};
 use crate::error::require;
 use crate::events::{Disorder, Event, Sensor, TimeUnit, frames, slices};
-use crate::order::{At, Order, Passes};
+use crate::order::{Order, Passes};
 use crate::remarks::Remarks;
 use crate::rng::Stream;
 use crate::sparse::{self, Decoded, Sparse, Splits, batch_of};
-use crate::task::{Batch, Split, Task, TaskSettings};
+use crate::task::{At, Batch, Split, Task, TaskSettings};
 use crate::{Error, Result, parallel};
 
 /// Names of the classes.
@@ -385,8 +385,12 @@ impl Task for Gesture {
         Ok(self.samples(split)?.map(|n| self.settings.passes.batches(split, n, batch)))
     }
     fn batch(&self, split: Split, seed: u64, epoch: u64, step: u64, batch: usize) -> Result<Batch> {
+        self.part(At::whole(split, seed, epoch, step, batch))
+    }
+
+    fn part(&self, at: At) -> Result<Batch> {
+        let (binary, At { split, seed, epoch, .. }) = (self.settings.binary, at);
         let d = self.decoded(split)?;
-        let (binary, at) = (self.settings.binary, At { split, seed, epoch, step, batch });
         if !self.augments(split) {
             return batch_of(self, &self.order, &d, binary, at);
         }

@@ -27,10 +27,10 @@ pub use file::ShdFile;
 use crate::cache::{self, Entry};
 use crate::error::require;
 use crate::events::TimeUnit;
-use crate::order::{At, Order, Passes};
+use crate::order::{Order, Passes};
 use crate::rng::Stream;
 use crate::sparse::{self, Decoded, Kept, Sparse, Splits, add, batch_of};
-use crate::task::{Batch, Split, Task, TaskSettings};
+use crate::task::{At, Batch, Split, Task, TaskSettings};
 use crate::{Error, Result, files, parallel};
 
 /// Channels of both sets.
@@ -423,7 +423,11 @@ impl Task for Shd {
         Ok(self.samples(split)?.map(|n| self.settings.passes.batches(split, n, batch)))
     }
     fn batch(&self, split: Split, seed: u64, epoch: u64, step: u64, batch: usize) -> Result<Batch> {
-        let (at, binary) = (At { split, seed, epoch, step, batch }, self.settings.binary);
+        self.part(At::whole(split, seed, epoch, step, batch))
+    }
+
+    fn part(&self, at: At) -> Result<Batch> {
+        let (binary, At { split, seed, epoch, .. }) = (self.settings.binary, at);
         let Some((augment, source)) = self.augmented(split) else {
             return batch_of(self, &self.order, &*self.decoded(split)?, binary, at);
         };
