@@ -20,7 +20,7 @@ use crate::{
         program::Spec,
         replicas::Parts,
         run::{RunDir, RunError},
-        trainer::Settings,
+        settings::Settings,
     },
 };
 

@@ -13,7 +13,7 @@ use crate::{
     settings::{Listed, SettingError, node::choices, table::plain},
     train::{
         optimizer::{Optimizer, Rule, Schedule},
-        trainer::Settings,
+        settings::Settings,
     },
 };
 

@@ -225,7 +225,7 @@ fn quick(session: &Session) -> Session {
             .with("xla_backend_optimization_level", OptionValue::Int(0))
             .with("xla_llvm_disable_expensive_passes", OptionValue::Bool(true));
     }
-    Session { client: session.client.clone(), options, device: session.device }
+    session.with(options)
 }
 
 /// A reference case with its model.

@@ -35,7 +35,7 @@ fn losses(session: &Session, spec: &Spec, task: &dyn Task) -> [f32; 3] {
     let fresh = TrainProgram::new(session, spec).expect("a program");
     let (state, fresh) = fresh.step(session, state, 0.0, &[], &x, &y).expect("an update");
     let eval = EvalProgram::new(session, spec).expect("a program");
-    let report = eval.run(session, &state, &[], &x, &y).expect("an evaluation");
+    let report = eval.run(&state, &[], &x, &y).expect("an evaluation");
     [used.loss, fresh.loss, report.losses.iter().sum::<f32>() / report.losses.len() as f32]
 }
 

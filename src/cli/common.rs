@@ -4,9 +4,11 @@ use std::{
     io::Write,
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
+use hlo::hosts::Group;
 use hlo::pjrt::{self, ClientOptions, Device, Devices, Plugin};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -40,14 +42,14 @@ impl Global {
     /// # Errors
     /// When no plugin is found, it is damaged, or it has no device.
     pub fn session(&self) -> anyhow::Result<Session> {
-        self.session_of(ONE)
+        self.session_of(ONE, None)
     }
 
-    /// Opens so many devices, the one of the flags first.
+    /// Opens so many devices, the one of the flags first; together with the processes of `group`, if there are others.
     ///
     /// # Errors
     /// As [`Global::session`], and when there are not as many.
-    pub fn session_of(&self, devices: Devices) -> anyhow::Result<Session> {
+    pub fn session_of(&self, devices: Devices, group: Option<&Arc<Group>>) -> anyhow::Result<Session> {
         if let Some(path) = &self.plugin {
             existing_file(
                 path,
@@ -58,10 +60,14 @@ impl Global {
         let mut bar = InstallBar::new(self);
         let found = Plugin::find(self.device.kind(), self.plugin.as_deref(), &mut |p| bar.show(p));
         bar.finish();
-        let options = ClientOptions { threads: self.threads.map(usize::from), devices, ..ClientOptions::default() };
+        let (threads, group) = (self.threads.map(usize::from), group.cloned());
+        let options = ClientOptions { threads, devices, group, ..ClientOptions::default() };
         Session::on(&found?, self.device, &options).map_err(|error| match error {
             SessionError::Devices { .. }
             | SessionError::AllFrom { .. }
+            | SessionError::Shares { .. }
+            | SessionError::Everywhere { .. }
+            | SessionError::Process { .. }
             | SessionError::Runtime(pjrt::Error::Threads { .. }) => Usage(error.into()).into(),
             other => anyhow::Error::from(other),
         })

@@ -89,14 +89,14 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
             task.name()
         )));
     }
-    let session = global.session_of(args.replicas.devices())?;
+    let session = global.session_of(args.replicas.devices(), None)?;
     let spec = experiment.spec_of(task.steps(), Parts(session.replicas())).or_usage()?;
     let reported = if experiment.settings.select { CheckpointName::Best } else { CheckpointName::Last };
     let name = args.checkpoint.unwrap_or(reported).name();
     let (state, progress) = checkpoint::load(&args.run, name, &session, &spec.model, spec.optimizer.rule)?;
     let program = EvalProgram::new(&session, &spec)?;
     let settings = &experiment.settings;
-    let found = evaluate(&session, &program, &task, &state, split, settings.seed, settings.threads)?;
+    let found = evaluate(&program, &task, &state, split, settings.seed, settings.threads)?;
     say!(
         "{}, {name} checkpoint after {} updates: {split} accuracy {:.4}, loss {:.4}, {} samples",
         task.name(),

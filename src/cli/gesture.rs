@@ -22,7 +22,7 @@ use crate::{
     presets::{GESTURE_FALL, gesture_net},
     train::{
         optimizer::{Optimizer, Rule, Schedule},
-        trainer::Settings,
+        settings::Settings,
     },
 };
 

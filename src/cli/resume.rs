@@ -44,6 +44,9 @@ const FREE: &[&str] = &[
     "target",
     "devices",
     "replicas",
+    "coordinator",
+    "process",
+    "processes",
     "filepath",
 ];
 
@@ -134,8 +137,8 @@ fn same(a: &[String], b: &[String]) -> bool {
 
 /// A run to go on with.
 pub struct Resumed {
-    /// The folder, locked.
-    pub run: RunDir,
+    /// The folder, locked. Of several processes only the leader has it.
+    pub run: Option<RunDir>,
     /// What the run is, with the changes of this command.
     pub experiment: Experiment,
     dir: PathBuf,
@@ -151,13 +154,13 @@ impl Resumed {
     ///
     /// # Errors
     /// When the folder is no run or in use, its checkpoint is damaged, or a flag contradicts it.
-    pub fn open(dir: &Path, command: &str, flags: &RunFlags, epochs: Option<u64>) -> Result<Resumed> {
+    pub fn open(dir: &Path, command: &str, flags: &RunFlags, epochs: Option<u64>, leads: bool) -> Result<Resumed> {
         common::existing_file(
             &dir.join("config.toml"),
             "--resume names the folder of a run",
             "name a folder that a training command wrote",
         )?;
-        let run = RunDir::open(dir).map_err(|error| match error {
+        let run = leads.then(|| RunDir::open(dir)).transpose().map_err(|error| match error {
             RunError::Locked { .. } => Usage(error.into()).into(),
             other => anyhow::Error::from(other),
         })?;
@@ -192,6 +195,11 @@ impl Resumed {
         Ok(Resumed { run, experiment, dir: dir.to_path_buf(), from: flags.from, progress, changes, before })
     }
 
+    /// Where the run stands.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
     /// If nothing is left to do: in words why, and what can be done.
     pub fn complete(&self) -> Option<String> {
         let settings = &self.experiment.settings;
@@ -219,7 +227,11 @@ impl Resumed {
     /// Devices that share a batch: those of the flag, else as many as before.
     pub fn replicas(&self, flags: &RunFlags) -> Devices {
         let before = self.before.as_ref().and_then(|setting| NonZeroUsize::new(setting.replicas));
-        flags.replicas.replicas.or(before.map(Devices::Count)).unwrap_or(common::ONE)
+        flags
+            .replicas
+            .replicas
+            .or(before.map(Devices::Count).filter(|_| !flags.hosts.given()))
+            .unwrap_or(flags.devices())
     }
 
     /// The global flags with the run's number of threads, unless they name one: it decides the last digits of results.
@@ -234,8 +246,9 @@ impl Resumed {
     /// # Errors
     /// When the file system refuses.
     pub fn commit(&mut self, now: Setting) -> Result<()> {
+        let Some(run) = &mut self.run else { return Ok(()) };
         checkpoint::make_last(&self.dir, self.from)?;
-        let recorded = self.run.rewind(self.progress.step)?;
+        let recorded = run.rewind(self.progress.step)?;
         if recorded.found < recorded.expected {
             self.warn(&format!(
                 "{}/metrics.jsonl holds {} of the {} updates that this run has made; training goes on from the checkpoint, but \
@@ -252,18 +265,20 @@ impl Resumed {
                 self.progress.step
             ))?;
         }
-        if !self.changes.is_empty() {
-            self.run.set_config(&self.experiment)?;
-        }
         let changes = std::mem::take(&mut self.changes);
-        Ok(self.run.log(&Entry::start(self.progress.step, now, changes))?)
+        let Some(run) = &self.run else { return Ok(()) };
+        if !changes.is_empty() {
+            run.set_config(&self.experiment)?;
+        }
+        Ok(run.log(&Entry::start(self.progress.step, now, changes))?)
     }
 
     fn warn(&self, text: &str) -> Result<()> {
         use std::io::Write;
         // Without a standard error there is nobody to tell, but the log.
         let _ = writeln!(std::io::stderr(), "warning: {text}");
-        Ok(self.run.log(&Entry::Warning { time: record::now(), text: text.into() })?)
+        let entry = Entry::Warning { time: record::now(), text: text.into() };
+        Ok(self.run.as_ref().map_or(Ok(()), |run| run.log(&entry))?)
     }
 }
 

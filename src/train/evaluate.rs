@@ -8,7 +8,6 @@ use tasks::{Loader, LoaderSettings, Split, Task};
 
 use super::{
     program::{EvalProgram, TrainState, drawn_states},
-    session::Session,
     trainer::{TrainError, arrays},
 };
 use crate::report::{Align, Table};
@@ -49,7 +48,6 @@ pub struct Evaluation {
 /// # Errors
 /// When data or device fail.
 pub fn evaluate(
-    session: &Session,
     program: &EvalProgram,
     task: &Arc<dyn Task>,
     state: &TrainState,
@@ -74,7 +72,7 @@ pub fn evaluate(
         let (inputs, target) = arrays(batch)?;
         // A stream of its own: evaluation must not change what training draws.
         let drawn = drawn_states(program.model(), program.parts(), seed ^ 0xE7A1, position.step);
-        let report = program.run(session, state, &drawn, &inputs, &target)?;
+        let report = program.run(state, &drawn, &inputs, &target)?;
         found.loss += report.losses[..real].iter().map(|v| f64::from(*v)).sum::<f64>();
         for (mean, rates) in found.rates.iter_mut().zip(&report.rates) {
             mean.1 += rates[..real].iter().map(|v| f64::from(*v)).sum::<f64>();

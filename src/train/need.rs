@@ -12,7 +12,8 @@ use tasks::{Split, Task};
 use super::{
     program::{EvalProgram, Spec, TrainProgram},
     session::{Session, SessionError},
-    trainer::{AHEAD, Settings, TrainError},
+    settings::Settings,
+    trainer::{AHEAD, TrainError},
 };
 use crate::report::bytes;
 

@@ -64,7 +64,8 @@ impl Spec {
 pub struct Fed(Vec<Vec<Buffer>>);
 
 impl Fed {
-    /// Cuts arrays of a whole batch, and brings each device its part.
+    /// Cuts arrays, and brings each device of this process its part: `drawn` are those of a whole batch, `inputs` and `target` have the
+    /// rows of this process alone.
     ///
     /// # Errors
     /// When a device cannot hold it.
@@ -76,14 +77,19 @@ impl Fed {
         inputs: &Array,
         target: &Array,
     ) -> Result<Fed, SessionError> {
-        let mut on: Vec<Vec<Buffer>> = (0..parts.0).map(|_| Vec::new()).collect();
+        let here = session.here();
+        let mut on: Vec<Vec<Buffer>> = here.clone().map(|_| Vec::new()).collect();
         if let Some(lr) = lr {
             let lr = session.upload_to_all(&Array::scalar_of(lr))?;
             on.iter_mut().zip(lr).for_each(|(on, lr)| on.push(lr));
         }
-        let cut = drawn.iter().map(|a| (a, 0)).chain([(inputs, 1), (target, 0)]);
-        for (array, axis) in cut {
-            for (k, part) in parts.cut(array, axis).iter().enumerate() {
+        for array in drawn {
+            for (k, part) in parts.cut(array, 0)[here.clone()].iter().enumerate() {
+                on[k].push(session.client.upload_to(part, k)?);
+            }
+        }
+        for (array, axis) in [(inputs, 1), (target, 0)] {
+            for (k, part) in Parts(here.len()).cut(array, axis).iter().enumerate() {
                 on[k].push(session.client.upload_to(part, k)?);
             }
         }
@@ -117,6 +123,8 @@ pub struct TrainProgram {
 pub struct EvalProgram {
     /// The compiled program.
     pub executable: Executable,
+    /// Those of this process: each evaluates alone.
+    session: Session,
     model: Model,
     parts: Parts,
     /// Layers that fire.
@@ -352,7 +360,8 @@ impl TrainProgram {
         &self.learner
     }
 
-    /// One step on a whole batch, of which each device takes its part. `drawn` are the states of [`drawn_states`].
+    /// One step on the rows of a batch that are this process's, of which each device takes its part. `drawn` are the states of
+    /// [`drawn_states`], of the whole batch.
     ///
     /// # Errors
     /// When data do not fit the program or the device fails.
@@ -411,8 +420,10 @@ impl EvalProgram {
         let layers: Vec<String> = model.spiking().map(|(_, layer)| layer.to_string()).collect();
         results.extend(layers.iter().enumerate().map(|(k, _)| format!("rate.{k}")));
         let program = hlo::lower("eval", &func, &names, &results, &[]).map_err(SessionError::from)?;
-        let executable = spec.parts.compile(session, &program)?;
-        Ok(EvalProgram { executable, model: model.clone(), parts: spec.parts, layers })
+        let session = session.of_this_process();
+        let parts = Parts(session.replicas());
+        let executable = parts.compile(&session, &program)?;
+        Ok(EvalProgram { executable, session, model: model.clone(), parts, layers })
     }
 
     /// Runs a whole batch with the parameters of `state`. `drawn` are the states of [`drawn_states`].
@@ -421,13 +432,12 @@ impl EvalProgram {
     /// When data do not fit the program or the device fails.
     pub fn run(
         &self,
-        session: &Session,
         state: &TrainState,
         drawn: &[Array],
         inputs: &Array,
         target: &Array,
     ) -> Result<EvalReport, SessionError> {
-        let given = Fed::upload(session, self.parts, None, drawn, inputs, target)?;
+        let given = Fed::upload(&self.session, self.parts, None, drawn, inputs, target)?;
         let on = state.params_of_each().zip(&given.0);
         let out = self
             .executable
@@ -473,4 +483,35 @@ pub enum ProgramError {
 
 fn bytes_of(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use hlo::pjrt::{ClientOptions, Device, Devices, Plugin, PluginKind};
+
+    use super::*;
+
+    /// Of four replicas a process has the last two: it takes their part of what is drawn, and the rows that it loaded.
+    #[test]
+    fn a_process_feeds_its_own_devices() {
+        let plugin = Plugin::find(PluginKind::Cpu, None, &mut |_| {}).unwrap();
+        let options = ClientOptions { devices: Devices::Count(4.try_into().unwrap()), ..ClientOptions::default() };
+        let session = Session::on(&plugin, Device::Cpu, &options).unwrap().pretend(2..4);
+        let drawn = Array::f32((0..8).map(|k| k as f32).collect::<Vec<_>>(), [8, 1]).unwrap();
+        // Two steps of the four rows that are here, one channel.
+        let inputs = Array::from_bytes(Shape::new(DType::U8, [2, 4, 1]), vec![4, 5, 6, 7, 14, 15, 16, 17]).unwrap();
+        let target = Array::s32([4, 5, 6, 7], [4]).unwrap();
+        let Fed(on) = Fed::upload(&session, Parts(4), None, &[drawn], &inputs, &target).unwrap();
+        let found: Vec<_> = on
+            .iter()
+            .map(|on| {
+                let [drawn, inputs, target] = [0, 1, 2].map(|k| on[k].to_array().unwrap());
+                (drawn.to_vec::<f32>().unwrap(), inputs.bytes().to_vec(), target.to_vec::<i32>().unwrap())
+            })
+            .collect();
+        assert_eq!(
+            found,
+            [(vec![4.0, 5.0], vec![4, 5, 14, 15], vec![4, 5]), (vec![6.0, 7.0], vec![6, 7, 16, 17], vec![6, 7])]
+        );
+    }
 }

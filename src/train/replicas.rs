@@ -42,7 +42,7 @@ impl TrainState {
         TrainState { params, slots, count, others: Vec::new() }
     }
 
-    /// On all devices of a session.
+    /// On all devices of a session, those of this process.
     ///
     /// # Errors
     /// When a device cannot hold it.
@@ -57,7 +57,7 @@ impl TrainState {
                 |arrays: &[Array]| arrays.iter().map(|a| session.client.upload_to(a, device)).collect::<Result<_, _>>();
             Ok((all(params)?, all(slots)?, session.client.upload_to(count, device)?))
         };
-        Ok(TrainState::together((0..session.replicas()).map(on).collect::<Result<_, _>>()?))
+        Ok(TrainState::together((0..session.here().len()).map(on).collect::<Result<_, _>>()?))
     }
 
     /// Values that are the same on each device.

@@ -1,12 +1,13 @@
 //! A device to run programs on.
 
-use std::{num::NonZeroUsize, path::PathBuf, sync::Arc};
+use std::{num::NonZeroUsize, ops::Range, path::PathBuf, sync::Arc};
 
 use hlo::{
     Func, LowerError,
     array::Array,
+    hosts::Group,
     lower,
-    pjrt::{self, Arg, Buffer, Client, ClientOptions, CompileOptions, Device, Devices, Executable, Plugin},
+    pjrt::{self, Arg, Buffer, Client, ClientOptions, CompileOptions, Device, Devices, Executable, Plugin, PluginKind},
 };
 
 /// Something between a traced function and its results failed.
@@ -49,6 +50,38 @@ pub enum SessionError {
         /// The first of them.
         device: Device,
     },
+    /// Processes share replicas.
+    #[error(
+        "each process takes the same number of replicas, got {replicas} for {processes} processes; use a multiple of {processes}, or --replicas all"
+    )]
+    Shares {
+        /// So many were asked for.
+        replicas: usize,
+        /// Processes.
+        processes: usize,
+    },
+    /// The devices of all processes are used, or none of those of other processes.
+    #[error(
+        "the processes have {there} devices together and use all of them, got {replicas} replicas; use --replicas {there}, or --replicas all"
+    )]
+    Everywhere {
+        /// So many were asked for.
+        replicas: usize,
+        /// So many are there.
+        there: usize,
+    },
+    /// The plugin counts processes in another way.
+    #[error(
+        "processes are numbered as the {kind} runtime numbers them, got --process {got} for its number {number}; use --process {number}"
+    )]
+    Process {
+        /// The kind of device.
+        kind: PluginKind,
+        /// The number that was given.
+        got: usize,
+        /// That of the plugin.
+        number: usize,
+    },
 }
 
 /// A device, or several of one kind that train in step ([`replicas`](super::replicas)), and how programs are compiled for them.
@@ -59,6 +92,8 @@ pub struct Session {
     pub options: CompileOptions,
     /// Which device; the first of several.
     pub device: Device,
+    /// The replicas whose devices are those of this process.
+    here: Range<usize>,
 }
 
 impl Session {
@@ -92,7 +127,21 @@ impl Session {
         if gpu > 0 && options.devices == Devices::All {
             return Err(SessionError::AllFrom { device });
         }
-        let client = plugin.client(&ClientOptions { gpu, ..options.clone() })?;
+        let options = ClientOptions { gpu, ..options.clone() };
+        match options.group.clone() {
+            // Pretended devices cannot be those of other processes: each process has all of them.
+            Some(group) if device == Device::Cpu => {
+                let each = NonZeroUsize::new(group.processes()).map_or(Devices::All, Devices::Count);
+                let devices = if options.devices == Devices::All { each } else { options.devices };
+                Session::alone_on(plugin, device, &ClientOptions { devices, group: None, ..options })
+            }
+            Some(group) => Session::among(plugin, device, options, &group),
+            None => Session::alone_on(plugin, device, &options),
+        }
+    }
+
+    fn alone_on(plugin: &Arc<Plugin>, device: Device, options: &ClientOptions) -> Result<Session, SessionError> {
+        let client = plugin.client(options)?;
         let there = client.device_count();
         let replicas = match options.devices {
             Devices::All => there,
@@ -101,13 +150,75 @@ impl Session {
         if replicas > there {
             return Err(SessionError::Devices { replicas, there, device });
         }
-        let replicas = NonZeroUsize::new(replicas).unwrap_or(NonZeroUsize::MIN);
-        Ok(Session { client, options: CompileOptions { replicas, ..CompileOptions::default() }, device })
+        let mut options = CompileOptions::default();
+        if replicas > 1 {
+            // Left to itself a plugin may put them in an order of its own.
+            let mut first = client.assign_here();
+            first.devices.truncate(replicas);
+            first.here = 0..replicas;
+            options = options.assigned(first);
+        }
+        Ok(Session { client, options, device, here: 0..replicas })
     }
 
-    /// Devices that train in step.
+    /// Takes hold of devices together with other processes.
+    fn among(
+        plugin: &Arc<Plugin>,
+        device: Device,
+        mut options: ClientOptions,
+        group: &Arc<Group>,
+    ) -> Result<Session, SessionError> {
+        let (asked, processes) = (options.devices, group.processes());
+        if let Devices::Count(n) = asked {
+            let own = NonZeroUsize::new(n.get() / processes).filter(|_| n.get().is_multiple_of(processes));
+            let own = own.ok_or(SessionError::Shares { replicas: n.get(), processes })?;
+            options.devices = Devices::Count(own);
+        }
+        let client = plugin.client(&options)?;
+        let (there, number) = (client.devices_everywhere(), client.process());
+        if number != group.process() {
+            return Err(SessionError::Process { kind: plugin.kind(), got: group.process(), number });
+        }
+        if let Devices::Count(n) = asked
+            && n.get() != there
+        {
+            return Err(SessionError::Everywhere { replicas: n.get(), there });
+        }
+        let everywhere = client.assign_everywhere();
+        let here = everywhere.here.clone();
+        Ok(Session { client, options: CompileOptions::default().assigned(everywhere), device, here })
+    }
+
+    /// The devices of this process alone.
+    #[must_use]
+    pub fn of_this_process(&self) -> Session {
+        let (client, device, mut options) = (self.client.clone(), self.device, self.options.clone());
+        if self.here.len() < self.replicas() {
+            options = options.assigned(client.assign_here());
+        }
+        Session { client, options, device, here: 0..self.here.len() }
+    }
+
+    /// The same devices, with other options of the compiler.
+    #[must_use]
+    pub fn with(&self, options: CompileOptions) -> Session {
+        Session { client: self.client.clone(), options, device: self.device, here: self.here.clone() }
+    }
+
+    /// The same devices as if they were those of the replicas `here`, and the others those of another process.
+    #[cfg(test)]
+    pub(super) fn pretend(&self, here: Range<usize>) -> Session {
+        Session { here, ..self.with(self.options.clone()) }
+    }
+
+    /// Devices that train in step, of all processes.
     pub fn replicas(&self) -> usize {
         self.options.replicas.get()
+    }
+
+    /// The replicas whose devices are those of this process.
+    pub fn here(&self) -> Range<usize> {
+        self.here.clone()
     }
 
     /// How many of its devices share the memory of this machine: pretended ones do.
@@ -115,12 +226,12 @@ impl Session {
         if self.device == Device::Cpu { self.replicas() as u64 } else { 1 }
     }
 
-    /// The same value on each device.
+    /// The same value on each device of this process.
     ///
     /// # Errors
     /// When a device cannot hold it.
     pub fn upload_to_all(&self, array: &Array) -> Result<Vec<Buffer>, SessionError> {
-        Ok((0..self.replicas()).map(|k| self.client.upload_to(array, k)).collect::<Result<_, _>>()?)
+        Ok((0..self.here.len()).map(|k| self.client.upload_to(array, k)).collect::<Result<_, _>>()?)
     }
 
     /// Compiles a function for one device; `donations` are pairs (argument, result).
@@ -136,7 +247,7 @@ impl Session {
         donations: &[(usize, usize)],
     ) -> Result<Executable, SessionError> {
         let program = lower(name, func, arguments, results, donations)?;
-        let options = CompileOptions { replicas: NonZeroUsize::MIN, ..self.options.clone() };
+        let options = CompileOptions { replicas: NonZeroUsize::MIN, assignment: None, ..self.options.clone() };
         Ok(self.client.compile(&program, &options)?)
     }
 

@@ -25,6 +25,11 @@ pub fn requested() -> Option<i32> {
     Some(SIGNAL.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
 }
 
+/// Another process of the run heard this signal.
+pub fn request(signal: i32) {
+    let _ = SIGNAL.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+}
+
 /// From now on the first signal ends the process at once: everything is saved.
 pub fn all_is_saved() {
     SAVED.store(true, Ordering::SeqCst);

@@ -6,22 +6,26 @@
 
 use std::{sync::Arc, time::Instant};
 
-use hlo::{DType, Shape, array::Array};
+use hlo::{
+    DType, Shape,
+    array::Array,
+    hosts::{HostsError, Lost},
+};
 use serde::{Deserialize, Serialize};
-use tasks::{Batch, Loader, LoaderSettings, Position, Split, Task};
+use tasks::{Batch, Loader, LoaderSettings, Position, Rows, Split, Task};
 
 use super::{
     checkpoint::{self, CheckpointError, Name, Progress},
     evaluate::{Evaluation, evaluate},
+    feed::{Feed, Supply},
     need::Need,
     program::{EvalProgram, ProgramError, Spec, StepReport, TrainProgram, TrainState, drawn_states},
     run::{RunDir, RunError},
     session::{Session, SessionError},
+    settings::{Patience, Settings},
     stop,
+    team::Team,
 };
-
-/// Threads that may make batches: more wait for each other, and the system runs out of them.
-pub const MOST_THREADS: usize = 256;
 
 /// Batches made before they are needed.
 pub const AHEAD: usize = 2;
@@ -31,96 +35,6 @@ const PATIENCE: u64 = 20;
 
 /// Batches after which the smoothed accuracy means something.
 pub const SETTLED: u64 = 10;
-
-/// How long and how to train.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    /// Seed of parameters, data order and everything drawn.
-    pub seed: u64,
-    /// Sequences per batch.
-    pub batch: usize,
-    /// Passes over the data; without limit if absent.
-    pub epochs: Option<u64>,
-    /// Batches in all; without limit if absent.
-    pub batches: Option<u64>,
-    /// Stop when the smoothed accuracy (factor 0.8) reaches this, from batch [`SETTLED`] on: the published scripts start the
-    /// average at the first batch, whose luck can end a run at once.
-    pub stop_at: Option<f64>,
-    /// Evaluate on this split after each epoch; the best evaluation selects the `best` checkpoint.
-    pub evaluate: Option<String>,
-    /// Report the checkpoint that was best on the evaluated split; otherwise the last.
-    #[serde(default)]
-    pub select: bool,
-    /// Stop when the evaluation has not improved for so many epochs.
-    #[serde(default)]
-    pub patience: Option<Patience>,
-    /// Write `last` every so many updates (and at every epoch's end).
-    pub checkpoint_every: u64,
-    /// Threads that make batches.
-    pub threads: usize,
-}
-
-impl Default for Settings {
-    /// Seed 0, batches of 128, no end, no evaluation, a checkpoint every 100 updates, one thread.
-    fn default() -> Self {
-        Settings {
-            seed: 0,
-            batch: 128,
-            epochs: None,
-            batches: None,
-            stop_at: None,
-            evaluate: None,
-            select: false,
-            patience: None,
-            checkpoint_every: 100,
-            threads: 1,
-        }
-    }
-}
-
-impl Settings {
-    /// Refuses what no run can have.
-    ///
-    /// # Errors
-    /// Which setting, what it must be, and what it is.
-    pub fn check(&self) -> Result<(), TrainError> {
-        let wrong = |text: String| Err(TrainError::Setting(text));
-        match self {
-            s if s.batch == 0 => wrong("a batch must hold at least 1 sequence, got 0 (--batch_size)".into()),
-            s if s.threads > MOST_THREADS => wrong(format!(
-                "at most {MOST_THREADS} threads may make batches, got {}; a few are enough (--n_data_worker 4)",
-                s.threads
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    fn split(&self) -> Result<Option<Split>, TrainError> {
-        let Some(name) = &self.evaluate else { return Ok(None) };
-        let known = Split::ALL.into_iter().find(|s| s.name() == name);
-        let wrong = || TrainError::Setting(format!("the split to evaluate must be train, valid or test, got `{name}`"));
-        Ok(Some(known.ok_or_else(wrong)?))
-    }
-
-    /// Whether all batches or epochs that were asked for are done.
-    pub fn done(&self, progress: &Progress) -> bool {
-        self.batches.is_some_and(|n| progress.step >= n) || self.epochs.is_some_and(|n| progress.epoch >= n)
-    }
-
-    /// Whether nothing is left to do after `progress`: what was asked for is done, or training ended before it for good.
-    pub fn complete(&self, progress: &Progress) -> bool {
-        self.done(progress) || matches!(progress.ending, Some(Ending::Reached | Ending::Settled))
-    }
-}
-
-/// When waiting for a better evaluation ends.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Patience {
-    /// Epochs without improvement.
-    pub epochs: u64,
-    /// They count only while the training accuracy of the epoch is above this.
-    pub trained: f64,
-}
 
 /// What happened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -191,6 +105,8 @@ pub struct Outcome {
     pub state: TrainState,
     /// The last evaluation.
     pub evaluation: Option<Evaluation>,
+    /// What was loaded.
+    pub supply: Supply,
 }
 
 /// Training failed.
@@ -235,6 +151,14 @@ pub enum TrainError {
     /// Run directory.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// Other processes of the run.
+    #[error(transparent)]
+    Hosts(HostsError),
+    /// One of them is gone.
+    #[error(
+        "{0}; training needs all processes. The last checkpoint of the run is whole: start all of them again, with --resume and its folder"
+    )]
+    Lost(Lost),
     /// A setting does not fit the task.
     #[error("{0}")]
     Setting(String),
@@ -298,6 +222,8 @@ pub struct Trainer<'a> {
     pub settings: Settings,
     /// Where it is recorded; nowhere if absent.
     pub run: Option<RunDir>,
+    /// The processes that train it together, if there are others.
+    pub team: Option<Team>,
 }
 
 impl Trainer<'_> {
@@ -319,8 +245,12 @@ impl Trainer<'_> {
         let left = usize::try_from(all.saturating_sub(progress.step)).unwrap_or(usize::MAX);
         let (mut evaluation, mut bad, mut ending) = (None, 0, None);
         let mut clock = Instant::now();
-        for item in loader.take(left) {
+        let mut feed = Feed::new(loader.take(left));
+        for item in &mut feed {
             let (position, batch) = item?;
+            if let Some(team) = &self.team {
+                team.before()?;
+            }
             let report;
             (state, report) = self.step(&programs.train, state, &progress, batch)?;
             bad = if report.norm.is_finite() { 0 } else { bad + 1 };
@@ -331,10 +261,8 @@ impl Trainer<'_> {
             clock = Instant::now();
             let mut selected = progress.smoothed.filter(|_| programs.eval.is_none());
             if let Some((split, eval)) = programs.eval.as_ref().filter(|_| end) {
-                let found = self.evaluate(eval, &state, *split)?;
-                selected = Some(found.accuracy);
-                self.tell(evaluation_event(&found, *split, &progress), &mut hear)?;
-                evaluation = Some(found);
+                let (accuracy, found) = self.judged(eval, &state, *split, &progress, &mut hear)?;
+                (selected, evaluation) = (Some(accuracy), found);
                 clock = Instant::now();
             }
             let better = selected.filter(|v| progress.best.is_none_or(|b| *v > b));
@@ -349,7 +277,8 @@ impl Trainer<'_> {
                 self.save(Name::Best, &state, &progress)?;
             }
             progress.ending = end_of_run;
-            ending = progress.ending.or(stop::requested().map(|_| Ending::Interrupted));
+            let asked = self.team.as_ref().map_or(Ok(stop::requested()), Team::after)?;
+            ending = progress.ending.or(asked.map(|_| Ending::Interrupted));
             if ending.is_some() || end || progress.step.is_multiple_of(self.settings.checkpoint_every.max(1)) {
                 self.save(Name::Last, &state, &progress)?;
             }
@@ -357,7 +286,32 @@ impl Trainer<'_> {
                 break;
             }
         }
-        Ok(Outcome { ending: ending.unwrap_or(Ending::Finished), progress, state, evaluation })
+        let (ending, supply) = (ending.unwrap_or(Ending::Finished), feed.supply());
+        Ok(Outcome { ending, progress, state, evaluation, supply })
+    }
+
+    /// The accuracy on a split. Of several processes the leader evaluates and tells the others.
+    fn judged(
+        &mut self,
+        eval: &EvalProgram,
+        state: &TrainState,
+        split: Split,
+        progress: &Progress,
+        hear: &mut impl FnMut(&Event),
+    ) -> Result<(f64, Option<Evaluation>), TrainError> {
+        if let Some(team) = self.team.as_ref().filter(|team| !team.leads()) {
+            let Event::Evaluation { accuracy, .. } = team.hear(progress.step)? else {
+                return Err(TrainError::Setting("the leader told of something that is no evaluation".into()));
+            };
+            return Ok((accuracy, None));
+        }
+        let found = self.evaluate(eval, state, split)?;
+        let event = evaluation_event(&found, split, progress);
+        if let Some(team) = &self.team {
+            team.tell(&event, progress.step)?;
+        }
+        self.tell(event, hear)?;
+        Ok((found.accuracy, Some(found)))
     }
 
     /// One update.
@@ -441,10 +395,18 @@ impl Trainer<'_> {
         self.settings.done(progress).then_some(Ending::Finished)
     }
 
+    /// The rows of each batch that the devices of this process take; nothing if all.
+    fn rows(&self) -> Option<Rows> {
+        let (here, Spec { model, parts, .. }) = (self.session.here(), &self.spec);
+        let own = Rows { first: here.start * model.batch(), count: here.len() * model.batch() };
+        (here.len() < parts.0).then_some(own)
+    }
+
     fn loader(&self, progress: &Progress) -> Result<Loader, TrainError> {
         let s = &self.settings;
         let settings = LoaderSettings {
             batch: s.batch,
+            rows: self.rows(),
             start: Position { epoch: progress.epoch, step: progress.epoch_step },
             epochs: s.epochs,
             threads: s.threads.max(1),
@@ -475,7 +437,7 @@ impl Trainer<'_> {
     /// # Errors
     /// When data or device fail.
     pub fn evaluate(&self, eval: &EvalProgram, state: &TrainState, split: Split) -> Result<Evaluation, TrainError> {
-        evaluate(self.session, eval, &self.task, state, split, self.settings.seed, self.settings.threads)
+        evaluate(eval, &self.task, state, split, self.settings.seed, self.settings.threads)
     }
 }
 

@@ -279,11 +279,11 @@ impl Group {
     }
 
     /// Leaves: for the others this process is done, not lost. Process 0 waits until they have left too, or [`NOTICED`].
-    pub fn leave(mut self) {
+    pub fn leave(&self) {
         lock(&self.watch).left = true;
         // A coordinator that is gone need not be told.
-        let _ = wire::leave(&mut self.member);
-        if let Some(service) = self.service.take() {
+        let _ = wire::leave(&mut &self.member);
+        if let Some(service) = &self.service {
             service.finish(NOTICED);
         }
     }

@@ -85,8 +85,8 @@ impl Service {
         if missing.is_empty() { "some".into() } else { missing.join(", ") }
     }
 
-    /// Waits until all have left or one is lost, for at most `patience`, and stops.
-    pub fn finish(self, patience: Duration) {
+    /// Waits until all have left or one is lost, for at most `patience`.
+    pub fn finish(&self, patience: Duration) {
         let until = Instant::now() + patience;
         let mut state = lock(&self.shared.state);
         while state.members.values().any(|m| !m.left) && state.lost.is_none() {

@@ -179,7 +179,7 @@ pub fn alive(to: &mut TcpStream) -> Result<()> {
 }
 
 /// The end of a membership.
-pub fn leave(to: &mut TcpStream) -> Result<()> {
+pub fn leave(to: &mut &TcpStream) -> Result<()> {
     to.write_all(&[LEFT])
 }
 

@@ -3,6 +3,7 @@
 //! A flag's range is declared where the flag is: `value_parser = positive`. The ranges are those of the settings in a
 //! configuration ([`crate::settings::range`]).
 
+pub mod hosts;
 pub mod learner;
 pub mod words;
 
@@ -54,7 +55,8 @@ counts! {
 /// The flag of commands that can use several devices.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct ReplicaFlag {
-    /// Devices that share each batch, a number or `all`; a CPU pretends to have as many [default: 1, of a resumed run as many as before]
+    /// Devices that share each batch, of all hosts together: a number, or `all`; a CPU pretends to have as many [default: 1, of a
+    /// resumed run as many as before, with --coordinator all]
     #[arg(long, value_name = "N")]
     pub replicas: Option<Devices>,
 }

@@ -32,8 +32,8 @@ use crate::{
         program::Spec,
         replicas::Parts,
         session::Session,
+        settings::Settings,
         sweep::{self, Drive, Row},
-        trainer::Settings,
     },
 };
 use results::Results;
@@ -323,7 +323,7 @@ impl<'a> Sweep<'a> {
         let sizes = args.sizes(global);
         let net = args.net(&sizes, sizes.n_in, ETraceNet::default().n_out)?;
         let (optimizer, objective) = (args.training.optimizer()?, args.training.objective(args.dt)?);
-        let mut session = global.session_of(args.training.run.replicas.devices())?;
+        let mut session = global.session_of(args.training.run.replicas.devices(), None)?;
         session.options = session.options.uncached(); // compile times are to be those of compiling
         let model = net.model(Parts(session.replicas()).of(sizes.batch).or_usage()?);
         say!(

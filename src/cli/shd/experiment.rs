@@ -22,7 +22,7 @@ use crate::{
     net::{SpeechCell, SpeechNet, SpeechReadout},
     train::{
         optimizer::{Optimizer, Schedule},
-        trainer::{Patience, Settings},
+        settings::{Patience, Settings},
     },
 };
 

@@ -5,8 +5,11 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::Args;
 
+use hlo::pjrt::Devices;
+
 use super::super::{
-    flags::{ReplicaFlag, finite, non_negative, passes, positive, size, threads},
+    common::ONE,
+    flags::{ReplicaFlag, finite, hosts::HostFlags, non_negative, passes, positive, size, threads},
     usage,
 };
 use crate::{
@@ -20,7 +23,7 @@ use crate::{
         checkpoint::Name,
         optimizer::{Optimizer, Rule, Schedule},
         run::{RunDir, RunError},
-        trainer::Settings,
+        settings::Settings,
     },
 };
 
@@ -37,6 +40,9 @@ pub struct RunFlags {
     /// On how many devices
     #[command(flatten)]
     pub replicas: ReplicaFlag,
+    /// On which hosts
+    #[command(flatten)]
+    pub hosts: HostFlags,
     /// Folder of the run [default: a new one below checkpoints/]
     #[arg(long)]
     pub out: Option<PathBuf>,
@@ -126,11 +132,19 @@ impl RunFlags {
     /// # Errors
     /// Which of them was given to `what`.
     pub(in crate::cli) fn refuse_training(&self, what: &str, also: &[(&str, bool)]) -> Result<()> {
-        let given = [("--init", self.init.is_some())].into_iter().chain(also.iter().copied());
+        let given = [("--init", self.init.is_some()), ("--coordinator", self.hosts.given())]
+            .into_iter()
+            .chain(also.iter().copied());
         match given.into_iter().find(|(_, given)| *given) {
             Some((flag, _)) => bail!(usage(format!("{flag} is for training, and {what} trains nothing; leave it out"))),
             None => Ok(()),
         }
+    }
+
+    /// The devices that a new run takes.
+    pub(in crate::cli) fn devices(&self) -> Devices {
+        let otherwise = if self.hosts.given() { Devices::All } else { ONE };
+        self.replicas.replicas.unwrap_or(otherwise)
     }
 
     /// The seed; drawn from the clock if it is negative.

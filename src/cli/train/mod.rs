@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use hlo::{
     Program,
-    pjrt::{self, AotReport, Devices, aot},
+    pjrt::{self, AotReport, Device, Devices, aot},
 };
 use tasks::Split;
 
@@ -23,6 +23,7 @@ use crate::{
     say,
     train::{
         checkpoint::{self, Name, Progress},
+        feed::Supply,
         history::History,
         program::{self, EvalProgram, Spec, TrainProgram, TrainState},
         record::{self, Change, Entry, Setting},
@@ -30,7 +31,8 @@ use crate::{
         run::{RunDir, RunError},
         session::Session,
         stop,
-        trainer::{Ending, Outcome, Programs, Trainer},
+        team::Team,
+        trainer::{Ending, Outcome, Programs, TrainError, Trainer},
     },
 };
 
@@ -58,10 +60,12 @@ fn begin(command: &str, flags: &RunFlags, global: &Global, lines: Lines, mut exp
     let dir = flags.folder(command, &experiment)?;
     let init = flags.init.as_deref().map(Initial::of).transpose()?;
     let global = global.with_threads(global.threads());
-    let work = Work::prepare(&global, flags.replicas.devices(), experiment, lines)?;
+    let team = team(flags, &global)?;
+    let work = Work::prepare(&global, flags.devices(), team, experiment, lines)?;
     if flags.dry_run {
         return work.show(flags.target.as_deref());
     }
+    work.agree(&Progress::default())?;
     let programs = work.compile()?;
     let (model, rule) = (&work.spec.model, work.experiment.optimizer.rule);
     let (state, changes) = match init {
@@ -70,8 +74,26 @@ fn begin(command: &str, flags: &RunFlags, global: &Global, lines: Lines, mut exp
     };
     stop::listen().context("cannot listen for signals")?;
     let entry = Entry::start(0, Setting::new(&work.session, global.threads()), changes);
-    let run = new_run(&dir, &work.experiment, &entry, model, &state, &[Name::Last])?;
-    work.train(run, &programs, (state, Progress::default()))
+    let run = match &work.team {
+        Some(team) if !team.leads() => None,
+        _ => Some(new_run(&dir, &work.experiment, &entry, model, &state, &[Name::Last])?),
+    };
+    work.train(&dir, run, &programs, (state, Progress::default()))
+}
+
+/// Meets the other processes of a run, if there are some. When one of them is lost this process ends: it would wait for it for ever.
+fn team(flags: &RunFlags, global: &Global) -> Result<Option<Team>> {
+    let Some(group) = flags.hosts.meet(|text| global.remark(text))? else { return Ok(None) };
+    group.on_loss(|lost| {
+        super::complain(&TrainError::Lost(lost.clone()).to_string());
+        std::process::exit(1);
+    });
+    if global.device == Device::Cpu {
+        global.remark(
+            "note: pretended devices cannot exchange anything with other processes; each process computes the whole batch, as a rehearsal",
+        );
+    }
+    Ok(Some(Team::new(group)))
 }
 
 /// The checkpoint of another run from which a run begins.
@@ -137,23 +159,29 @@ fn go_on(
     global: &Global,
     lines: Lines,
 ) -> Result<()> {
-    let mut resumed = Resumed::open(dir, command, flags, epochs)?;
+    let team = team(flags, global)?;
+    let mut resumed = Resumed::open(dir, command, flags, epochs, team.as_ref().is_none_or(Team::leads))?;
     let global = resumed.threads(global);
-    let work = Work::prepare(&global, resumed.replicas(flags), resumed.experiment.clone(), lines)?;
+    let work = Work::prepare(&global, resumed.replicas(flags), team, resumed.experiment.clone(), lines)?;
     if flags.dry_run {
         return work.show(flags.target.as_deref());
     }
+    work.agree(resumed.progress())?;
     let load = || checkpoint::load(dir, flags.from, &work.session, &work.spec.model, work.experiment.optimizer.rule);
     if let Some(complete) = resumed.complete() {
         say!("{complete}");
         let start = load()?;
-        return work.report(resumed.run, start);
+        return work.report(dir, resumed.run, start);
     }
     let programs = work.compile()?;
     let start = load()?;
     stop::listen().context("cannot listen for signals")?;
+    if let Some(team) = &work.team {
+        // From here on the leader changes the folder.
+        team.wait_for_all("loaded")?;
+    }
     resumed.commit(Setting::new(&work.session, global.threads()))?;
-    work.train(resumed.run, &programs, start)
+    work.train(dir, resumed.run, &programs, start)
 }
 
 /// A run about to be trained.
@@ -164,10 +192,18 @@ struct Work<'a> {
     task: std::sync::Arc<dyn tasks::Task>,
     session: Session,
     spec: Spec,
+    /// The processes that train it together, if there are others.
+    team: Option<Team>,
 }
 
 impl<'a> Work<'a> {
-    fn prepare(global: &'a Global, replicas: Devices, experiment: Experiment, lines: Lines) -> Result<Work<'a>> {
+    fn prepare(
+        global: &'a Global,
+        replicas: Devices,
+        team: Option<Team>,
+        experiment: Experiment,
+        lines: Lines,
+    ) -> Result<Work<'a>> {
         let task = experiment.task.open().or_usage()?;
         let counted = task.steps().saturating_sub(experiment.learner.warmup);
         if let Some(every) = experiment.learner.update_every.filter(|every| *every > counted) {
@@ -176,9 +212,18 @@ impl<'a> Work<'a> {
                  sequence"
             )));
         }
-        let session = global.session_of(replicas)?;
+        let session = global.session_of(replicas, team.as_ref().map(Team::group))?;
         let spec = experiment.spec_of(task.steps(), Parts(session.replicas())).or_usage()?;
-        Ok(Work { global, lines, experiment, task, session, spec })
+        Ok(Work { global, lines, experiment, task, session, spec, team })
+    }
+
+    /// Makes sure that all processes begin with the same.
+    fn agree(&self, progress: &Progress) -> Result<()> {
+        let Some(team) = &self.team else { return Ok(()) };
+        let now = Setting::new(&self.session, self.global.threads());
+        team.agree("version of etrace", &format!("{} {}", now.version, now.revision.unwrap_or_default())).or_usage()?;
+        team.agree("configuration", &toml::to_string(&self.experiment)?).or_usage()?;
+        Ok(team.agree("checkpoint", &serde_json::to_string(progress)?).or_usage()?)
     }
 
     /// Prints configuration and program.
@@ -196,12 +241,14 @@ impl<'a> Work<'a> {
     }
 
     /// Trains, draws the curves, says what came of it. Of several errors the first is returned.
-    fn train(self, run: RunDir, programs: &Programs, start: (TrainState, Progress)) -> Result<()> {
-        let dir = run.path().to_path_buf();
-        let (experiment, session) = (self.experiment, &self.session);
+    fn train(self, dir: &Path, run: Option<RunDir>, programs: &Programs, start: (TrainState, Progress)) -> Result<()> {
+        let (experiment, session, team) = (self.experiment, &self.session, self.team.clone());
         let settings = experiment.settings.clone();
-        let mut trainer = Trainer { session, spec: self.spec, task: self.task, settings, run: Some(run) };
-        say!("{}", headline(&trainer, &experiment, &dir)?);
+        let mut trainer = Trainer { session, spec: self.spec, task: self.task, settings, run, team };
+        if let Some(team) = self.team.as_ref().filter(|team| !team.leads()) {
+            return follow(&mut trainer, programs, start, team);
+        }
+        say!("{}", headline(&trainer, &experiment, dir)?);
         if trainer.task.samples(Split::Train)?.is_some() {
             data::remark(trainer.task.as_ref(), &[Split::Train, Split::Test], self.global)?;
         }
@@ -211,9 +258,13 @@ impl<'a> Work<'a> {
         let mut screen = Screen::new(self.global, session, &experiment, self.lines);
         let result = trainer.train(programs, start, |event| screen.hear(event));
         screen.bar.finish_and_clear();
+        if let (Ok(_), Some(team)) = (&result, &self.team) {
+            // All end at the same update; what follows is the leader's own.
+            team.leave();
+        }
         stop::all_is_saved();
         // A failed run has its curve too: that is where one looks first.
-        let drawn = draw(&dir);
+        let drawn = draw(dir);
         let time = record::now();
         let end = match &result {
             Ok(outcome) => Entry::End { time, step: outcome.progress.step, ending: outcome.ending },
@@ -223,16 +274,41 @@ impl<'a> Work<'a> {
         let outcome = result?;
         let history = drawn.context("training is complete and saved, but its curve could not be drawn")?;
         logged?;
-        conclude(&trainer, &outcome, &history, experiment.net.dt(), &dir)
+        conclude(&trainer, &outcome, &history, experiment.net.dt(), dir)
     }
 
     /// Says again what came of a run that is complete.
-    fn report(self, run: RunDir, (state, progress): (TrainState, Progress)) -> Result<()> {
-        let dir = run.path().to_path_buf();
+    fn report(self, dir: &Path, run: Option<RunDir>, (state, progress): (TrainState, Progress)) -> Result<()> {
         let settings = self.experiment.settings.clone();
-        let trainer = Trainer { session: &self.session, spec: self.spec, task: self.task, settings, run: Some(run) };
-        let outcome = Outcome { ending: Ending::Finished, progress, state, evaluation: None };
-        conclude(&trainer, &outcome, &draw(&dir)?, self.experiment.net.dt(), &dir)
+        let Work { session, spec, task, team, .. } = self;
+        if team.as_ref().is_none_or(Team::leads) {
+            let trainer = Trainer { session: &session, spec, task, settings, run, team: team.clone() };
+            let supply = Supply::default();
+            let outcome = Outcome { ending: Ending::Finished, progress, state, evaluation: None, supply };
+            conclude(&trainer, &outcome, &draw(dir)?, self.experiment.net.dt(), dir)?;
+        }
+        team.iter().for_each(Team::leave);
+        Ok(())
+    }
+}
+
+/// Trains with a leader, who records the run and says what came of it.
+fn follow(trainer: &mut Trainer<'_>, programs: &Programs, start: (TrainState, Progress), team: &Team) -> Result<()> {
+    let group = team.group();
+    say!(
+        "process {} of {}, {}: trains with process 0 on {}, which records the run",
+        group.process(),
+        group.processes(),
+        common::device_line(trainer.session),
+        group.abouts()[0]
+    );
+    let outcome = trainer.train(programs, start, |_| {})?;
+    stop::all_is_saved();
+    team.leave();
+    say!("{} updates; {}", outcome.progress.step, outcome.supply);
+    match outcome.ending {
+        Ending::Interrupted => Err(Stopped(stop::requested().unwrap_or_default()).into()),
+        _ => Ok(()),
     }
 }
 
@@ -354,6 +430,9 @@ fn conclude(trainer: &Trainer<'_>, outcome: &Outcome, history: &History, dt: f64
         }
         Ending::Settled => say!("The evaluation has stopped improving, at update {at}. Stop training."),
         Ending::Finished => {}
+    }
+    if outcome.supply.batches > 1 {
+        say!("{}", outcome.supply);
     }
     if trainer.task.samples(Split::Test)?.is_some() {
         let eval = EvalProgram::new(trainer.session, &trainer.spec)?;
