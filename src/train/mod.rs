@@ -4,6 +4,7 @@ mod carried;
 pub mod checkpoint;
 pub mod engine;
 pub mod evaluate;
+mod fed;
 pub mod feed;
 pub mod history;
 pub mod need;
