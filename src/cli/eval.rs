@@ -2,24 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, ValueEnum};
 use tasks::{Split, Task};
 
-use super::{Global, OrUsage, common, flags::ReplicaFlag, usage};
+use super::{
+    Global, OrUsage, common,
+    flags::{ReplicaFlag, some_passes},
+};
 use crate::{
     experiment::Experiment,
     say,
     train::{
-        checkpoint,
+        checkpoint::{self, write_atomic},
+        efficiency::{EFFICIENCY, EfficiencyProgram},
         evaluate::{Evaluation, Rates, evaluate, layer_label},
         program::EvalProgram,
         replicas::Parts,
     },
 };
 
-/// Tests a trained network on a data set: loss, accuracy (samples of people heard in training and of others apart), the classes
-/// it confuses, the firing rates of its layers.
+/// Tests a trained network: loss, accuracy (samples of people heard in training and of others apart), the classes
+/// it confuses, the firing rates of its layers, and what it costs: footprint, sparsity, synaptic operations.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
@@ -36,7 +40,10 @@ pub struct Args {
     checkpoint: Option<CheckpointName>,
     #[command(flatten)]
     replicas: ReplicaFlag,
-    /// Where confusion.csv and confusion.svg/.png go [default: the run's folder]
+    /// Batches over which operations are counted, and of fresh trials where trials are made as they are needed
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = some_passes)]
+    batches: u64,
+    /// Where confusion.csv, confusion.svg/.png and efficiency.json go [default: the run's folder]
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -83,12 +90,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         SplitName::Valid => Split::Valid,
         SplitName::Test => Split::Test,
     };
-    if task.samples(split)?.is_none() {
-        bail!(usage(format!(
-            "eval needs a data set, but the trials of {} are made as they are needed; its accuracy is in metrics.jsonl",
-            task.name()
-        )));
-    }
+    let batches = task.samples(split)?.is_none().then_some(args.batches);
     let session = global.session_of(args.replicas.devices(), None)?;
     let spec = experiment.spec_of(task.steps(), Parts(session.replicas())).or_usage()?;
     let reported = if experiment.settings.select { CheckpointName::Best } else { CheckpointName::Last };
@@ -96,7 +98,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let (state, progress) = checkpoint::load(&args.run, name, &session, &spec.model, spec.optimizer.rule)?;
     let program = EvalProgram::new(&session, &spec)?;
     let settings = &experiment.settings;
-    let found = evaluate(&program, &task, &state, split, settings.seed, settings.threads)?;
+    let found = evaluate(&program, &task, &state, split, (settings.seed, batches), settings.threads)?;
     say!(
         "{}, {name} checkpoint after {} updates: {split} accuracy {:.4}, loss {:.4}, {} samples",
         task.name(),
@@ -105,7 +107,15 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         found.loss,
         found.answers.len()
     );
-    report(&found, task.as_ref(), split, experiment.net.dt(), args.out.as_deref().unwrap_or(&args.run))
+    let dir = args.out.as_deref().unwrap_or(&args.run);
+    report(&found, task.as_ref(), split, experiment.net.dt(), dir)?;
+    let counted = (settings.seed, args.batches);
+    let efficiency = EfficiencyProgram::new(&session, &spec)?.run(&task, &state, split, counted, &found)?;
+    say!("{efficiency}");
+    let path = dir.join(EFFICIENCY);
+    let written = write_atomic(&path, &serde_json::to_vec_pretty(&efficiency)?);
+    written
+        .with_context(|| format!("cannot write {}; check the path, its permissions and the free space", path.display()))
 }
 
 /// Prints accuracy by speaker and the firing rates, and writes the confusions into `dir`.

@@ -40,6 +40,7 @@ pub mod sequence;
 pub mod signal;
 pub mod structure;
 pub mod sums;
+pub mod synapses;
 pub mod trace;
 pub mod updates;
 mod walk;

@@ -43,7 +43,7 @@ pub struct Evaluation {
     pub classes: usize,
 }
 
-/// Evaluates the parameters of `state` on a split of a task.
+/// Evaluates the parameters of `state` on a split of a task: on all of it, or on `batches`, which a task needs that makes trials for ever.
 ///
 /// # Errors
 /// When data or device fail.
@@ -52,12 +52,13 @@ pub fn evaluate(
     task: &Arc<dyn Task>,
     state: &TrainState,
     split: Split,
-    seed: u64,
+    (seed, batches): (u64, Option<u64>),
     threads: usize,
 ) -> Result<Evaluation, TrainError> {
     let settings = LoaderSettings {
         batch: program.model().batch() * program.parts().0,
         epochs: Some(1),
+        epoch_steps: batches,
         threads: threads.max(1),
         ahead: 2,
         ..LoaderSettings::new(split, seed)

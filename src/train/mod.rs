@@ -2,6 +2,7 @@
 
 mod carried;
 pub mod checkpoint;
+pub mod efficiency;
 pub mod engine;
 pub mod evaluate;
 mod fed;

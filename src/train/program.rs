@@ -137,7 +137,7 @@ pub fn drawn_states(model: &Model, parts: Parts, seed: u64, step: u64) -> Vec<Ar
 }
 
 /// A batch of sequences as arguments: drawn states, inputs, targets.
-fn sequences(model: &Model, steps: usize) -> Vec<Argument> {
+pub(super) fn sequences(model: &Model, steps: usize) -> Vec<Argument> {
     let drawn = model.states.iter().filter(|s| s.init.is_drawn());
     let mut all: Vec<Argument> = drawn.map(|s| (format!("state.{}", s.name), s.shape.clone())).collect();
     all.push(("inputs".into(), Shape::new(DType::U8, [&[steps], &model.input.dims[..]].concat())));

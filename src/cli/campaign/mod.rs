@@ -4,6 +4,7 @@
 //! base = "dms-small"                 # preset, configuration file (from the folder of this file), or folder of a run
 //! set = ["settings.batches=150"]     # changes of the base, for all runs
 //! seeds = [0, 1, 2]
+//! evaluate = true                    # columns of what the networks cost, by `etrace eval`
 //!
 //! [grid]                             # every combination
 //! "learner.method" = ["bptt", "d-rtrl"]
@@ -71,7 +72,10 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     plan.write_configurations()?;
     stop::listen().context("cannot listen for signals")?;
-    let failures = work::all(&plan, args.at_a_time, global)?;
+    let mut failures = work::all(&plan, args.at_a_time, global)?;
+    if plan.evaluate && stop::requested().is_none() {
+        failures.extend(work::evaluate(&plan, global)?);
+    }
     let done = report::Report::read(&plan)?;
     if let Some(signal) = stop::requested() {
         say!("interrupted with {} of {} runs complete; the same command goes on", done.complete(), plan.runs.len());

@@ -25,6 +25,8 @@ struct File {
     #[serde(default)]
     seeds: Vec<u64>,
     #[serde(default)]
+    evaluate: bool,
+    #[serde(default)]
     grid: Table,
     #[serde(default)]
     runs: Vec<Listed>,
@@ -69,6 +71,8 @@ pub struct Run {
 pub struct Plan {
     /// Variants, in the order of the file.
     pub variants: Vec<Variant>,
+    /// Whether complete runs are evaluated, for what their networks cost.
+    pub evaluate: bool,
     /// Runs: all variants with the first seed, then with the next, so that an early look compares like with like.
     pub runs: Vec<Run>,
 }
@@ -109,7 +113,7 @@ impl Plan {
             .flat_map(|&seed| (0..variants.len()).map(move |k| (seed, k)))
             .map(|(s, k)| run(s, k))
             .collect();
-        Ok(Plan { variants, runs })
+        Ok(Plan { variants, evaluate: file.evaluate, runs })
     }
 
     /// Writes what each variant trains into its folder. A variant that is there already must be the same: its runs are compared with the

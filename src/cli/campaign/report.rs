@@ -15,6 +15,7 @@ use crate::{
     report::{Align, Table},
     train::{
         checkpoint::{self, Name, write_atomic},
+        efficiency::{EFFICIENCY, Efficiency},
         history::History,
         run::RunDir,
     },
@@ -43,6 +44,8 @@ struct Done {
     dir: PathBuf,
     complete: bool,
     history: History,
+    /// What its network costs, where it was evaluated.
+    efficiency: Option<Efficiency>,
 }
 
 /// All runs that have begun.
@@ -57,6 +60,8 @@ struct Row {
     runs: usize,
     scores: Vec<f64>,
     seconds: Option<f64>,
+    /// Means of [`COSTS`], of the runs that were evaluated.
+    costs: Vec<Option<f64>>,
 }
 
 impl Row {
@@ -79,22 +84,36 @@ impl Row {
         self.scores.iter().copied().reduce(f64::min)
     }
 
-    /// Numbers as texts, in the order of [`COLUMNS`] after the name.
-    fn cells(&self) -> [String; 6] {
+    /// Numbers as texts, in the order of [`Report::columns`] after the name.
+    fn cells(&self) -> Vec<String> {
         let text = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.4}"));
-        [
+        let cost =
+            |x: &Option<f64>| x.map_or("-".into(), |x| if x < 1.0 { format!("{x:.4}") } else { format!("{x:.0}") });
+        let results = [
             self.runs.to_string(),
             text(self.mean()),
             text(self.spread()),
             text(self.best()),
             text(self.worst()),
             text(self.seconds),
-        ]
+        ];
+        results.into_iter().chain(self.costs.iter().map(cost)).collect()
     }
 }
 
 const COLUMNS: [&str; 7] =
     ["variant", "complete runs", "mean accuracy", "standard deviation", "best", "worst", "seconds per batch"];
+
+/// What a network costs, as a column.
+type Cost = (&'static str, fn(&Efficiency) -> Option<f64>);
+
+/// The columns of a campaign that evaluates its runs: per step of one sequence.
+const COSTS: [Cost; 4] = [
+    ("effective MACs", |e| Some(e.effective_macs)),
+    ("effective ACs", |e| Some(e.effective_acs)),
+    ("activation sparsity", |e| e.activation_sparsity),
+    ("parameters, bytes", |e| Some(e.parameter_bytes as f64)),
+];
 
 impl<'a> Report<'a> {
     /// Reads what the runs of a plan have recorded.
@@ -106,7 +125,16 @@ impl<'a> Report<'a> {
         for run in plan.runs.iter().filter(|run| RunDir::is_run(&run.dir)) {
             let history = History::read(&run.dir).with_context(|| format!("cannot read {}", run.dir.display()))?;
             let complete = is_complete(&run.dir);
-            runs.push(Done { variant: run.variant, seed: run.seed, dir: run.dir.clone(), complete, history });
+            let efficiency = std::fs::read(run.dir.join(EFFICIENCY)).ok();
+            let efficiency = efficiency.and_then(|text| serde_json::from_slice(&text).ok());
+            runs.push(Done {
+                variant: run.variant,
+                seed: run.seed,
+                dir: run.dir.clone(),
+                complete,
+                history,
+                efficiency,
+            });
         }
         Ok(Report { plan, runs })
     }
@@ -121,6 +149,18 @@ impl<'a> Report<'a> {
         self.runs.iter().filter(move |run| run.variant == variant && run.complete)
     }
 
+    /// What the cells of a row say.
+    fn columns(&self) -> Vec<&'static str> {
+        let costs = COSTS.iter().filter(|_| self.plan.evaluate).map(|(name, _)| *name);
+        COLUMNS.into_iter().chain(costs).collect()
+    }
+
+    /// The mean of a cost over the runs of a variant that were evaluated.
+    fn cost(&self, variant: usize, (_, of): &Cost) -> Option<f64> {
+        let all: Vec<f64> = self.of(variant).filter_map(|run| of(run.efficiency.as_ref()?)).collect();
+        (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
+    }
+
     fn rows(&self) -> impl Iterator<Item = Row> {
         self.plan.variants.iter().enumerate().map(|(k, variant)| {
             let mut seconds: Vec<f64> = self.of(k).filter_map(|run| run.history.seconds()).collect();
@@ -130,6 +170,7 @@ impl<'a> Report<'a> {
                 runs: self.of(k).count(),
                 scores: self.of(k).filter_map(|run| run.history.score()).collect(),
                 seconds: seconds.get(seconds.len() / 2).copied(),
+                costs: COSTS.iter().filter(|_| self.plan.evaluate).map(|cost| self.cost(k, cost)).collect(),
             }
         })
     }
@@ -153,7 +194,7 @@ impl<'a> Report<'a> {
             ];
             runs.push_str(&csv(&cells));
         }
-        let mut summary = csv(&COLUMNS.map(String::from));
+        let mut summary = csv(&self.columns().into_iter().map(String::from).collect::<Vec<_>>());
         for row in self.rows() {
             let cells = row.cells();
             summary.push_str(&csv(&std::iter::once(row.name).chain(cells).collect::<Vec<_>>()));
@@ -186,7 +227,7 @@ fn csv(cells: &[String]) -> String {
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let align = |k: usize| if k == 0 { Align::Left } else { Align::Right };
-        let mut table = Table::new(COLUMNS.iter().enumerate().map(|(k, c)| (*c, align(k))));
+        let mut table = Table::new(self.columns().into_iter().enumerate().map(|(k, c)| (c, align(k))));
         for row in self.rows() {
             table.row([row.name.clone()].into_iter().chain(row.cells()));
         }

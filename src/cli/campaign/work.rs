@@ -21,6 +21,7 @@ use super::{
 use crate::{
     say,
     train::{
+        efficiency::EFFICIENCY,
         run::{RunDir, RunError},
         stop,
     },
@@ -91,10 +92,34 @@ pub fn all(plan: &Plan, at_a_time: usize, global: &Global) -> Result<Vec<String>
     Ok(failures)
 }
 
+/// Evaluates the complete runs that have not been. Returns what is to be said of those that failed.
+///
+/// # Errors
+/// When a process cannot be started.
+pub fn evaluate(plan: &Plan, global: &Global) -> Result<Vec<String>> {
+    let waiting = |run: &&Run| report::is_complete(&run.dir) && !run.dir.join(EFFICIENCY).exists();
+    let waiting: Vec<&Run> = plan.runs.iter().filter(waiting).collect();
+    let bar = global.bar(waiting.len(), "evaluations");
+    let mut failures = Vec::new();
+    for run in waiting.into_iter().take_while(|_| stop::requested().is_none()) {
+        let mut command = this_program()?;
+        command.arg("eval").arg(&run.dir);
+        if !spawn(command, run, global)?.wait().context("cannot wait for an evaluation")?.success() {
+            failures.push(format!("{}: {}", run.dir.display(), last_words(&run.dir)));
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(failures)
+}
+
+fn this_program() -> Result<Command> {
+    Ok(Command::new(std::env::current_exe().context("the path of this program is not known")?))
+}
+
 /// A process that trains a run, or goes on with it.
 fn start<'a>(plan: &Plan, run: &'a Run, global: &Global) -> Result<Training<'a>> {
-    let this = std::env::current_exe().context("the path of this program is not known")?;
-    let mut command = Command::new(this);
+    let mut command = this_program()?;
     command.arg("train");
     let began = !RunDir::is_run(&run.dir);
     if !began {
@@ -107,6 +132,12 @@ fn start<'a>(plan: &Plan, run: &'a Run, global: &Global) -> Result<Training<'a>>
             .arg("--out")
             .arg(&run.dir);
     }
+    let child = spawn(command, run, global)?;
+    Ok(Training { run, child, since: Instant::now(), began })
+}
+
+/// Starts a process for a run, with the global flags of this one; what it says goes to the run's output.
+fn spawn(mut command: Command, run: &Run, global: &Global) -> Result<Child> {
     command.args(["--quiet", "--device", &global.device.to_string()]);
     if let Some(plugin) = &global.plugin {
         command.arg("--plugin").arg(plugin);
@@ -119,8 +150,7 @@ fn start<'a>(plan: &Plan, run: &'a Run, global: &Global) -> Result<Training<'a>>
     let file: File = file.with_context(|| format!("cannot write {}", output.display()))?;
     let errors = file.try_clone().with_context(|| format!("cannot write {}", output.display()))?;
     let child = command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn();
-    let child = child.with_context(|| format!("cannot start a process for {}", run.dir.display()))?;
-    Ok(Training { run, child, since: Instant::now(), began })
+    child.with_context(|| format!("cannot start a process for {}", run.dir.display()))
 }
 
 /// What a run says, beside its folder: the folder is made by the run itself.
