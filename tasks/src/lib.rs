@@ -12,7 +12,7 @@
 //! | [`Copying`] | 10 symbols | 10 | memory of one symbol, or of several with a target per recall step |
 //! | [`RandomSpikes`] | any number | any | measuring memory and speed |
 //! | [`NMnist`] | 2 x 34 x 34 | 10 | event-camera digits |
-//! | [`Gesture`] | 2 x 128 x 128 | 11 | event-camera gestures |
+//! | [`Gesture`] | 2 x 128 x 128 | 11 | event-camera gestures, and recordings of any classes |
 //! | [`GestureSet`] | 2 x 32 x 32 | 8 | shapes that move before an event camera |
 //! | [`Shd`] | 700 | 20 or 35 | spoken digits and words |
 //!

@@ -6,8 +6,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::CLASSES;
+use super::classes::{Classes, not_split};
 use crate::events::aedat::{self, Trial};
-use crate::events::{self, Disorder, Event, Reading, TimeUnit, aer, fitting, in_words, npy};
+use crate::events::{Event, Reading, Sensor, TimeUnit, fitting, in_words};
 use crate::remarks::Listing;
 use crate::{Error, Result, Split, files, table};
 
@@ -24,7 +25,7 @@ pub(crate) struct Recording {
 
 const LAYOUT: &str = "train/DVSGesture/ibmGestureTrain/<user>_<lighting>/<class>.npy and test/DVSGesture/ibmGestureTest/..., or the \
      original trials_to_train.txt, trials_to_test.txt, <user>_<lighting>.aedat and <user>_<lighting>_labels.csv, or clips with a \
-     labels.csv";
+     labels.csv, or recordings of any set in train/<class>/ and test/<class>/";
 
 /// The layouts. Each says where a split is.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +36,8 @@ pub(crate) enum Layout {
     Original(PathBuf),
     /// `<folder>/<name>.bs2` and `labels.csv`: some clips, which are training and test set at once.
     Clips(PathBuf),
+    /// A folder for each class, of any set.
+    Classes(Classes),
 }
 
 /// The layout of a split below `dir`, names in any letter case.
@@ -53,6 +56,12 @@ pub(crate) fn find(dir: &Path, split: Split) -> Result<Layout> {
     }
     if files::file(dir, "labels.csv").is_some() {
         return Ok(Layout::Clips(dir.to_owned()));
+    }
+    if let Some(found) = Classes::find(dir, split)? {
+        return Ok(Layout::Classes(found));
+    }
+    if let Some(error) = not_split(dir) {
+        return Err(error);
     }
     let unpack = format!(
         "Get ibmGestureTrain.tar.gz (MD5 3a8f0d4120a166bac7591f77409cb105) and ibmGestureTest.tar.gz (MD5 \
@@ -84,7 +93,13 @@ impl Layout {
     pub fn folder(&self) -> &Path {
         match self {
             Layout::Cut(p) | Layout::Original(p) | Layout::Clips(p) => p,
+            Layout::Classes(classes) => &classes.folder,
         }
+    }
+
+    /// Whether it is one of any set, with a folder for each class.
+    pub fn is_of_classes(&self) -> bool {
+        matches!(self, Layout::Classes(_))
     }
 
     /// All recordings of a split, in order of name. Problems are of single files and lines; what is left out is remarked. Errors:
@@ -94,6 +109,7 @@ impl Layout {
             Layout::Cut(folder) => cut(folder)?,
             Layout::Original(folder) => original(folder, split)?,
             Layout::Clips(folder) => clips(folder)?,
+            Layout::Classes(classes) => classes.recordings()?,
         };
         if all.found.is_empty() && all.problems.is_empty() {
             let looked_for = self.folder().join("<user>_<lighting>").join("<class>.npy");
@@ -108,11 +124,29 @@ impl Layout {
         Ok(all)
     }
 
+    /// The names of the classes.
+    pub fn classes(&self) -> Vec<String> {
+        match self {
+            Layout::Classes(classes) => classes.names.clone(),
+            _ => CLASSES.map(String::from).to_vec(),
+        }
+    }
+
+    /// The sensor of the recordings; that of DVS128 Gesture unless a setting or the set says otherwise. Errors: [`Error::Damaged`] if it is
+    /// not known.
+    pub fn sensor(&self, setting: Option<Sensor>) -> Result<Sensor> {
+        match self {
+            Layout::Classes(classes) => classes.sensor(setting),
+            _ => Ok(setting.unwrap_or(Sensor::DVS128)),
+        }
+    }
+
     /// Tables and lists that the recordings of a split depend on.
     pub fn tables(&self, split: Split, recordings: &[Recording]) -> Vec<PathBuf> {
         match self {
             Layout::Cut(_) => Vec::new(),
             Layout::Clips(folder) => files::file(folder, "labels.csv").into_iter().collect(),
+            Layout::Classes(classes) => classes.tables(),
             Layout::Original(folder) => {
                 let mut all: Vec<PathBuf> = files::file(folder, list(split)).into_iter().collect();
                 all.extend(recordings.iter().filter_map(|r| trials_of(&r.path)));
@@ -358,18 +392,6 @@ fn clips(folder: &Path) -> Result<Listing<Recording>> {
         }
     }
     Ok(out)
-}
-
-/// The recording in a file: `.npy`, `.bs2` or `.aedat`. Errors: those of the readers.
-pub fn read(path: &Path, disorder: Disorder, time_unit: Option<TimeUnit>) -> Result<events::Recording> {
-    let reading = Reading::GESTURE.accepting(disorder, time_unit);
-    if files::has_extension(path, &["bs2", "bin"]) {
-        aer::read(path, &reading)
-    } else if files::has_extension(path, &["aedat"]) {
-        aedat::read(path, &Reading::GESTURES.accepting(disorder, time_unit))
-    } else {
-        npy::read(path, &reading)
-    }
 }
 
 /// The events of a recording out of those of its file, which are in order of time, and what there is to say of them. Errors:

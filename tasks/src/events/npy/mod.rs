@@ -18,15 +18,10 @@ use std::path::Path;
 use self::columns::{Column, Named, Number, named, order, ranges};
 use self::header::{Value, parse, split};
 use super::{Clock, Collector, Reading, Recording, TimeUnit};
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
 /// How to save what is not read.
 const SAVE: &str = "save a plain array with `np.save(name, np.stack([x, y, p, t / 1000], 1))` for t in microseconds";
-
-/// Reads a file. Errors: [`Error::Io`] and those of [`decode`].
-pub fn read(path: &Path, reading: &Reading) -> Result<Recording> {
-    decode(&files::read(path, files::EVENTS, "read the NumPy file")?, path, reading)
-}
 
 /// The events of a file with contents `bytes`; `path` is for messages only.
 ///
