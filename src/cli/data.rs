@@ -1,17 +1,18 @@
-//! `etrace data`: what is in a data directory. And what all commands share that read recordings: the flags that say what is accepted, the
+//! `etrace data`: what is in a data directory, and a plain copy of it. And what all commands share that read recordings: the flags that say what is accepted, the
 //! remarks of the readers, the fit of an experiment to its data.
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
 use tasks::{
-    GestureSettings, NMnistSettings, ShdKind, ShdSettings, Split, Task,
+    ConvertSettings, GestureSettings, NMnistSettings, ShdKind, ShdSettings, Split, Task,
     events::{Accept, Disorder, Sensor, TimeUnit},
 };
 
 use super::{
     Failed, Global, OrUsage, Usage,
     common::{existing_directory, print},
+    flags::inside,
     usage,
 };
 use crate::experiment::Experiment;
@@ -120,16 +121,43 @@ enum Action {
         #[command(flatten)]
         read: ReadFlags,
     },
+    /// Write a data set in one plain layout that every command reads: folders of classes with .npy files, or .h5 files for spike trains
+    Convert {
+        /// Directory with one data set
+        #[arg(value_name = "SRC")]
+        source: PathBuf,
+        /// Directory that is made; it appears when all is written
+        #[arg(long, value_name = "DST")]
+        out: PathBuf,
+        /// Share of every class that is tested, where SRC is one folder of classes without train/ and test/
+        #[arg(long, value_name = "SHARE", value_parser = inside)]
+        test_share: Option<f64>,
+        #[command(flatten)]
+        read: ReadFlags,
+    },
 }
 
 /// Runs the command.
 ///
 /// # Errors
 /// When there is no data, or some cannot be used.
-pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
-    let Action::Check { dir, read } = args.action;
-    existing_directory(&dir, "`data check` reads a directory", "name the folder that holds the data set")?;
-    let report = tasks::check(&dir, read.accept()).or_usage()?;
-    print(&report.to_string())?;
-    if report.is_sound() { Ok(()) } else { Err(Failed.into()) }
+pub fn run(args: Args, global: &Global) -> anyhow::Result<()> {
+    match args.action {
+        Action::Check { dir, read } => {
+            existing_directory(&dir, "`data check` reads a directory", "name the folder that holds the data set")?;
+            let report = tasks::check(&dir, read.accept()).or_usage()?;
+            print(&report.to_string())?;
+            if report.is_sound() { Ok(()) } else { Err(Failed.into()) }
+        }
+        Action::Convert { source, out, test_share, read } => {
+            existing_directory(&source, "`data convert` reads a directory", "name the folder that holds the data set")?;
+            let settings = ConvertSettings { accept: read.accept(), test_share };
+            let done = tasks::convert(&source, &out, settings).map_err(|error| match error {
+                tasks::Error::Setting { .. } | tasks::Error::Missing { .. } => Usage(error.into()).into(),
+                other => anyhow::Error::from(other),
+            })?;
+            done.remarks.iter().for_each(|text| global.remark(text));
+            print(&done.to_string())
+        }
+    }
 }

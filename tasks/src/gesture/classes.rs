@@ -1,7 +1,7 @@
 //! A folder for each class: `train/<class>/<recording>`, `test/<class>/<recording>`, and `valid/` where there is one.
 //!
-//! The name of a folder is that of its class. Classes are those of the training folder, in the order of their names; names that are all
-//! whole numbers are in the order of the numbers. The samples of a split are in the order of the names of the files, whatever their class: so numbers in
+//! The name of a folder is that of its class. A file `classes.txt` beside the folders of the splits lists the classes, one a line; without it they
+//! are those of the training folder, in the order of their names; names that are all whole numbers are in the order of the numbers. The samples of a split are in the order of the names of the files, whatever their class: so numbers in
 //! front of the names keep any order. `user07` in the name of a file says whose recording it is.
 //!
 //! The sensor is one for all recordings. A file `sensor.txt` beside the folders (`640x480`), the heads of the recordings or a setting says which.
@@ -15,6 +15,10 @@ use crate::{Error, Result, Split, files, table};
 
 /// Where the size of the sensor is written.
 pub(crate) const SENSOR: &str = "sensor.txt";
+/// Where the classes are listed.
+pub(crate) const CLASSES: &str = "classes.txt";
+/// Most classes.
+const MOST: usize = 1 << 16;
 
 /// A split of such a set.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,11 +36,9 @@ impl Classes {
     /// others are there and this one is not.
     pub fn find(dir: &Path, split: Split) -> Result<Option<Classes>> {
         let of = |split: Split| files::folder(dir, &[split.name()]);
-        let Some(names) =
-            [Split::Train, Split::Test].into_iter().filter_map(of).map(|f| names(&f)).find(|n| !n.is_empty())
-        else {
-            return Ok(None);
-        };
+        let found = [Split::Train, Split::Test].into_iter().filter_map(of).map(|folder| names(&folder));
+        let Some(found) = found.into_iter().find(|names| !names.is_empty()) else { return Ok(None) };
+        let names = files::file(dir, CLASSES).map_or(Ok(found), |path| listed(&path))?;
         let Some(folder) = of(split) else {
             return Err(Error::NoSplit {
                 task: "gesture".into(),
@@ -71,7 +73,7 @@ impl Classes {
             strays.iter().for_each(|path| out.remarks.add(path, stray.as_str()));
             match self.names.iter().position(|name| *name == files::name(&class)) {
                 Some(label) => out.found.extend(found.into_iter().map(|path| {
-                    let user = user(&path);
+                    let user = user(&files::name(&path));
                     Recording { path, label: label as i32, user, span: None }
                 })),
                 None if found.is_empty() => out.remarks.add(&class, "it holds no recording, and is left out"),
@@ -83,8 +85,11 @@ impl Classes {
     }
 
     fn unknown(&self, class: &Path) -> Error {
-        let rule = format!("the classes of every split are those of train/: {}", self.names.join(", "));
-        let next = "rename the folder, or put recordings of that class into train/ too";
+        let rule = format!(
+            "the classes of every split are those of classes.txt or train/: {}",
+            files::list(&self.names, String::clone)
+        );
+        let next = "rename the folder, or add the class there too";
         Error::unusable(class, rule, files::name(class), next)
     }
 
@@ -122,7 +127,7 @@ impl Classes {
 
     /// Files beside the recordings that they depend on.
     pub fn tables(&self) -> Vec<PathBuf> {
-        files::file(&self.root, SENSOR).into_iter().collect()
+        [SENSOR, CLASSES].into_iter().filter_map(|name| files::file(&self.root, name)).collect()
     }
 }
 
@@ -134,6 +139,23 @@ fn written(path: &Path) -> Result<Sensor> {
         let rule = "the file holds the size of the sensor, columns x rows, such as 640x480";
         Error::damaged(path, rule, table::quote(text.lines().next().unwrap_or_default()))
     })
+}
+
+/// The classes in a `classes.txt`.
+fn listed(path: &Path) -> Result<Vec<String>> {
+    let bytes = files::read(path, files::TABLE, "read the list of classes")?;
+    let names: Vec<String> = table::lines(table::text(&bytes, path)?).map(|(_, line)| line.to_owned()).collect();
+    let mut sorted: Vec<&String> = names.iter().collect();
+    sorted.sort_unstable();
+    let (rule, next) =
+        ("classes.txt lists the names of the folders, one a line and each once", "correct the list, or remove it");
+    match sorted.windows(2).find(|two| two[0] == two[1]) {
+        Some(two) => Err(Error::unusable(path, rule, format!("{} twice", table::quote(two[0])), next)),
+        None if names.is_empty() || names.len() > MOST => {
+            Err(Error::unusable(path, rule, format!("{} names", names.len()), next))
+        }
+        None => Ok(names),
+    }
 }
 
 fn is_recording(path: &Path) -> bool {
@@ -154,19 +176,24 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 /// Whose recording a file is: the number after `user` in its name; -1 if nobody says.
-fn user(path: &Path) -> i64 {
-    let name = files::name(path).to_lowercase();
+pub(crate) fn user(name: &str) -> i64 {
+    let name = name.to_lowercase();
     let after = name.split("user").nth(1).unwrap_or_default();
     let end = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
     after[..end].parse().unwrap_or(-1)
 }
 
-/// What to say of a folder with folders of classes, but none of splits; `None` for any other folder.
-pub(crate) fn not_split(dir: &Path) -> Option<Error> {
+/// Folders of classes that are not in folders of splits.
+pub(crate) fn whole(dir: &Path) -> Option<Classes> {
     let names = names(dir);
     // The folder of a split by itself: that of the set is named too low.
     let is_split = Split::ALL.iter().any(|split| files::name(dir).eq_ignore_ascii_case(split.name()));
-    (names.len() > 1 && !is_split).then(|| {
+    (names.len() > 1 && !is_split).then(|| Classes { root: dir.to_owned(), folder: dir.to_owned(), names })
+}
+
+/// What to say of such a folder; `None` for any other.
+pub(crate) fn not_split(dir: &Path) -> Option<Error> {
+    whole(dir).map(|Classes { names, .. }| {
         let rule = "folders of classes lie in train/ and test/, so that it is known what is tested";
         let got = format!("{} classes ({}) and neither of them", names.len(), files::list(&names, String::clone));
         let next = format!(
@@ -204,6 +231,12 @@ mod tests {
         );
         assert_eq!(Classes::find(dir.path(), Split::Test).unwrap().unwrap().recordings().unwrap().found[0].label, 0);
         assert!(matches!(Classes::find(dir.path(), Split::Valid), Err(Error::NoSplit { .. })));
+        dir.write("classes.txt", b"10\r\n9\n\n8\n");
+        let listed = Classes::find(dir.path(), Split::Test).unwrap().unwrap();
+        assert_eq!((listed.names.len(), listed.recordings().unwrap().found[0].label), (3, 1));
+        dir.write("classes.txt", b"9\n9");
+        assert!(Classes::find(dir.path(), Split::Test).unwrap_err().to_string().contains("\"9\" twice"));
+        std::fs::remove_file(dir.path().join("classes.txt")).unwrap();
         dir.write("Test/eleven/x.npy", b"");
         let problems = Classes::find(dir.path(), Split::Test).unwrap().unwrap().recordings().unwrap().problems;
         assert!(problems[0].to_string().contains("eleven"), "{problems:?}");

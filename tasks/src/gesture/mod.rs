@@ -10,7 +10,7 @@
 //! is one sample in a fixed number of bins.
 
 mod augment;
-mod classes;
+pub(crate) mod classes;
 pub mod recordings;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -36,7 +36,7 @@ use std::path::Path;
 pub use dataset::{Dataset, Kind, Number};
 pub use heap::Heap;
 pub use value::{Budget, Value, Values};
-pub use write::{Item, write};
+pub use write::{Element, Item, write};
 
 use crate::Error;
 

@@ -12,11 +12,13 @@
 
 mod columns;
 mod header;
+mod write;
 
 use std::path::Path;
 
 use self::columns::{Column, Named, Number, named, order, ranges};
 use self::header::{Value, parse, split};
+pub use self::write::encode;
 use super::{Clock, Collector, Reading, Recording, TimeUnit};
 use crate::{Error, Result};
 
