@@ -10,7 +10,7 @@ mod bench;
 use std::path::Path;
 
 use bench::{Parser, bench};
-use tasks::events::{Disorder, Reading, Sensor, aedat, aedat4, aer, npy, prophesee};
+use tasks::events::{Disorder, Reading, Sensor, aedat, aedat4, aer, npy, prophesee, tonic};
 use tasks::gesture::labels;
 
 fn refusal<T>(result: tasks::Result<T>) -> Option<String> {
@@ -44,6 +44,9 @@ fn raw(bytes: &[u8]) -> Option<String> {
 }
 fn dat(bytes: &[u8]) -> Option<String> {
     refusal(prophesee::dat::decode(bytes, Path::new("mutated"), &SMALL))
+}
+fn cache(bytes: &[u8]) -> Option<String> {
+    refusal(tonic::decode(bytes, Path::new("mutated"), &SMALL))
 }
 fn bs2(bytes: &[u8]) -> Option<String> {
     refusal(aer::decode(bytes, Path::new("mutated"), &SORT))
@@ -149,7 +152,7 @@ fn all(rounds: u64) {
     let unpacking = 20 << 20;
     // Two pages: for tables, the messages of the first ten problems.
     let pages = 8192;
-    let parsers: [(&str, Parse, Vec<Vec<u8>>, usize); 9] = [
+    let parsers: [(&str, Parse, Vec<Vec<u8>>, usize); 10] = [
         ("npy", numpy, npy_files(), pages),
         ("aedat", aedat_packets, vec![aedat_file()], pages),
         ("bs2", bs2, vec![aer_file(128)], pages),
@@ -158,6 +161,7 @@ fn all(rounds: u64) {
         // A word of two bytes may have twelve events.
         ("raw", raw, raw_files(), 1 << 16),
         ("dat", dat, genuine(&["cd.dat"]), pages),
+        ("cache of tonic", cache, genuine(&["cache_lzf.hdf5", "cache_plain.hdf5"]), 1 << 16),
         ("csv of gestures", csv_of_gestures, gestures_csv(), pages),
         ("csv of clips", csv_of_clips, clips_csv(), pages),
     ];

@@ -12,10 +12,11 @@ use std::path::Path;
 use self::report::Seen;
 pub use self::report::{Kind, Part, Problem, Report};
 use crate::events::{self, Accept, Event, Reading, TimeUnit};
+use crate::gesture::{self, Layout};
 use crate::remarks::{Listing, Remarks};
 use crate::rng::finish;
 use crate::shd::{self, ShdFile, ShdKind, UNITS};
-use crate::{Error, Result, Split, files, gesture, nmnist, parallel, sparse};
+use crate::{Error, Result, Split, files, nmnist, parallel, sparse};
 
 /// Problems of single samples that are listed for one file; the rest is counted.
 const LISTED: usize = 20;
@@ -30,7 +31,8 @@ pub fn check(dir: &Path, accept: Accept) -> Result<Report> {
         parts.extend(Split::ALL.into_iter().filter_map(|split| check_shd(dir, kind, split, accept.time_unit)));
     }
     if parts.is_empty() {
-        if let Some(error) = gesture::not_split(dir) {
+        // A folder that is one, but not split or without a list that it needs.
+        if let Err(error @ Error::Damaged { .. }) = gesture::find(dir, Split::Train) {
             return Err(error);
         }
         let layout = "NMNIST/Train/<digit>/<5 digits>.bin, NMNIST/Test/... or shd_train.h5, shd_test.h5, ssc_train.h5, ssc_valid.h5, \
@@ -128,25 +130,29 @@ fn begin<T>(kind: Kind, split: Split, folder: &Path, listing: Result<Listing<T>>
     }
 }
 
-/// DVS128 Gesture, or else folders of classes if `any`.
+/// DVS128 Gesture, or else recordings of any set if `any`.
 fn check_gesture(dir: &Path, accept: Accept, any: bool) -> Vec<Part> {
     let check = |split: Split| {
         let layout = gesture::find(dir, split).ok()?;
-        let of_classes = layout.is_of_classes();
-        if (of_classes && !any) || (split == Split::Valid && !of_classes) {
+        let of_any = layout.is_of_any_set();
+        if (of_any && !any) || (split == Split::Valid && !of_any) {
             return None;
         }
-        let kind = if of_classes { Kind::Classes } else { Kind::Gesture };
+        let kind = match layout {
+            Layout::Classes(_) => Kind::Classes,
+            Layout::Caches(_) => Kind::Caches,
+            _ => Kind::Gesture,
+        };
         let (mut part, all) = begin(kind, split, layout.folder(), layout.recordings(split));
-        let sensor = match layout.sensor(accept.sensor) {
-            Ok(sensor) => sensor,
+        let (sensor, names) = match layout.sensor(accept.sensor).and_then(|sensor| Ok((sensor, layout.classes()?))) {
+            Ok(found) => found,
             Err(e) => {
                 part.problem(layout.folder(), e);
                 return Some(part);
             }
         };
-        if of_classes {
-            (part.names, part.sensor) = (layout.classes(), Some(sensor));
+        if of_any {
+            (part.names, part.sensor) = (names, Some(sensor));
         }
         let reading = Reading { sensor, ..Reading::GESTURE }.accepting(accept.disorder, accept.time_unit);
         let files: Vec<&[gesture::Recording]> = all.chunk_by(|a, b| a.path == b.path).collect();
@@ -305,6 +311,29 @@ mod tests {
         let part = &report.parts[0];
         assert_eq!((part.kind, part.files, part.samples, part.events), (Kind::Gesture, 2, 1, 2));
         assert!(part.problems[0].reason.contains("4.npy"), "{report}");
+    }
+
+    /// The folders that tonic makes below the one it is given.
+    #[test]
+    fn layouts_of_tonic() {
+        let dir = Folder::new("check-tonic");
+        let digits = data("sample_nmnist.bin");
+        dir.write("NMNIST/Train/0/00002.bin", &digits);
+        dir.write("NMNIST/Test/9/00001.bin", &digits);
+        let (sensor, clip) = (events::Sensor::DVS128, data("gesture_clip.bs2"));
+        let clip = events::aer::decode(&clip, Path::new("clip"), &Reading::GESTURE).unwrap().events;
+        for split in ["ibmGestureTrain", "ibmGestureTest"] {
+            dir.write(&format!("DVSGesture/{split}/user02_fluorescent/0.npy"), &events::npy::encode(&clip, sensor));
+        }
+        for file in ["SHD/shd_train.h5", "SHD/shd_test.h5", "SSC/ssc_train.h5", "SSC/ssc_valid.h5", "SSC/ssc_test.h5"] {
+            dir.write(file, &data("shd_tiny.h5"));
+        }
+        let report = checked(dir.path()).unwrap();
+        assert!(report.is_sound(), "{report}");
+        let found: Vec<_> = report.parts.iter().map(|p| (p.kind, p.split)).collect();
+        let [train, valid, test] = Split::ALL;
+        let want = [Kind::NMnist, Kind::Gesture, Kind::Shd].map(|kind| [(kind, train), (kind, test)]).concat();
+        assert_eq!(found, [want, [train, valid, test].map(|split| (Kind::Ssc, split)).to_vec()].concat());
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub enum Kind {
     Gesture,
     /// Recordings of any set, a folder for each class.
     Classes,
+    /// Recordings of any set, as tonic caches them.
+    Caches,
 }
 
 impl fmt::Display for Kind {
@@ -30,6 +32,7 @@ impl fmt::Display for Kind {
             Kind::Ssc => "SSC",
             Kind::Gesture => "DVS128 Gesture",
             Kind::Classes => "folders of classes,",
+            Kind::Caches => "caches of tonic,",
         })
     }
 }

@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::require;
 use crate::events::{Accept, Sensor};
+use crate::gesture::{self, Layout};
 use crate::remarks::Remarks;
 use crate::shd::{self, ShdKind};
-use crate::{Error, Result, Split, files, gesture, nmnist};
+use crate::{Error, Result, Split, files, nmnist};
 
 /// How a set is converted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -109,6 +110,7 @@ enum Set {
     NMnist(PathBuf),
     Gesture,
     Classes,
+    Caches,
     /// Folders of classes that are not split.
     Whole,
     Spikes(ShdKind),
@@ -120,6 +122,7 @@ impl Set {
             Set::NMnist(_) => "N-MNIST",
             Set::Gesture => "DVS128 Gesture",
             Set::Classes => "folders of classes",
+            Set::Caches => "caches of tonic",
             Set::Whole => "a folder of classes",
             Set::Spikes(ShdKind::Shd) => "SHD",
             Set::Spikes(ShdKind::Ssc) => "SSC",
@@ -132,10 +135,11 @@ impl Set {
         all.extend(nmnist::root(dir).ok().filter(|root| nmnist::is_surely(root)).map(Set::NMnist));
         let layout = gesture::find(dir, Split::Train).or_else(|_| gesture::find(dir, Split::Test));
         match &layout {
-            Ok(layout) if !layout.is_of_classes() => all.push(Set::Gesture),
+            Ok(Layout::Caches(_)) => all.push(Set::Caches),
             // Those of N-MNIST are folders of classes, too.
-            Ok(_) if all.is_empty() => all.push(Set::Classes),
-            _ => {}
+            Ok(Layout::Classes(_)) if all.is_empty() => all.push(Set::Classes),
+            Ok(Layout::Classes(_)) | Err(_) => {}
+            Ok(_) => all.push(Set::Gesture),
         }
         let of = |kind: &ShdKind| Split::ALL.iter().any(|split| shd::find(dir, *kind, *split).is_some());
         all.extend([ShdKind::Shd, ShdKind::Ssc].into_iter().filter(of).map(Set::Spikes));

@@ -119,14 +119,15 @@ fn gestures(dir: &Path, accept: Accept) -> Result<Source> {
             Err(Error::NoSplit { .. } | Error::Missing { .. }) => continue,
             Err(e) => return Err(e),
         };
-        if split == Split::Valid && !layout.is_of_classes() {
+        if split == Split::Valid && !layout.is_of_any_set() {
             continue;
         }
         let (found, more) = layout.recordings(split)?.sound()?;
         remarks.extend(said(split, &more));
         splits.push((split, found));
-        let sensor = layout.sensor(accept.sensor)?;
-        of_set = of_set.or(Some((layout.classes(), sensor)));
+        if of_set.is_none() {
+            of_set = Some((layout.classes()?, layout.sensor(accept.sensor)?));
+        }
     }
     let (names, sensor) = of_set.unwrap_or((Vec::new(), Sensor::DVS128));
     Ok(Source { splits, names, reading: reading(sensor, accept), remarks })

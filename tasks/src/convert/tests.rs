@@ -86,6 +86,26 @@ fn digits_are_the_same_afterwards() {
 }
 
 #[test]
+fn caches_are_the_same_afterwards() {
+    let dir = Folder::new("convert-caches");
+    for (k, name) in ["train/10_0.hdf5", "train/9_0.hdf5", "test/0_0.hdf5"].iter().enumerate() {
+        dir.write(&format!("src/{name}"), &data(["formats/cache_lzf.hdf5", "formats/cache_plain.hdf5"][k % 2]));
+    }
+    dir.write("src/sensor.txt", b"64x48");
+    let (source, copy) = (dir.path().join("src"), dir.path().join("copy"));
+    let done = plain(&source, &copy).unwrap();
+    assert_eq!((done.what, done.splits[0].samples, done.splits[0].events), ("caches of tonic", 2, 600));
+    is_the_same(&gestures(&source), &gestures(&copy));
+    assert_eq!(gestures(&copy).n_out(), 4);
+    for dir in [&source, &copy] {
+        assert!(crate::check(dir, Accept::default()).unwrap().is_sound());
+    }
+    dir.write("src/train/11_0.hdf5", &data("formats/cache_frames.hdf5"));
+    let m = plain(&source, &dir.path().join("bad")).unwrap_err().to_string();
+    assert!(m.contains("11_0.hdf5") && m.contains("makes frames"), "{m}");
+}
+
+#[test]
 fn spike_trains_are_the_same_afterwards() {
     for (name, unit, element) in [
         ("shd_tiny.h5", None, "half"),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Reading, Recording, Sensor, aedat, aedat4, aer, npy, prophesee};
+use super::{Reading, Recording, Sensor, aedat, aedat4, aer, npy, prophesee, tonic};
 use crate::{Error, Result, files};
 
 /// A format.
@@ -28,13 +28,14 @@ const LONG: Option<(f64, f64)> = Some((0.01, 3600.0));
 
 /// All formats. Where two share an ending, the first that begins as the file does is taken.
 #[rustfmt::skip]
-pub const FORMATS: [Format; 6] = [
+pub const FORMATS: [Format; 7] = [
     Format { name: "40-bit events", extensions: &["bin", "bs2"], begins: b"", lasts: None, sensor: NOBODY_SAYS, decode: aer::decode },
     Format { name: "NumPy", extensions: &["npy"], begins: b"", lasts: None, sensor: NOBODY_SAYS, decode: npy::decode },
     Format { name: "AEDAT 4", extensions: &["aedat4", "aedat"], begins: aedat4::VERSION, lasts: LONG, sensor: aedat4::sensor, decode: aedat4::decode },
     Format { name: "AEDAT 3.1", extensions: &["aedat"], begins: b"", lasts: Some(Reading::GESTURES.lasts), sensor: NOBODY_SAYS, decode: aedat::decode },
     Format { name: "Prophesee RAW", extensions: &["raw"], begins: b"", lasts: LONG, sensor: prophesee::raw::sensor, decode: prophesee::raw::decode },
     Format { name: "Prophesee DAT", extensions: &["dat"], begins: b"", lasts: LONG, sensor: prophesee::dat::sensor, decode: prophesee::dat::decode },
+    Format { name: "cache of tonic", extensions: &["hdf5"], begins: b"", lasts: None, sensor: NOBODY_SAYS, decode: tonic::decode },
 ];
 
 /// Bytes of a file in which its header is looked for.
@@ -130,7 +131,7 @@ pub(crate) mod tests {
             }
         }
         assert!(!is_recording(Path::new("a.csv")) && !is_recording(Path::new("npy")));
-        assert_eq!(endings(), ".aedat, .aedat4, .bin, .bs2, .dat, .npy, .raw");
+        assert_eq!(endings(), ".aedat, .aedat4, .bin, .bs2, .dat, .hdf5, .npy, .raw");
         let m = read(&folder().join("events.csv"), &Reading::GESTURE).unwrap_err().to_string();
         assert!(m.contains(".aedat4") && m.contains("events.csv"), "{m}");
     }

@@ -2,7 +2,7 @@
 //!
 //! A dynamic vision sensor reports single pixels: at time t, pixel (x, y) became brighter (p = 1) or darker (p = 0). [`aer`]
 //! reads the 40-bit files of N-MNIST and their kin, [`aedat`] the recordings of DVS128 Gesture, [`aedat4`] and [`prophesee`] those of two makers of
-//! cameras, [`npy`] arrays of events; [`format`](mod@format) has a row for each. All of them hand their events to one collector (`collect`),
+//! cameras, [`npy`] arrays of events, [`tonic`] its caches; [`format`](mod@format) has a row for each. All of them hand their events to one collector (`collect`),
 //! which judges them. [`frames`] counts events in time bins. A frame has the channels
 //! (p, y, x), flattened in that order: `(p * height + y) * width + x`.
 
@@ -15,6 +15,7 @@ pub mod frames;
 pub mod npy;
 pub mod prophesee;
 pub mod slices;
+pub mod tonic;
 
 use serde::{Deserialize, Serialize};
 

@@ -18,7 +18,7 @@ pub(crate) const SENSOR: &str = "sensor.txt";
 /// Where the classes are listed.
 pub(crate) const CLASSES: &str = "classes.txt";
 /// Most classes.
-const MOST: usize = 1 << 16;
+pub(super) const MOST: usize = 1 << 16;
 
 /// A split of such a set.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,14 +39,7 @@ impl Classes {
         let found = [Split::Train, Split::Test].into_iter().filter_map(of).map(|folder| names(&folder));
         let Some(found) = found.into_iter().find(|names| !names.is_empty()) else { return Ok(None) };
         let names = files::file(dir, CLASSES).map_or(Ok(found), |path| listed(&path))?;
-        let Some(folder) = of(split) else {
-            return Err(Error::NoSplit {
-                task: "gesture".into(),
-                split,
-                got: format!("{} holds no {split}/", dir.display()),
-                next: "put recordings of every class into a folder of that name, beside the others",
-            });
-        };
+        let folder = of(split).ok_or_else(|| no_split(dir, split))?;
         Ok(Some(Classes { root: dir.to_owned(), folder, names }))
     }
 
@@ -97,37 +90,52 @@ impl Classes {
     ///
     /// Errors: [`Error::Damaged`] if they do not agree, or nobody says.
     pub fn sensor(&self, setting: Option<Sensor>) -> Result<Sensor> {
-        let written =
-            files::file(&self.root, SENSOR).map(|path| written(&path).map(|sensor| (path, sensor))).transpose()?;
-        let head = || {
+        sensor(&self.root, setting, || {
             let found = self.recordings()?.found;
-            let mut heads = found.iter().map(|r| Ok((r.path.clone(), format::sensor(&r.path)?)));
             // A recording that cannot be read is named when it is read.
-            Ok::<_, Error>(heads.find_map(|h: Result<_>| h.ok().and_then(|(path, sensor)| Some((path, sensor?)))))
-        };
-        let found = if written.is_some() { written } else { head()? };
-        match (setting, found) {
-            (Some(setting), Some((path, found))) if setting != found => {
-                let rule = format!("the sensor is the one that was given, {setting}");
-                Err(Error::unusable(
-                    &path,
-                    rule,
-                    found.to_string(),
-                    "leave --sensor out, or name the folder of the other one",
-                ))
-            }
-            (Some(sensor), _) | (None, Some((_, sensor))) => Ok(sensor),
-            (None, None) => {
-                let (rule, got) = ("the size of the sensor is known", "neither the recordings nor a sensor.txt say it");
-                let next = "give it with --sensor, columns x rows, such as --sensor 640x480";
-                Err(Error::unusable(&self.root, rule, got, next))
-            }
-        }
+            let heads = found.iter().filter_map(|r| Some((r.path.clone(), format::sensor(&r.path).ok()??)));
+            Ok(heads.into_iter().next())
+        })
     }
 
     /// Files beside the recordings that they depend on.
     pub fn tables(&self) -> Vec<PathBuf> {
         [SENSOR, CLASSES].into_iter().filter_map(|name| files::file(&self.root, name)).collect()
+    }
+}
+
+/// The error for a split whose folder is not beside the others.
+pub(super) fn no_split(dir: &Path, split: Split) -> Error {
+    Error::NoSplit {
+        task: "gesture".into(),
+        split,
+        got: format!("{} holds no {split}/", dir.display()),
+        next: "put recordings of every class into a folder of that name, beside the others",
+    }
+}
+
+/// The sensor of a set: that of a setting, of `sensor.txt`, or of the head of a recording.
+pub(super) fn sensor(
+    root: &Path,
+    setting: Option<Sensor>,
+    head: impl FnOnce() -> Result<Option<(PathBuf, Sensor)>>,
+) -> Result<Sensor> {
+    let found = match files::file(root, SENSOR) {
+        Some(path) => Some((path.clone(), written(&path)?)),
+        None => head()?,
+    };
+    match (setting, found) {
+        (Some(setting), Some((path, found))) if setting != found => {
+            let rule = format!("the sensor is the one that was given, {setting}");
+            let next = "leave --sensor out, or name the folder of the other one";
+            Err(Error::unusable(&path, rule, found.to_string(), next))
+        }
+        (Some(sensor), _) | (None, Some((_, sensor))) => Ok(sensor),
+        (None, None) => {
+            let (rule, got) = ("the size of the sensor is known", "neither the recordings nor a sensor.txt say it");
+            let next = "give it with --sensor, columns x rows, such as --sensor 640x480";
+            Err(Error::unusable(root, rule, got, next))
+        }
     }
 }
 
@@ -142,7 +150,7 @@ fn written(path: &Path) -> Result<Sensor> {
 }
 
 /// The classes in a `classes.txt`.
-fn listed(path: &Path) -> Result<Vec<String>> {
+pub(super) fn listed(path: &Path) -> Result<Vec<String>> {
     let bytes = files::read(path, files::TABLE, "read the list of classes")?;
     let names: Vec<String> = table::lines(table::text(&bytes, path)?).map(|(_, line)| line.to_owned()).collect();
     let mut sorted: Vec<&String> = names.iter().collect();

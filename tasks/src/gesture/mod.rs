@@ -2,7 +2,7 @@
 //!
 //! 128 x 128 pixels, two polarities: 32 768 inputs in the order (p, y, x). [`recordings`] finds the files: tonic's layout, one file a
 //! gesture; the original recordings with their tables; a folder of clips; and recordings of any set and sensor with a folder for each class
-//! (`classes`). A smaller frame has the largest count of each block of pixels: of a sensor of W x H, pixel (x, y) belongs to the block
+//! (`classes`) or as tonic caches them (`caches`). A smaller frame has the largest count of each block of pixels: of a sensor of W x H, pixel (x, y) belongs to the block
 //! (x side / W, y side / H), rounded down.
 //!
 //! Two ways to make samples. [`Framing::Slices`]: each recording is cut into slices of 1.7 s, each slice is a sample in frames of
@@ -10,6 +10,7 @@
 //! is one sample in a fixed number of bins.
 
 mod augment;
+mod caches;
 pub(crate) mod classes;
 pub mod recordings;
 
@@ -185,7 +186,7 @@ impl Gesture {
         let fits = side >= 16 && FULL.width.is_multiple_of(side);
         require(fits, "gesture", "frame_size divides 128 and is at least 16", side, "128, 64 and 32 are usual")?;
         let layout = find(&settings.dir, Split::Train).or_else(|_| find(&settings.dir, Split::Test))?;
-        let (sensor, n_out) = (layout.sensor(settings.sensor)?, layout.classes().len());
+        let (sensor, n_out) = (layout.sensor(settings.sensor)?, layout.classes()?.len());
         // Frames are cropped and turned at their full size.
         let (least, rule) = if settings.augment {
             (FULL.width, "samples are cropped and turned in frames of 128x128, which the sensor must fill")
@@ -203,7 +204,7 @@ impl Gesture {
             return find(&self.settings.dir, Split::Train);
         }
         let found = find(&self.settings.dir, split)?;
-        if split == Split::Valid && !found.is_of_classes() {
+        if split == Split::Valid && !found.is_of_any_set() {
             return Err(Error::NoSplit {
                 task: "gesture".into(),
                 split,

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::CLASSES;
+use super::caches::Caches;
 use super::classes::{Classes, not_split};
 use crate::events::aedat::{self, Trial};
 use crate::events::{Event, Reading, Sensor, TimeUnit, fitting, in_words};
@@ -25,7 +26,8 @@ pub(crate) struct Recording {
 
 const LAYOUT: &str = "train/DVSGesture/ibmGestureTrain/<user>_<lighting>/<class>.npy and test/DVSGesture/ibmGestureTest/..., or the \
      original trials_to_train.txt, trials_to_test.txt, <user>_<lighting>.aedat and <user>_<lighting>_labels.csv, or clips with a \
-     labels.csv, or recordings of any set in train/<class>/ and test/<class>/";
+     labels.csv, or recordings of any set in train/<class>/ and test/<class>/, or \
+     caches of tonic in train/ and test/";
 
 /// The layouts. Each says where a split is.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +40,8 @@ pub(crate) enum Layout {
     Clips(PathBuf),
     /// A folder for each class, of any set.
     Classes(Classes),
+    /// What tonic cached, of any set.
+    Caches(Caches),
 }
 
 /// The layout of a split below `dir`, names in any letter case.
@@ -59,6 +63,9 @@ pub(crate) fn find(dir: &Path, split: Split) -> Result<Layout> {
     }
     if let Some(found) = Classes::find(dir, split)? {
         return Ok(Layout::Classes(found));
+    }
+    if let Some(found) = Caches::find(dir, split)? {
+        return Ok(Layout::Caches(found));
     }
     if let Some(error) = not_split(dir) {
         return Err(error);
@@ -94,12 +101,13 @@ impl Layout {
         match self {
             Layout::Cut(p) | Layout::Original(p) | Layout::Clips(p) => p,
             Layout::Classes(classes) => &classes.folder,
+            Layout::Caches(caches) => &caches.folder,
         }
     }
 
-    /// Whether it is one of any set, with a folder for each class.
-    pub fn is_of_classes(&self) -> bool {
-        matches!(self, Layout::Classes(_))
+    /// Whether it is one of any set, and not of DVS128 Gesture alone.
+    pub fn is_of_any_set(&self) -> bool {
+        matches!(self, Layout::Classes(_) | Layout::Caches(_))
     }
 
     /// All recordings of a split, in order of name. Problems are of single files and lines; what is left out is remarked. Errors:
@@ -110,6 +118,7 @@ impl Layout {
             Layout::Original(folder) => original(folder, split)?,
             Layout::Clips(folder) => clips(folder)?,
             Layout::Classes(classes) => classes.recordings()?,
+            Layout::Caches(caches) => caches.recordings()?,
         };
         if all.found.is_empty() && all.problems.is_empty() {
             let looked_for = self.folder().join("<user>_<lighting>").join("<class>.npy");
@@ -124,11 +133,12 @@ impl Layout {
         Ok(all)
     }
 
-    /// The names of the classes.
-    pub fn classes(&self) -> Vec<String> {
+    /// The names of the classes. Errors: [`Error::Damaged`] if it has a list of them that is none.
+    pub fn classes(&self) -> Result<Vec<String>> {
         match self {
-            Layout::Classes(classes) => classes.names.clone(),
-            _ => CLASSES.map(String::from).to_vec(),
+            Layout::Classes(classes) => Ok(classes.names.clone()),
+            Layout::Caches(caches) => caches.classes(),
+            _ => Ok(CLASSES.map(String::from).to_vec()),
         }
     }
 
@@ -137,6 +147,7 @@ impl Layout {
     pub fn sensor(&self, setting: Option<Sensor>) -> Result<Sensor> {
         match self {
             Layout::Classes(classes) => classes.sensor(setting),
+            Layout::Caches(caches) => caches.sensor(setting),
             _ => Ok(setting.unwrap_or(Sensor::DVS128)),
         }
     }
@@ -147,6 +158,7 @@ impl Layout {
             Layout::Cut(_) => Vec::new(),
             Layout::Clips(folder) => files::file(folder, "labels.csv").into_iter().collect(),
             Layout::Classes(classes) => classes.tables(),
+            Layout::Caches(caches) => caches.tables(),
             Layout::Original(folder) => {
                 let mut all: Vec<PathBuf> = files::file(folder, list(split)).into_iter().collect();
                 all.extend(recordings.iter().filter_map(|r| trials_of(&r.path)));
