@@ -1,5 +1,5 @@
-//! `etrace data`: what is in a data directory, and a plain copy of it. And what all commands share that read recordings: the flags that say what is accepted, the
-//! remarks of the readers, the fit of an experiment to its data.
+//! `etrace data`: what is in a data directory, and a plain copy of it. And what all commands share that read recordings: the flags that say
+//! what is accepted, the remarks of the readers, the fit of an experiment to its data.
 
 use std::path::PathBuf;
 

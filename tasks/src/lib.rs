@@ -16,9 +16,9 @@
 //! | [`GestureSet`] | 2 x 32 x 32 | 8 | shapes that move before an event camera |
 //! | [`Shd`] | 700 | 20 or 35 | spoken digits and words |
 //!
-//! To read the crate: [`task`] says what a task is and what its settings are, [`rng`] where its randomness comes from, [`order`] how a set is passed over,
-//! [`loader`] how batches are made ahead. Each task has a file. [`events`], [`hdf5`], [`shd`] and [`nir`] read the formats on disk, [`check()`] says what is
-//! in a directory and what is wrong with it, [`convert()`] writes it in one plain layout.
+//! To read the crate: [`task`] says what a task is and what its settings are, [`rng`] where its randomness comes from, [`order`] how a set
+//! is passed over, [`loader`] how batches are made ahead. Each task has a file. [`events`], [`hdf5`], [`shd`] and [`nir`] read the formats
+//! on disk, [`check()`] says what is in a directory and what is wrong with it, [`convert()`] writes it in one plain layout.
 //!
 //! All messages of an [`Error`] have three parts: the rule, what was got, what to do.
 

@@ -1,9 +1,10 @@
 //! N-MNIST: handwritten digits seen by an event camera that moves (Orchard et al. 2015).
 //!
-//! 60 000 training and 10 000 test recordings of 34 x 34 pixels, 10 classes, each of three saccades of about 100 ms. The layout on
-//! disk is that of the original archives, `NMNIST/Train/<digit>/<number>.bin` and `NMNIST/Test/...`, in any letter case; a class folder is
-//! called by its digit, alone or after other characters (`3`, `digit_3`); recordings of any other [format](crate::events::format) are read, too. What else lies there is left out and said. A sample is the first saccade (t < 100 ms) in a fixed number of time bins, flattened to 2312 inputs in
-//! the order (p, y, x): see [`events`](crate::events).
+//! 60 000 training and 10 000 test recordings of 34 x 34 pixels, 10 classes, each of three saccades of about 100 ms. The layout on disk is
+//! that of the original archives, `NMNIST/Train/<digit>/<number>.bin` and `NMNIST/Test/...`, in any letter case; a class folder is called
+//! by its digit, alone or after other characters (`3`, `digit_3`); recordings of any other format are read, too.
+//! What else lies there is left out and said. A sample is the first saccade (t < 100 ms) in a fixed number of time bins, flattened to 2312
+//! inputs in the order (p, y, x): see [`events`].
 //!
 //! The files of a split are read at its first use, on all processors, and kept as lists of spikes.
 

@@ -144,7 +144,7 @@ fn check_gesture(dir: &Path, accept: Accept, any: bool) -> Vec<Part> {
             _ => Kind::Gesture,
         };
         let (mut part, all) = begin(kind, split, layout.folder(), layout.recordings(split));
-        let (sensor, names) = match layout.sensor(accept.sensor).and_then(|sensor| Ok((sensor, layout.classes()?))) {
+        let (reading, names) = match layout.reading(accept).and_then(|reading| Ok((reading, layout.classes()?))) {
             Ok(found) => found,
             Err(e) => {
                 part.problem(layout.folder(), e);
@@ -152,9 +152,8 @@ fn check_gesture(dir: &Path, accept: Accept, any: bool) -> Vec<Part> {
             }
         };
         if of_any {
-            (part.names, part.sensor) = (names, Some(sensor));
+            (part.names, part.sensor) = (names, Some(reading.sensor));
         }
-        let reading = Reading { sensor, ..Reading::GESTURE }.accepting(accept.disorder, accept.time_unit);
         let files: Vec<&[gesture::Recording]> = all.chunk_by(|a, b| a.path == b.path).collect();
         part.files = files.len() as u64;
         let found = parallel::map(files.len(), |i| {

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{ConvertSettings, Converted, Set, Target, Written, said};
-use crate::events::{self, Accept, Reading, Sensor, npy};
+use crate::events::{self, Accept, Reading, Sensor, TimeUnit, npy};
 use crate::gesture::classes::{self, Classes};
-use crate::gesture::{self, Recording};
+use crate::gesture::{self, Layout, Recording};
 use crate::remarks::Remarks;
 use crate::rng::finish;
 use crate::{Error, Result, Split, cache, files, nmnist, parallel};
@@ -60,6 +60,11 @@ fn one_split(
         for (k, recording) in of_file.iter().enumerate() {
             let (part, remark) = gesture::part(&file.events, recording)?;
             remark.into_iter().for_each(|r| remarks.add(&recording.path, r));
+            if let [begin, .., end] = part {
+                // What is left of a gesture in a recording that was cut short would be no recording by itself.
+                let seconds = (end.t - begin.t) as f64 * 1e-6;
+                events::span_error(&recording.path, Reading::ANY.lasts, TimeUnit::Us, seconds, part.len())?;
+            }
             let class = &names[recording.label as usize];
             let name = Path::new(split.name()).join(class).join(file_name(first + k, recording));
             target.write(&name, &npy::encode(part, reading.sensor))?;
@@ -126,15 +131,11 @@ fn gestures(dir: &Path, accept: Accept) -> Result<Source> {
         remarks.extend(said(split, &more));
         splits.push((split, found));
         if of_set.is_none() {
-            of_set = Some((layout.classes()?, layout.sensor(accept.sensor)?));
+            of_set = Some((layout.classes()?, layout.reading(accept)?));
         }
     }
-    let (names, sensor) = of_set.unwrap_or((Vec::new(), Sensor::DVS128));
-    Ok(Source { splits, names, reading: reading(sensor, accept), remarks })
-}
-
-fn reading(sensor: Sensor, accept: Accept) -> Reading {
-    Reading { sensor, ..Reading::GESTURE }.accepting(accept.disorder, accept.time_unit)
+    let (names, reading) = of_set.unwrap_or((Vec::new(), Reading::ANY));
+    Ok(Source { splits, names, reading, remarks })
 }
 
 /// One folder of classes: a share of each becomes the test split, by the names of classes and files alone.
@@ -162,8 +163,9 @@ fn whole(dir: &Path, settings: ConvertSettings) -> Result<Source> {
     [&mut train, &mut test]
         .into_iter()
         .for_each(|part| part.sort_by_cached_key(|r: &Recording| (files::name(&r.path), r.label)));
-    let sensor = found.sensor(settings.accept.sensor)?;
+    let layout = Layout::Classes(found);
+    let reading = layout.reading(settings.accept)?;
     let splits = vec![(Split::Train, train), (Split::Test, test)];
     let remarks = said(Split::Train, &more).collect();
-    Ok(Source { splits, names: found.names, reading: reading(sensor, settings.accept), remarks })
+    Ok(Source { splits, names: layout.classes()?, reading, remarks })
 }

@@ -65,6 +65,32 @@ fn gestures_are_the_same_afterwards() {
     assert_eq!(left.len(), 3, "{left:?}");
 }
 
+/// Gestures that a table cuts out of one recording.
+#[test]
+fn gestures_of_tables_are_the_same_afterwards() {
+    let dir = Folder::new("convert-tables");
+    let event =
+        |i: u32| [((i % 128) << 17 | (i * 7 % 128) << 2 | (i % 2) << 1 | 1).to_le_bytes(), (i * 5000).to_le_bytes()];
+    let events: Vec<u8> = (0..1000).flat_map(event).flatten().collect();
+    let mut head = [0u8; 28];
+    (head[0], head[4]) = (1, 8);
+    [20, 24].iter().for_each(|&at| head[at..at + 4].copy_from_slice(&1000u32.to_le_bytes()));
+    let recording = [b"#!AER-DAT3.1\r\n", &head[..], &events].concat();
+    for user in ["user01_led", "user02_lab"] {
+        dir.write(&format!("src/{user}.aedat"), &recording);
+        dir.write(&format!("src/{user}_labels.csv"), b"class,start,end\n5,0,1900000\n2,2000000,4900000\n");
+    }
+    dir.write("src/trials_to_train.txt", b"user01_led.aedat\n");
+    dir.write("src/trials_to_test.txt", b"user02_lab.aedat\n");
+    let (source, copy) = (dir.path().join("src"), dir.path().join("copy"));
+    let done = plain(&source, &copy).unwrap();
+    assert_eq!((done.splits[0].samples, done.splits[0].events), (2, 380 + 580));
+    is_the_same(&gestures(&source), &gestures(&copy));
+    dir.write("src/user02_lab_labels.csv", b"5,0,1900000\n2,4990000,9000000\n");
+    let m = plain(&source, &dir.path().join("cut")).unwrap_err().to_string();
+    assert!(m.contains("lasts 0.01 to 3600 s") && m.contains("user02_lab.aedat"), "{m}");
+}
+
 #[test]
 fn digits_are_the_same_afterwards() {
     let dir = Folder::new("convert-nmnist");

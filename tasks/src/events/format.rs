@@ -23,8 +23,7 @@ pub struct Format {
 }
 
 const NOBODY_SAYS: fn(&[u8]) -> Option<Sensor> = |_| None;
-/// 10 ms to an hour.
-const LONG: Option<(f64, f64)> = Some((0.01, 3600.0));
+const LONG: Option<(f64, f64)> = Some(Reading::ANY.lasts);
 
 /// All formats. Where two share an ending, the first that begins as the file does is taken.
 #[rustfmt::skip]

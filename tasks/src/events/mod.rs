@@ -1,10 +1,10 @@
 //! Event cameras: files to events, events to frames.
 //!
-//! A dynamic vision sensor reports single pixels: at time t, pixel (x, y) became brighter (p = 1) or darker (p = 0). [`aer`]
-//! reads the 40-bit files of N-MNIST and their kin, [`aedat`] the recordings of DVS128 Gesture, [`aedat4`] and [`prophesee`] those of two makers of
-//! cameras, [`npy`] arrays of events, [`tonic`] its caches; [`format`](mod@format) has a row for each. All of them hand their events to one collector (`collect`),
-//! which judges them. [`frames`] counts events in time bins. A frame has the channels
-//! (p, y, x), flattened in that order: `(p * height + y) * width + x`.
+//! A dynamic vision sensor reports single pixels: at time t, pixel (x, y) became brighter (p = 1) or darker (p = 0). [`aer`] reads the
+//! 40-bit files of N-MNIST and their kin, [`aedat`] the recordings of DVS128 Gesture, [`aedat4`] and [`prophesee`] those of two makers of
+//! cameras, [`npy`] arrays of events, [`tonic`] its caches; [`format`](mod@format) has a row for each. All of them hand their events to one
+//! collector (`collect`), which judges them. [`frames`] counts events in time bins. A frame has the channels (p, y, x), flattened in that
+//! order: `(p * height + y) * width + x`.
 
 pub mod aedat;
 pub mod aedat4;
@@ -198,6 +198,8 @@ impl Reading {
     /// One gesture, some seconds long: 10 ms to 100 s.
     pub const GESTURE: Reading =
         Reading { sensor: Sensor::DVS128, lasts: (0.01, 100.0), disorder: Disorder::Refuse, time_unit: None };
+    /// A recording of any set: 10 ms to an hour.
+    pub const ANY: Reading = Reading { lasts: (0.01, 3600.0), ..Reading::GESTURE };
     /// Many gestures in a row, one to two minutes long: 0.2 s to an hour.
     pub const GESTURES: Reading = Reading { lasts: (0.2, 3600.0), ..Reading::GESTURE };
 

@@ -1,8 +1,9 @@
 //! A folder for each class: `train/<class>/<recording>`, `test/<class>/<recording>`, and `valid/` where there is one.
 //!
-//! The name of a folder is that of its class. A file `classes.txt` beside the folders of the splits lists the classes, one a line; without it they
-//! are those of the training folder, in the order of their names; names that are all whole numbers are in the order of the numbers. The samples of a split are in the order of the names of the files, whatever their class: so numbers in
-//! front of the names keep any order. `user07` in the name of a file says whose recording it is.
+//! The name of a folder is that of its class. A file `classes.txt` beside the folders of the splits lists the classes, one a line; without
+//! it they are those of the training folder, in the order of their names; names that are all whole numbers are in the order of the numbers.
+//! The samples of a split are in the order of the names of the files, whatever their class: so numbers in front of the names keep any
+//! order. `user07` in the name of a file says whose recording it is.
 //!
 //! The sensor is one for all recordings. A file `sensor.txt` beside the folders (`640x480`), the heads of the recordings or a setting says which.
 

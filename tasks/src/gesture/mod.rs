@@ -2,8 +2,8 @@
 //!
 //! 128 x 128 pixels, two polarities: 32 768 inputs in the order (p, y, x). [`recordings`] finds the files: tonic's layout, one file a
 //! gesture; the original recordings with their tables; a folder of clips; and recordings of any set and sensor with a folder for each class
-//! (`classes`) or as tonic caches them (`caches`). A smaller frame has the largest count of each block of pixels: of a sensor of W x H, pixel (x, y) belongs to the block
-//! (x side / W, y side / H), rounded down.
+//! (`classes`) or as tonic caches them (`caches`). A smaller frame has the largest count of each block of pixels: of a sensor of W x H,
+//! pixel (x, y) belongs to the block (x side / W, y side / H), rounded down.
 //!
 //! Two ways to make samples. [`Framing::Slices`]: each recording is cut into slices of 1.7 s, each slice is a sample in frames of
 //! 25 ms; a full slice has 67 frames, a short one is filled up with silence at its end. [`Framing::Bins`]: the whole recording
@@ -26,7 +26,7 @@ pub use self::recordings::{Label, labels};
 pub(crate) use self::recordings::{Layout, Recording, find, part};
 use crate::cache::{self, Entry};
 use crate::error::require;
-use crate::events::{self, Disorder, Event, Reading, Sensor, TimeUnit, frames, slices};
+use crate::events::{self, Accept, Disorder, Event, Reading, Sensor, TimeUnit, frames, slices};
 use crate::order::{At, Order, Passes};
 use crate::remarks::Remarks;
 use crate::rng::Stream;
@@ -158,7 +158,8 @@ impl TaskSettings for GestureSettings {
 /// The task. See the [module](self).
 pub struct Gesture {
     settings: GestureSettings,
-    sensor: Sensor,
+    /// What the recordings are expected to be.
+    reading: Reading,
     /// Classes.
     n_out: usize,
     order: Order,
@@ -186,7 +187,9 @@ impl Gesture {
         let fits = side >= 16 && FULL.width.is_multiple_of(side);
         require(fits, "gesture", "frame_size divides 128 and is at least 16", side, "128, 64 and 32 are usual")?;
         let layout = find(&settings.dir, Split::Train).or_else(|_| find(&settings.dir, Split::Test))?;
-        let (sensor, n_out) = (layout.sensor(settings.sensor)?, layout.classes()?.len());
+        let accept = Accept { disorder: settings.disorder, time_unit: settings.time_unit, sensor: settings.sensor };
+        let (reading, n_out) = (layout.reading(accept)?, layout.classes()?.len());
+        let sensor = reading.sensor;
         // Frames are cropped and turned at their full size.
         let (least, rule) = if settings.augment {
             (FULL.width, "samples are cropped and turned in frames of 128x128, which the sensor must fill")
@@ -196,7 +199,7 @@ impl Gesture {
         let got = format!("frames of {side}x{side} from {sensor}");
         let next = "choose a smaller frame_size, or leave augment out";
         require(sensor.width.min(sensor.height) >= least, "gesture", rule, got, next)?;
-        Ok(Gesture { order: Order::new(settings.passes), splits: Splits::default(), settings, sensor, n_out })
+        Ok(Gesture { order: Order::new(settings.passes), splits: Splits::default(), settings, reading, n_out })
     }
 
     fn layout(&self, split: Split) -> Result<Layout> {
@@ -242,19 +245,19 @@ impl Gesture {
     fn decode(&self, recordings: &[Recording], whole: bool) -> Result<Decoded> {
         let s = &self.settings;
         let side = if whole { FULL.width } else { s.frame_size };
-        let reading = Reading { sensor: self.sensor, ..Reading::GESTURE }.accepting(s.disorder, s.time_unit);
+        let sensor = self.reading.sensor;
         // A file with many gestures is read once.
         let files: Vec<&[Recording]> = recordings.chunk_by(|a, b| a.path == b.path).collect();
         let parts = parallel::map(files.len(), |i| {
-            let file = events::read(&files[i][0].path, &reading)?;
+            let file = events::read(&files[i][0].path, &self.reading)?;
             let mut out = Decoded { spikes: Sparse::new(self.steps()), ..Decoded::default() };
             let mut remarks = Remarks::default();
             file.remarks.into_iter().for_each(|r| remarks.add(&files[i][0].path, r));
             for recording in files[i] {
                 let (events, remark) = part(&file.events, recording)?;
                 remark.into_iter().for_each(|r| remarks.add(&recording.path, r));
-                for sample in s.framing.samples(events, self.sensor) {
-                    out.spikes.push(&smaller(sample, self.sensor, side));
+                for sample in s.framing.samples(events, sensor) {
+                    out.spikes.push(&smaller(sample, sensor, side));
                     out.labels.push(recording.label);
                     out.people.push(recording.user);
                 }
@@ -297,7 +300,7 @@ impl Gesture {
                     "{:?}, frames of {} from {}, held out {:?}, disorder {:?}, times in {:?}, labels {:016x}",
                     s.framing,
                     if whole { FULL.width } else { s.frame_size },
-                    self.sensor,
+                    self.reading.sensor,
                     s.held_out,
                     s.disorder,
                     s.time_unit,

@@ -9,7 +9,7 @@ use super::CLASSES;
 use super::caches::Caches;
 use super::classes::{Classes, not_split};
 use crate::events::aedat::{self, Trial};
-use crate::events::{Event, Reading, Sensor, TimeUnit, fitting, in_words};
+use crate::events::{Accept, Event, Reading, Sensor, TimeUnit, fitting, format, in_words};
 use crate::remarks::Listing;
 use crate::{Error, Result, Split, files, table};
 
@@ -32,7 +32,7 @@ const LAYOUT: &str = "train/DVSGesture/ibmGestureTrain/<user>_<lighting>/<class>
 /// The layouts. Each says where a split is.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Layout {
-    /// `<folder>/<user>_<lighting>/<class>.npy` or `.bs2`, a folder for each split.
+    /// `<folder>/<user>_<lighting>/<class>.npy` or another format, a folder for each split.
     Cut(PathBuf),
     /// `<folder>/<user>_<lighting>.aedat` and `_labels.csv`, and a list of the files of each split.
     Original(PathBuf),
@@ -144,12 +144,18 @@ impl Layout {
 
     /// The sensor of the recordings; that of DVS128 Gesture unless a setting or the set says otherwise. Errors: [`Error::Damaged`] if it is
     /// not known.
-    pub fn sensor(&self, setting: Option<Sensor>) -> Result<Sensor> {
+    fn sensor(&self, setting: Option<Sensor>) -> Result<Sensor> {
         match self {
             Layout::Classes(classes) => classes.sensor(setting),
             Layout::Caches(caches) => caches.sensor(setting),
             _ => Ok(setting.unwrap_or(Sensor::DVS128)),
         }
+    }
+
+    /// What its recordings are expected to be. Errors: [`Error::Damaged`] if the sensor is not known.
+    pub fn reading(&self, accept: Accept) -> Result<Reading> {
+        let of_kind = if self.is_of_any_set() { Reading::ANY } else { Reading::GESTURE };
+        Ok(Reading { sensor: self.sensor(accept.sensor)?, ..of_kind }.accepting(accept.disorder, accept.time_unit))
     }
 
     /// Tables and lists that the recordings of a split depend on.
@@ -193,11 +199,11 @@ fn cut(folder: &Path) -> Result<Listing<Recording>> {
         };
         for path in inside {
             let number = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<i64>().ok());
-            let is_recording = files::has_extension(&path, &["npy", "bs2"]) && !path.is_dir();
+            let is_recording = format::is_recording(&path) && !path.is_dir();
             match number.filter(|_| is_recording).and_then(class) {
                 Some(label) => out.found.push(Recording { path, label, user: user(&of_user), span: None }),
                 None => {
-                    let of_class = "it is not called by a class, 0.npy to 10.npy (or .bs2), and is left out";
+                    let of_class = "it is not called by a class, 0.npy to 10.npy (or another format), and is left out";
                     out.remarks.add(&path, of_class);
                     eleven = eleven.or(number.filter(|&n| is_recording && n == CLASSES.len() as i64).map(|_| path));
                 }
@@ -399,7 +405,7 @@ fn clips(folder: &Path) -> Result<Listing<Recording>> {
         }
     }
     for file in files::entries(folder)? {
-        if files::has_extension(&file, &["npy", "bs2", "aedat"]) && !known.contains_key(&file) {
+        if format::is_recording(&file) && !known.contains_key(&file) {
             out.remarks.add(&file, "labels.csv does not name it, and it is left out");
         }
     }

@@ -187,7 +187,7 @@ fn recordings_of_any_sensor_in_folders_of_classes() {
         ..GestureSettings::new(dir.path())
     };
     let task = Gesture::open(settings.clone()).unwrap();
-    assert_eq!((task.n_in(), task.n_out(), task.sensor), (2 * 32 * 32, 2, Sensor { width: 64, height: 48 }));
+    assert_eq!((task.n_in(), task.n_out(), task.reading.sensor), (2 * 32 * 32, 2, Sensor { width: 64, height: 48 }));
     let train = task.batch(Split::Train, 0, 0, 0, 3).unwrap();
     assert_eq!(train.targets, [1, 0, 1], "in the order of the names of files; clap is class 0 and wave 1");
     let rows = |b: &Batch, r: usize| (0..10).flat_map(|t| b.at(t, r).to_vec()).collect::<Vec<u8>>();
