@@ -38,22 +38,17 @@ fn one_file(file: &ShdFile, path: &Path, kind: ShdKind, split: Split) -> Result<
     if let Some(i) = labels.iter().position(|l| !(0..kind.classes() as i64).contains(l)) {
         return Err(shd::bad_label(path, labels, i, kind.classes()));
     }
-    let samples = parallel::map(file.len(), |i| file.sample(i, UNITS)).into_iter().collect::<Result<Vec<_>>>()?;
-    let exact = |holds: fn(f64) -> bool| samples.iter().flatten().all(|s| holds(s.0));
-    let element = if exact(|t| to_half(t).is_some()) {
-        Element::Half
-    } else if exact(|t| f64::from(t as f32) == t) {
-        Element::Single
-    } else {
-        Element::Double
-    };
-    let bytes = |t: f64| match element {
-        Element::Half => to_half(t).unwrap_or_default().to_le_bytes().to_vec(),
-        Element::Single => (t as f32).to_le_bytes().to_vec(),
-        _ => t.to_le_bytes().to_vec(),
-    };
-    let times = samples.iter().map(|s| s.iter().flat_map(|s| bytes(s.0)).collect()).collect();
-    let units = samples.iter().map(|s| s.iter().flat_map(|s| s.1.to_le_bytes()).collect()).collect();
+    // Two passes, as the spikes of all samples take several times the file.
+    let needed = parallel::map(file.len(), |i| Ok(shortest(&file.sample(i, UNITS)?)));
+    let needed = needed.into_iter().collect::<Result<Vec<_>>>()?;
+    let element = needed.into_iter().max_by_key(|element| element.size()).unwrap_or(Element::Half);
+    let encoded = parallel::map(file.len(), |i| {
+        let spikes = file.sample(i, UNITS)?;
+        let times: Vec<u8> = spikes.iter().flat_map(|s| bytes(s.0, element)).collect();
+        let units: Vec<u8> = spikes.iter().flat_map(|s| s.1.to_le_bytes()).collect();
+        Ok((times, units))
+    });
+    let (times, units): (Vec<_>, Vec<_>) = encoded.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let mut extra = BTreeMap::new();
     if let Some(speakers) = file.speakers() {
         extra.insert("speaker".to_string(), Item::Integers(vec![speakers.len()], speakers.to_vec()));
@@ -68,8 +63,28 @@ fn one_file(file: &ShdFile, path: &Path, kind: ShdKind, split: Split) -> Result<
         ("extra".to_string(), Item::Group(extra)),
     ]);
     let classes = labels.iter().collect::<BTreeSet<_>>().len();
-    let events = samples.iter().map(|s| s.len() as u64).sum();
+    let events = (0..file.len()).map(|i| file.count(i) as u64).sum();
     Ok((Written { split, samples: labels.len() as u64, classes, events }, element, hdf5::write(root)))
+}
+
+/// The shortest numbers that hold all times exactly.
+fn shortest(spikes: &[(f64, u16)]) -> Element {
+    let exact = |holds: fn(f64) -> bool| spikes.iter().all(|s| holds(s.0));
+    if exact(|t| to_half(t).is_some()) {
+        Element::Half
+    } else if exact(|t| f64::from(t as f32) == t) {
+        Element::Single
+    } else {
+        Element::Double
+    }
+}
+
+fn bytes(time: f64, element: Element) -> Vec<u8> {
+    match element {
+        Element::Half => to_half(time).unwrap_or_default().to_le_bytes().to_vec(),
+        Element::Single => (time as f32).to_le_bytes().to_vec(),
+        _ => time.to_le_bytes().to_vec(),
+    }
 }
 
 /// The half-precision number of this value, if there is one. Values are finite and at least 0.
@@ -100,5 +115,15 @@ mod tests {
         for value in [0.1, 1e-9, 65536.0, 1e30, 0.333_f32.into()] {
             assert_eq!(to_half(value), None, "{value}");
         }
+    }
+    #[test]
+    fn the_shortest_numbers_are_exact() {
+        let of = |times: &[f64]| shortest(&times.iter().map(|&t| (t, 0)).collect::<Vec<_>>());
+        assert_eq!((of(&[]), of(&[0.0, 0.5])), (Element::Half, Element::Half));
+        assert_eq!((of(&[0.5, 0.1_f32.into()]), of(&[0.1_f32.into(), 0.1])), (Element::Single, Element::Double));
+        for (time, element) in [(0.5, Element::Half), (0.1_f32.into(), Element::Single), (0.1, Element::Double)] {
+            assert_eq!(bytes(time, element).len(), element.size());
+        }
+        assert_eq!(bytes(0.1_f32.into(), Element::Single), 0.1_f32.to_le_bytes());
     }
 }

@@ -70,7 +70,7 @@ fn version(bytes: &[u8], path: &Path) -> Result<()> {
     }
     let got = String::from_utf8_lossy(&bytes[..bytes.len().min(14)]).trim().to_owned();
     let next = if got.starts_with("#!AER-DAT") {
-        "this is another version of the format: convert it to 3.1, or save x, y, p, t (ms) as a NumPy array"
+        "this is another version of the format: convert it to 3.1 or 4, or save x, y, p, t (ms) as a NumPy array"
     } else {
         "the file is damaged or of another kind, copy or unpack it again"
     };
