@@ -339,6 +339,48 @@ fn arrays_of_any_form_give_the_same_batches() {
 }
 
 #[test]
+fn recordings_of_another_sensor_train_alike_before_and_after_they_are_converted() {
+    let dir = Folder::new("classes");
+    let formats = Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks/data/formats");
+    for (folder, name) in [
+        ("train/wave", "lz4.aedat4"),
+        ("train/clap", "evt3.raw"),
+        ("train/clap", "evt2.raw"),
+        ("test/wave", "cd.dat"),
+        ("test/clap", "zstd_high.aedat4"),
+    ] {
+        dir.write(&format!("data/{folder}/{name}"), fs::read(formats.join(name)).expect("a sample"));
+    }
+    let train = |data: &str, more: &str| {
+        let text = dir.run(&format!("{GESTURE} --data {data} --out out-{data} {more}"), 0);
+        let line = text.lines().find(|line| line.starts_with("Epoch")).expect("an epoch");
+        line.split(", lr").next().unwrap_or_default().to_string()
+    };
+    says(&dir.run(&format!("{GESTURE} --data data --sensor 128x128 --out out"), 2), &["64x48"]);
+    says(&dir.run(&format!("{GESTURE} --data data --sensor wide --out out"), 2), &["--sensor must be columns x rows"]);
+    says(
+        &dir.run("data check data", 0),
+        &["sensor   64x48", "classes  2 (clap: 2, wave: 1)", "folders of classes, test"],
+    );
+    says(
+        &dir.run("data convert data --out copy", 0),
+        &["train    3 recordings of 2 classes, 900 events", "test     2 recordings", "sensor   64x48", "copy"],
+    );
+    assert_eq!(train("copy", ""), train("data", ""));
+    says(&dir.run("data check copy", 0), &["classes  2 (clap: 2, wave: 1)", "sensor   64x48"]);
+    says(&dir.run("data convert copy --out copy", 2), &["does not exist yet"]);
+    says(&dir.run("data convert data --out more --test-share 0.2", 2), &["one folder of classes"]);
+    says(&dir.run("data convert data --out more --test-share 1", 2), &["--test-share must be between 0 and 1"]);
+    assert!(!dir.0.join("more").exists());
+    dir.write("data/train/clap/bad.raw", b"% evt 3.0\n123");
+    says(&dir.run("data convert data --out more", 1), &["bad.raw", "cut short"]);
+    assert!(!dir.0.join("more").exists() && dir.0.read_dir().expect("a folder").count() == 6, "nothing is left behind");
+    fs::rename(dir.0.join("data/train"), dir.0.join("whole")).expect("a folder");
+    let text = dir.run(&format!("{GESTURE} --data whole --out out"), 2);
+    says(&text, &["2 classes (clap, wave)", "etrace data convert whole"]);
+}
+
+#[test]
 fn digits_in_another_unit_or_order() {
     let dir = Folder::new("digits");
     nmnist(&dir, "data/NMNIST");

@@ -1,17 +1,19 @@
-//! `etrace data`: what is in a data directory. And what all commands share that read recordings: the flags that say what is accepted, the
-//! remarks of the readers, the fit of an experiment to its data.
+//! `etrace data`: what is in a data directory, and a plain copy of it. And what all commands share that read recordings: the flags that say
+//! what is accepted, the remarks of the readers, the fit of an experiment to its data.
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
 use tasks::{
-    Split, Task,
-    events::{Disorder, TimeUnit},
+    ConvertSettings, GestureSettings, NMnistSettings, ShdKind, ShdSettings, Split, Task,
+    events::{Accept, Disorder, Sensor, TimeUnit},
 };
 
 use super::{
     Failed, Global, OrUsage, Usage,
     common::{existing_directory, print},
+    flags::inside,
+    usage,
 };
 use crate::experiment::Experiment;
 
@@ -23,13 +25,52 @@ pub struct ReadFlags {
     sort_events: bool,
     /// Unit of the times in the files, s, ms, us or ns, where it is not that of the format (docs/data.md)
     #[arg(long, value_name = "UNIT", value_parser = time_unit, help_heading = "Data")]
-    pub time_unit: Option<TimeUnit>,
+    time_unit: Option<TimeUnit>,
+    /// Size of the camera in pixels, columns x rows, where the recordings do not say (folders of classes; DVS128 Gesture is 128x128)
+    #[arg(long, value_name = "WxH", help_heading = "Data")]
+    sensor: Option<Sensor>,
 }
 
 impl ReadFlags {
-    /// What becomes of events that are not in order of time.
-    pub fn disorder(self) -> Disorder {
-        if self.sort_events { Disorder::Sort } else { Disorder::Refuse }
+    /// What they accept.
+    pub fn accept(self) -> Accept {
+        let disorder = if self.sort_events { Disorder::Sort } else { Disorder::Refuse };
+        Accept { disorder, time_unit: self.time_unit, sensor: self.sensor }
+    }
+
+    /// Gestures, or recordings of any classes, read as they say.
+    pub fn gestures(self, dir: impl Into<PathBuf>) -> GestureSettings {
+        let Accept { disorder, time_unit, sensor } = self.accept();
+        GestureSettings { disorder, time_unit, sensor, ..GestureSettings::new(dir) }
+    }
+
+    /// N-MNIST read as they say.
+    ///
+    /// # Errors
+    /// With a size of the camera.
+    pub fn digits(self, dir: impl Into<PathBuf>) -> anyhow::Result<NMnistSettings> {
+        self.no_sensor("N-MNIST has 34x34 pixels")?;
+        let Accept { disorder, time_unit, .. } = self.accept();
+        Ok(NMnistSettings { disorder, time_unit, ..NMnistSettings::new(dir) })
+    }
+
+    /// SHD or SSC read as they say.
+    ///
+    /// # Errors
+    /// With a size of the camera.
+    pub fn speech(self, dir: impl Into<PathBuf>, kind: ShdKind) -> anyhow::Result<ShdSettings> {
+        self.no_sensor("SHD and SSC have none")?;
+        Ok(ShdSettings { time_unit: self.time_unit, ..ShdSettings::new(dir, kind) })
+    }
+
+    /// Refuses a size of the camera, with a reason.
+    ///
+    /// # Errors
+    /// With one.
+    pub fn no_sensor(self, reason: &str) -> Result<(), Usage> {
+        let refuse =
+            |s: Sensor| usage(format!("--sensor is for folders of recordings, got {s} where {reason}; leave it out"));
+        self.sensor.map_or(Ok(()), |s| Err(refuse(s)))
     }
 }
 
@@ -74,9 +115,23 @@ pub struct Args {
 enum Action {
     /// Read every file that a task would read; say what is there and what is damaged
     Check {
-        /// Directory with data (NMNIST/, SHD/, DVSGesture/, .h5 files)
+        /// Directory with data (NMNIST/, SHD/, DVSGesture/, .h5 files, train/ and test/ with a folder for each class)
         #[arg(value_name = "DIR")]
         dir: PathBuf,
+        #[command(flatten)]
+        read: ReadFlags,
+    },
+    /// Write a data set in one plain layout that every command reads: folders of classes with .npy files, or .h5 files for spike trains
+    Convert {
+        /// Directory with one data set
+        #[arg(value_name = "SRC")]
+        source: PathBuf,
+        /// Directory that is made; it appears when all is written
+        #[arg(long, value_name = "DST")]
+        out: PathBuf,
+        /// Share of every class that is tested, where SRC is one folder of classes without train/ and test/
+        #[arg(long, value_name = "SHARE", value_parser = inside)]
+        test_share: Option<f64>,
         #[command(flatten)]
         read: ReadFlags,
     },
@@ -86,13 +141,23 @@ enum Action {
 ///
 /// # Errors
 /// When there is no data, or some cannot be used.
-pub fn run(args: Args, _: &Global) -> anyhow::Result<()> {
-    let Action::Check { dir, read } = args.action;
-    existing_directory(&dir, "`data check` reads a directory", "name the folder that holds the data set")?;
-    let report = tasks::check(&dir, read.disorder(), read.time_unit).map_err(|error| match error {
-        tasks::Error::Missing { .. } => Usage(error.into()).into(),
-        other => anyhow::Error::from(other),
-    })?;
-    print(&report.to_string())?;
-    if report.is_sound() { Ok(()) } else { Err(Failed.into()) }
+pub fn run(args: Args, global: &Global) -> anyhow::Result<()> {
+    match args.action {
+        Action::Check { dir, read } => {
+            existing_directory(&dir, "`data check` reads a directory", "name the folder that holds the data set")?;
+            let report = tasks::check(&dir, read.accept()).or_usage()?;
+            print(&report.to_string())?;
+            if report.is_sound() { Ok(()) } else { Err(Failed.into()) }
+        }
+        Action::Convert { source, out, test_share, read } => {
+            existing_directory(&source, "`data convert` reads a directory", "name the folder that holds the data set")?;
+            let settings = ConvertSettings { accept: read.accept(), test_share };
+            let done = tasks::convert(&source, &out, settings).map_err(|error| match error {
+                tasks::Error::Setting { .. } | tasks::Error::Missing { .. } => Usage(error.into()).into(),
+                other => anyhow::Error::from(other),
+            })?;
+            done.remarks.iter().for_each(|text| global.remark(text));
+            print(&done.to_string())
+        }
+    }
 }

@@ -86,7 +86,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "state")]
     feedback: FeedbackName,
 
-    /// gesture (recordings), nmnist (recordings of digits), made (synthetic gestures, no files)
+    /// gesture (recordings of DVS128 Gesture, or of any set in train/CLASS/ and test/CLASS/), nmnist (recordings of digits), made (synthetic
+    /// gestures, no files)
     #[arg(long, value_enum, default_value = "gesture", help_heading = "Data")]
     dataset: Dataset,
     /// Folder with the recordings
@@ -228,24 +229,23 @@ impl Args {
                 frame_size,
                 augment: self.augment_data,
                 cache: self.cache.clone(),
-                disorder: self.read.disorder(),
-                time_unit: self.read.time_unit,
-                ..GestureSettings::new(&self.data)
+                ..self.read.gestures(&self.data)
             }),
             Dataset::Nmnist => TaskConfig::Nmnist(NMnistSettings {
                 steps: self.frames,
                 cache: self.cache.clone(),
-                disorder: self.read.disorder(),
-                time_unit: self.read.time_unit,
-                ..NMnistSettings::new(&self.data)
+                ..self.read.digits(&self.data)?
             }),
-            Dataset::Made => TaskConfig::Made(GestureSet {
-                size: frame_size,
-                steps: self.frames,
-                train: self.made_samples[0],
-                test: self.made_samples[1],
-                ..GestureSet::default()
-            }),
+            Dataset::Made => {
+                self.read.no_sensor("made gestures are as large as a frame")?;
+                TaskConfig::Made(GestureSet {
+                    size: frame_size,
+                    steps: self.frames,
+                    train: self.made_samples[0],
+                    test: self.made_samples[1],
+                    ..GestureSet::default()
+                })
+            }
         })
     }
 }

@@ -98,7 +98,7 @@ enum Command {
     Verify(verify::Args),
     /// List and install the plugins that drive devices
     Plugin(plugin::Args),
-    /// Inspect data sets
+    /// Inspect and convert data sets
     Data(data::Args),
 }
 

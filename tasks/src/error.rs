@@ -79,12 +79,14 @@ pub enum Error {
     },
     /// An event file that ends inside an event.
     #[error(
-        "{path}: an event takes 5 bytes: the file has {len} bytes, so the event at byte {offset} is cut short; \
+        "{path}: an event takes {word} bytes: the file has {len} bytes, so the event at byte {offset} is cut short; \
          the copy is incomplete, copy or unpack the file again"
     )]
     Truncated {
         /// The file.
         path: PathBuf,
+        /// Bytes of an event, or of a word of a format whose events are made of words.
+        word: u64,
         /// Its length in bytes.
         len: u64,
         /// Where the incomplete event begins.

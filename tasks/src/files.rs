@@ -19,8 +19,31 @@ pub(crate) const SET: u64 = 1 << 35;
 /// Entries that a message lists.
 const LISTED: usize = 8;
 
+/// The first bytes of a regular file, at most `most`. Errors: [`Error::Io`], [`Error::Damaged`].
+pub(crate) fn head(path: &Path, most: u64, doing: &'static str) -> Result<Vec<u8>> {
+    let fail = |e: std::io::Error| Error::io(path, doing, &e);
+    let length = regular(path, doing)?;
+    let mut bytes = Vec::with_capacity(length.min(most) as usize);
+    std::fs::File::open(path).map_err(fail)?.take(most).read_to_end(&mut bytes).map_err(fail)?;
+    Ok(bytes)
+}
+
 /// The bytes of a regular file of at most `most` bytes. Errors: [`Error::Io`], [`Error::Damaged`].
 pub(crate) fn read(path: &Path, most: u64, doing: &'static str) -> Result<Vec<u8>> {
+    let fail = |e: std::io::Error| Error::io(path, doing, &e);
+    let length = regular(path, doing)?;
+    if length > most {
+        let (rule, next) = (format!("a file of this kind has at most {most} bytes"), "split it, or leave it out");
+        return Err(Error::unusable(path, rule, format!("{length} bytes"), next));
+    }
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(length as usize).map_err(|e| fail(e.into()))?;
+    std::fs::File::open(path).map_err(fail)?.take(most).read_to_end(&mut bytes).map_err(fail)?;
+    Ok(bytes)
+}
+
+/// The length of a regular file, which is not opened.
+fn regular(path: &Path, doing: &'static str) -> Result<u64> {
     let fail = |e: std::io::Error| Error::io(path, doing, &e);
     // Looked at before it is opened: opening a pipe waits for a writer.
     let about = std::fs::metadata(path).map_err(fail)?;
@@ -28,14 +51,7 @@ pub(crate) fn read(path: &Path, most: u64, doing: &'static str) -> Result<Vec<u8
         let next = "put the file itself there, or leave it out of the folder";
         return Err(Error::unusable(path, "data are regular files", kind(about.file_type()), next));
     }
-    if about.len() > most {
-        let (rule, next) = (format!("a file of this kind has at most {most} bytes"), "split it, or leave it out");
-        return Err(Error::unusable(path, rule, format!("{} bytes", about.len()), next));
-    }
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(about.len() as usize).map_err(|e| fail(e.into()))?;
-    std::fs::File::open(path).map_err(fail)?.take(most).read_to_end(&mut bytes).map_err(fail)?;
-    Ok(bytes)
+    Ok(about.len())
 }
 
 fn kind(kind: FileType) -> &'static str {
@@ -173,7 +189,8 @@ fn short(path: &PathBuf) -> String {
     format!("{}{}", name(path), if path.is_dir() { "/" } else { "" })
 }
 
-fn list(all: &[PathBuf], word: impl Fn(&PathBuf) -> String) -> String {
+/// The first items in words, and how many more there are.
+pub(crate) fn list<T>(all: &[T], word: impl Fn(&T) -> String) -> String {
     let mut words: Vec<String> = all.iter().take(LISTED).map(word).collect();
     if all.len() > LISTED {
         words.push(format!("{} more", all.len() - LISTED));

@@ -12,18 +12,19 @@
 //! | [`Copying`] | 10 symbols | 10 | memory of one symbol, or of several with a target per recall step |
 //! | [`RandomSpikes`] | any number | any | measuring memory and speed |
 //! | [`NMnist`] | 2 x 34 x 34 | 10 | event-camera digits |
-//! | [`Gesture`] | 2 x 128 x 128 | 11 | event-camera gestures |
+//! | [`Gesture`] | 2 x 128 x 128 | 11 | event-camera gestures, and recordings of any classes |
 //! | [`GestureSet`] | 2 x 32 x 32 | 8 | shapes that move before an event camera |
 //! | [`Shd`] | 700 | 20 or 35 | spoken digits and words |
 //!
-//! To read the crate: [`task`] says what a task is and what its settings are, [`rng`] where its randomness comes from, [`order`] how a set is passed over,
-//! [`loader`] how batches are made ahead. Each task has a file. [`events`], [`hdf5`], [`shd`] and [`nir`] read the formats on disk, [`check()`] says what is
-//! in a directory and what is wrong with it.
+//! To read the crate: [`task`] says what a task is and what its settings are, [`rng`] where its randomness comes from, [`order`] how a set
+//! is passed over, [`loader`] how batches are made ahead. Each task has a file. [`events`], [`hdf5`], [`shd`] and [`nir`] read the formats
+//! on disk, [`check()`] says what is in a directory and what is wrong with it, [`convert()`] writes it in one plain layout.
 //!
 //! All messages of an [`Error`] have three parts: the rule, what was got, what to do.
 
 mod cache;
 pub mod check;
+pub mod convert;
 pub mod copying;
 pub mod dms;
 pub mod error;
@@ -51,6 +52,7 @@ mod testing;
 mod trains;
 
 pub use check::{Report, check};
+pub use convert::{ConvertSettings, convert};
 pub use copying::Copying;
 pub use dms::{Dms, DmsSettings};
 pub use error::{Error, Result};

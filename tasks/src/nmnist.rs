@@ -1,9 +1,10 @@
 //! N-MNIST: handwritten digits seen by an event camera that moves (Orchard et al. 2015).
 //!
-//! 60 000 training and 10 000 test recordings of 34 x 34 pixels, 10 classes, each of three saccades of about 100 ms. The layout on
-//! disk is that of the original archives, `NMNIST/Train/<digit>/<number>.bin` and `NMNIST/Test/...`, in any letter case; a class folder is
-//! called by its digit, alone or after other characters (`3`, `digit_3`). What else lies there is left out and said. A sample is the first saccade (t < 100 ms) in a fixed number of time bins, flattened to 2312 inputs in
-//! the order (p, y, x): see [`events`](crate::events).
+//! 60 000 training and 10 000 test recordings of 34 x 34 pixels, 10 classes, each of three saccades of about 100 ms. The layout on disk is
+//! that of the original archives, `NMNIST/Train/<digit>/<number>.bin` and `NMNIST/Test/...`, in any letter case; a class folder is called
+//! by its digit, alone or after other characters (`3`, `digit_3`); recordings of any other format are read, too.
+//! What else lies there is left out and said. A sample is the first saccade (t < 100 ms) in a fixed number of time bins, flattened to 2312
+//! inputs in the order (p, y, x): see [`events`].
 //!
 //! The files of a split are read at its first use, on all processors, and kept as lists of spikes.
 
@@ -14,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{self, Entry};
 use crate::error::require;
-use crate::events::{Disorder, Event, Reading, Recording, Sensor, TimeUnit, aer, frames};
+use crate::events::{self, Disorder, Event, Reading, Recording, Sensor, TimeUnit, format, frames};
+use crate::gesture::Classes;
 use crate::order::{Order, Passes};
 use crate::remarks::{Listing, Remarks};
 use crate::sparse::{self, Decoded, Sparse, Splits, batch_of};
@@ -156,10 +158,10 @@ impl NMnist {
     }
 }
 
-/// A recording, of the first saccade only if so wished. Errors: those of [`aer::read`], and [`Error::Empty`] if nothing happens in the
+/// A recording, of the first saccade only if so wished. Errors: those of [`events::read`], and [`Error::Empty`] if nothing happens in the
 /// first saccade.
 pub fn read(path: &Path, first_saccade: bool, reading: &Reading) -> Result<Recording> {
-    let mut recording = aer::read(path, reading)?;
+    let mut recording = events::read(path, reading)?;
     if first_saccade {
         recording.events = first(path, recording.events)?;
     }
@@ -191,6 +193,18 @@ pub(crate) fn root(dir: &Path) -> Result<PathBuf> {
         known.push(dir.to_owned());
     }
     known.into_iter().next().ok_or_else(|| missing(dir, dir.join("NMNIST")))
+}
+
+/// Whether a root is that of N-MNIST, and not of some other set with ten classes: its name, a file, or the size of the sensor says so.
+pub(crate) fn is_surely(root: &Path) -> bool {
+    let named = ["nmnist", "n-mnist"].contains(&files::name(root).to_lowercase().as_str());
+    let holds = |split: &str| {
+        let classes = files::folder(root, &[split]).and_then(|dir| files::entries(&dir).ok()).unwrap_or_default();
+        let mut inside = classes.iter().filter_map(|class| files::entries(class).ok()).flatten();
+        inside.any(|path| files::has_extension(&path, &["bin"]))
+    };
+    let sensor = || Classes::find(root, Split::Train).ok().flatten().and_then(|classes| classes.sensor(None).ok());
+    named || holds("Train") || holds("Test") || sensor() == Some(Sensor::NMNIST)
 }
 
 /// How many folders of classes there are in a folder.
@@ -257,10 +271,10 @@ pub(crate) fn recordings(dir: &Path) -> Result<Listing<(PathBuf, i32)>> {
             }
         };
         for path in inside {
-            if files::has_extension(&path, &["bin"]) && !path.is_dir() {
+            if format::is_recording(&path) && !path.is_dir() {
                 out.found.push((path, label));
             } else {
-                stray(&path, "it is no recording (.bin), and is left out");
+                stray(&path, "it is no recording, and is left out");
             }
         }
     }
@@ -458,7 +472,7 @@ mod tests {
         let events = read(&dir.join("NMNIST/Train/5/00001.bin"), true, &Reading::NMNIST).unwrap().events;
         assert_eq!(events.len(), 1891);
         assert_eq!((frames::window_of(&events, 100), frames::window_of(&events, 200)), (990, 495));
-        let binned = frames::fixed_bins(&events, Sensor::NMNIST, 100);
+        let binned = frames::fixed_bins::<u16>(&events, Sensor::NMNIST, 100);
         let rows: Vec<usize> = (0..5).map(|r| binned.iter().filter(|b| b.0 == r).count()).collect();
         assert_eq!((binned.len(), rows), (1890, vec![2, 3, 2, 2, 3]));
 

@@ -10,7 +10,7 @@ mod bench;
 use std::path::Path;
 
 use bench::{Parser, bench};
-use tasks::events::{Disorder, Reading, aedat, aer, npy};
+use tasks::events::{Disorder, Reading, Sensor, aedat, aedat4, aer, npy, prophesee, tonic};
 use tasks::gesture::labels;
 
 fn refusal<T>(result: tasks::Result<T>) -> Option<String> {
@@ -32,6 +32,21 @@ fn numpy(bytes: &[u8]) -> Option<String> {
 }
 fn aedat_packets(bytes: &[u8]) -> Option<String> {
     refusal(aedat::decode(bytes, Path::new("mutated"), &Reading { disorder: Disorder::Sort, ..Reading::GESTURES }))
+}
+/// The recordings of `data/formats`.
+const SMALL: Reading = Reading { sensor: Sensor { width: 64, height: 48 }, ..SORT };
+
+fn aedat_4(bytes: &[u8]) -> Option<String> {
+    refusal(aedat4::decode(bytes, Path::new("mutated"), &SMALL))
+}
+fn raw(bytes: &[u8]) -> Option<String> {
+    refusal(prophesee::raw::decode(bytes, Path::new("mutated"), &SMALL))
+}
+fn dat(bytes: &[u8]) -> Option<String> {
+    refusal(prophesee::dat::decode(bytes, Path::new("mutated"), &SMALL))
+}
+fn cache(bytes: &[u8]) -> Option<String> {
+    refusal(tonic::decode(bytes, Path::new("mutated"), &SMALL))
 }
 fn bs2(bytes: &[u8]) -> Option<String> {
     refusal(aer::decode(bytes, Path::new("mutated"), &SORT))
@@ -78,6 +93,24 @@ fn aedat_file() -> Vec<u8> {
     bytes
 }
 
+/// Files that other programs wrote.
+fn genuine(names: &[&str]) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/formats");
+    names.iter().map(|name| std::fs::read(folder.join(name)).expect("a sample")).collect()
+}
+
+/// Words of EVT 2.1, and of EVT 3.0 with several events in one.
+fn raw_files() -> Vec<Vec<u8>> {
+    let wide = (0..200u64)
+        .flat_map(|i| [8 << 60 | (i * 300) << 32, 1 << 60 | (i % 32) << 43 | (i % 48) << 32 | 1 << (i % 32)]);
+    let wide: Vec<u8> = wide.flat_map(|word| word.to_le_bytes()).collect();
+    let vectors = (0..200u16).flat_map(|i| [0x8000 | i, 0x6000 | i, i % 48, 0x3000, 0x4000 | 1 << (i % 12), 0x5011]);
+    let vectors: Vec<u8> = vectors.flat_map(|word| word.to_le_bytes()).collect();
+    let head = |format: &str| format!("% format {format};height=48;width=64\n% end\n").into_bytes();
+    [genuine(&["evt2.raw", "evt3.raw"]), vec![[head("EVT21"), wide].concat(), [head("EVT3"), vectors].concat()]]
+        .concat()
+}
+
 fn npy_file(descr: &str, shape: &str, data: Vec<u8>) -> Vec<u8> {
     let header = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}");
     let header = format!("{header:117}\n");
@@ -114,18 +147,27 @@ fn clips_csv() -> Vec<Vec<u8>> {
 
 fn all(rounds: u64) {
     type Parse = fn(&[u8]) -> Option<String>;
-    let parsers: [(&str, Parse, Vec<Vec<u8>>); 6] = [
-        ("npy", numpy, npy_files()),
-        ("aedat", aedat_packets, vec![aedat_file()]),
-        ("bs2", bs2, vec![aer_file(128)]),
-        ("nmnist", nmnist, vec![aer_file(34)]),
-        ("csv of gestures", csv_of_gestures, gestures_csv()),
-        ("csv of clips", csv_of_clips, clips_csv()),
+    let aedat4_files = genuine(&["none.aedat4", "lz4.aedat4", "lz4_high.aedat4", "zstd.aedat4", "zstd_high.aedat4"]);
+    // Room that decompression takes before the first byte, whatever the file: windows of the largest size.
+    let unpacking = 20 << 20;
+    // Two pages: for tables, the messages of the first ten problems.
+    let pages = 8192;
+    let parsers: [(&str, Parse, Vec<Vec<u8>>, usize); 10] = [
+        ("npy", numpy, npy_files(), pages),
+        ("aedat", aedat_packets, vec![aedat_file()], pages),
+        ("bs2", bs2, vec![aer_file(128)], pages),
+        ("nmnist", nmnist, vec![aer_file(34)], pages),
+        ("aedat4", aedat_4, aedat4_files, unpacking),
+        // A word of two bytes may have twelve events.
+        ("raw", raw, raw_files(), 1 << 16),
+        ("dat", dat, genuine(&["cd.dat"]), pages),
+        ("cache of tonic", cache, genuine(&["cache_lzf.hdf5", "cache_plain.hdf5"]), 1 << 16),
+        ("csv of gestures", csv_of_gestures, gestures_csv(), pages),
+        ("csv of clips", csv_of_clips, clips_csv(), pages),
     ];
-    for (name, parse, sound) in parsers {
-        // Two pages: for tables, the messages of the first ten problems.
+    for (name, parse, sound, spare) in parsers {
         let (parse, borders) = (Box::new(parse), &["mutated: ", "; "][..]);
-        bench(Parser { name, parse, sound, spare: 8192, borders }, rounds);
+        bench(Parser { name, parse, sound, spare, borders }, rounds);
     }
 }
 

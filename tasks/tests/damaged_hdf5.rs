@@ -118,7 +118,7 @@ fn seeds() -> Vec<Vec<u8>> {
         paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
     };
     let all = [of(&data), of(&data.join("hdf5_forms"))].concat();
-    assert_eq!(all.len(), 16);
+    assert_eq!(all.len(), 17);
     all
 }
 

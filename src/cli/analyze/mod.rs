@@ -190,20 +190,19 @@ impl Flags {
                 self.dataset.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default()
             ))),
         };
-        let (disorder, time_unit) = (self.read.disorder(), self.read.time_unit);
         Ok(match self.dataset {
             Dataset::Random => Arc::new(RandomSpikes { steps, n_in: self.n_in, n_out: 2, rate: self.rate }),
             Dataset::Nmnist => {
-                let settings = NMnistSettings { steps, disorder, time_unit, ..NMnistSettings::new(data()?) };
+                let settings = NMnistSettings { steps, ..self.read.digits(data()?)? };
                 Arc::new(NMnist::open(settings).or_usage()?)
             }
             Dataset::Gesture => {
                 let framing = tasks::gesture::Framing::Bins(steps);
-                let settings = GestureSettings { framing, disorder, time_unit, ..GestureSettings::new(data()?) };
+                let settings = GestureSettings { framing, ..self.read.gestures(data()?) };
                 Arc::new(Gesture::open(settings).or_usage()?)
             }
             Dataset::Shd => {
-                let settings = ShdSettings { steps, time_unit, ..ShdSettings::new(data()?, ShdKind::Shd) };
+                let settings = ShdSettings { steps, ..self.read.speech(data()?, ShdKind::Shd)? };
                 Arc::new(Shd::open(settings).or_usage()?)
             }
         })

@@ -394,14 +394,10 @@ fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
         bail!(usage("--dataset needs --data DIR, the folder that holds the recordings, got none".into()))
     };
     let steps = args.data_length;
-    let (disorder, time_unit) = (args.read.disorder(), args.read.time_unit);
     let task = match dataset {
-        Dataset::Nmnist => {
-            TaskConfig::Nmnist(NMnistSettings { steps, disorder, time_unit, ..NMnistSettings::new(&folder) })
-        }
+        Dataset::Nmnist => TaskConfig::Nmnist(NMnistSettings { steps, ..args.read.digits(&folder)? }),
         Dataset::Gesture => {
-            let (framing, standard) = (Framing::Bins(steps), GestureSettings::new(&folder));
-            TaskConfig::Gesture(GestureSettings { framing, disorder, time_unit, ..standard })
+            TaskConfig::Gesture(GestureSettings { framing: Framing::Bins(steps), ..args.read.gestures(&folder) })
         }
     };
     let opened = task.open().or_usage()?;

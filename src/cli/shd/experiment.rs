@@ -92,13 +92,12 @@ impl Args {
             name @ ("nmnist" | "nmnistv2" | "gesture" | "gesturev2") => {
                 let data = self.data.clone().unwrap_or_else(|| "../data".into());
                 let steps = self.data_length.unwrap_or(200);
-                let (cache, disorder, time_unit) = (self.cache.clone(), self.read.disorder(), self.read.time_unit);
+                let cache = self.cache.clone();
                 return Ok(if name.starts_with("nmnist") {
-                    let standard = NMnistSettings::new(data);
-                    TaskConfig::Nmnist(NMnistSettings { steps, cache, disorder, time_unit, ..standard })
+                    TaskConfig::Nmnist(NMnistSettings { steps, cache, ..self.read.digits(data)? })
                 } else {
-                    let (framing, standard) = (Framing::Bins(steps), GestureSettings::new(data));
-                    TaskConfig::Gesture(GestureSettings { framing, cache, disorder, time_unit, ..standard })
+                    let framing = Framing::Bins(steps);
+                    TaskConfig::Gesture(GestureSettings { framing, cache, ..self.read.gestures(data) })
                 });
             }
             other => bail!(usage(format!(
@@ -114,7 +113,7 @@ impl Args {
                 ))
             })?),
         };
-        let standard = ShdSettings::new(self.data.clone().unwrap_or_else(|| folder.into()), kind);
+        let standard = self.read.speech(self.data.clone().unwrap_or_else(|| folder.into()), kind)?;
         let augment = self.use_augm.then_some(Augment {
             shift: self.aug_random_shift,
             dilate: (self.aug_random_dilate_min, self.aug_random_dilate_max),
@@ -126,7 +125,6 @@ impl Args {
             n_out: self.n_out.unwrap_or(standard.n_out),
             augment,
             cache: self.cache.clone(),
-            time_unit: self.read.time_unit,
             // No sample is left out: the last batch of an epoch is filled up with rows that do not count.
             passes: Passes { train_tail: Tail::Pad, ..Passes::default() },
             ..standard

@@ -13,16 +13,11 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use super::{Clock, Collector, Reading, Recording, TimeUnit};
-use crate::{Error, Result, files, table};
+use crate::{Error, Result, table};
 
 const POLARITY: u16 = 1;
 /// Ticks of the timer: 31 bits and a sign that is never set.
 const TIMER: u64 = 1 << 31;
-
-/// Reads a file. Errors: [`Error::Io`] and those of [`decode`].
-pub fn read(path: &Path, reading: &Reading) -> Result<Recording> {
-    decode(&files::read(path, files::EVENTS, "read the AEDAT file")?, path, reading)
-}
 
 /// The valid polarity events of a file with contents `bytes`; `path` is for messages only. Times are microseconds unless the reading says
 /// otherwise.
@@ -75,7 +70,7 @@ fn version(bytes: &[u8], path: &Path) -> Result<()> {
     }
     let got = String::from_utf8_lossy(&bytes[..bytes.len().min(14)]).trim().to_owned();
     let next = if got.starts_with("#!AER-DAT") {
-        "this is another version of the format: convert it to 3.1, or save x, y, p, t (ms) as a NumPy array"
+        "this is another version of the format: convert it to 3.1 or 4, or save x, y, p, t (ms) as a NumPy array"
     } else {
         "the file is damaged or of another kind, copy or unpack it again"
     };

@@ -13,7 +13,7 @@
 use std::path::Path;
 
 use super::{Clock, Collector, Reading, Recording, TimeUnit};
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
 /// Bytes of an event.
 pub const EVENT_BYTES: usize = 5;
@@ -21,11 +21,6 @@ const OVERFLOW_ROW: u8 = 240;
 const OVERFLOW_US: u64 = 8192;
 /// Ticks of the 23-bit timer.
 const TIMER: u64 = 1 << 23;
-
-/// Reads and decodes a file. Errors: those of [`decode`], [`Error::Io`], and [`Error::Damaged`] for what is no regular file.
-pub fn read(path: &Path, reading: &Reading) -> Result<Recording> {
-    decode(&files::read(path, files::EVENTS, "read the event file")?, path, reading)
-}
 
 /// The events of a file with contents `bytes`; `path` is for messages only. Times are microseconds unless the reading says otherwise.
 ///
@@ -35,7 +30,12 @@ pub fn decode(bytes: &[u8], path: &Path, reading: &Reading) -> Result<Recording>
     let (events, rest) = bytes.as_chunks::<EVENT_BYTES>();
     if !rest.is_empty() {
         let offset = (bytes.len() - rest.len()) as u64;
-        return Err(Error::Truncated { path: path.to_owned(), len: bytes.len() as u64, offset });
+        return Err(Error::Truncated {
+            path: path.to_owned(),
+            word: EVENT_BYTES as u64,
+            len: bytes.len() as u64,
+            offset,
+        });
     }
     let mut out = Collector::new(path, reading, TimeUnit::Us, events.len());
     let (mut late, mut clock) = (0, Clock::new(TIMER));

@@ -84,6 +84,16 @@ impl<'a> Collector<'a> {
         }
     }
 
+    /// The file, for messages.
+    pub fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    /// So many events more will come, at most.
+    pub fn reserve(&mut self, events: usize) {
+        self.events.reserve(events);
+    }
+
     /// Something that was recognised.
     pub fn remark(&mut self, remark: impl Into<String>) {
         self.remarks.push(remark.into());

@@ -10,16 +10,33 @@
 use super::{Event, Sensor};
 
 /// The bin and channel of each event that falls in a bin, in order of time.
-pub type Binned = Vec<(u32, u16)>;
+pub type Binned<C = u16> = Vec<(u32, C)>;
 
-/// Channels must be countable in 16 bits: 181 x 181 pixels at most.
-fn place(events: &[Event], sensor: Sensor, bins: usize, window: u64) -> Binned {
-    debug_assert!(sensor.channels() <= 1 << 16);
+/// What counts channels: 16 bits are enough for 181 x 181 pixels, 32 for every sensor.
+pub trait Channel: Copy {
+    /// The number of a channel, which must not be too large.
+    fn new(channel: usize) -> Self;
+}
+
+impl Channel for u16 {
+    fn new(channel: usize) -> u16 {
+        debug_assert!(channel < 1 << 16);
+        channel as u16
+    }
+}
+
+impl Channel for u32 {
+    fn new(channel: usize) -> u32 {
+        channel as u32
+    }
+}
+
+fn place<C: Channel>(events: &[Event], sensor: Sensor, bins: usize, window: u64) -> Binned<C> {
     let (Some(first), true) = (events.first(), window > 0) else {
         return Vec::new();
     };
     let bin = |e: &Event| (e.t - first.t) / window;
-    events.iter().take_while(|e| bin(e) < bins as u64).map(|e| (bin(e) as u32, sensor.channel(e) as u16)).collect()
+    events.iter().take_while(|e| bin(e) < bins as u64).map(|e| (bin(e) as u32, C::new(sensor.channel(e)))).collect()
 }
 
 /// The window in microseconds that `n` bins over `events` have; 0 without events or bins.
@@ -31,12 +48,12 @@ pub fn window_of(events: &[Event], n: usize) -> u64 {
 }
 
 /// `events`, in order of time, in `n` bins of equal width. See the [module](self).
-pub fn fixed_bins(events: &[Event], sensor: Sensor, n: usize) -> Binned {
+pub fn fixed_bins<C: Channel>(events: &[Event], sensor: Sensor, n: usize) -> Binned<C> {
     place(events, sensor, n, window_of(events, n))
 }
 
 /// `events`, in order of time, in bins of `window` microseconds; and the number of bins. See the [module](self).
-pub fn fixed_window(events: &[Event], sensor: Sensor, window: u64) -> (usize, Binned) {
+pub fn fixed_window<C: Channel>(events: &[Event], sensor: Sensor, window: u64) -> (usize, Binned<C>) {
     let (Some(first), Some(last), true) = (events.first(), events.last(), window > 0) else {
         return (1, Vec::new());
     };
@@ -47,12 +64,12 @@ pub fn fixed_window(events: &[Event], sensor: Sensor, window: u64) -> (usize, Bi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::{Reading, aer};
+    use crate::events::{self, Reading};
     use std::path::Path;
 
     fn sample() -> Vec<Event> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/sample_nmnist.bin");
-        aer::read(&path, &Reading::NMNIST).unwrap().events
+        events::read(&path, &Reading::NMNIST).unwrap().events
     }
 
     /// Events in a bin, the largest cell, and the total of each polarity.
@@ -76,7 +93,7 @@ mod tests {
         events.retain(|e| e.t < 100_000);
         assert_eq!(events.len(), 1369);
         assert_eq!(window_of(&events, 100), 993);
-        let binned = fixed_bins(&events, Sensor::NMNIST, 100);
+        let binned: Binned = fixed_bins(&events, Sensor::NMNIST, 100);
         let (rows, max, polarity) = figures(&binned, 100, Sensor::NMNIST);
         assert_eq!(binned.len(), 1368);
         assert_eq!(rows[..5], [1, 0, 2, 3, 0]);
@@ -87,7 +104,7 @@ mod tests {
     fn all_saccades_of_the_sample_recording() {
         let events = sample();
         assert_eq!(window_of(&events, 100), 3105);
-        let binned = fixed_bins(&events, Sensor::NMNIST, 100);
+        let binned: Binned = fixed_bins(&events, Sensor::NMNIST, 100);
         let (rows, max, _) = figures(&binned, 100, Sensor::NMNIST);
         assert_eq!((binned.len(), max), (4324, 4));
         assert_eq!(rows[..5], [3, 4, 9, 9, 13]);
@@ -96,11 +113,11 @@ mod tests {
     #[test]
     fn the_edges_of_short_recordings() {
         let at = |t| Event { t, x: 1, y: 0, p: false };
-        assert!(fixed_bins(&[], Sensor::NMNIST, 10).is_empty());
-        assert!(fixed_bins(&[at(5)], Sensor::NMNIST, 10).is_empty(), "one event has no extent");
-        assert!(fixed_bins(&[at(5), at(9)], Sensor::NMNIST, 10).is_empty(), "window 0");
-        assert!(fixed_bins(&[at(5), at(9)], Sensor::NMNIST, 0).is_empty());
-        assert_eq!(fixed_bins(&[at(5), at(7), at(9)], Sensor::NMNIST, 2), [(0, 1), (1, 1)]);
+        assert!(fixed_bins::<u16>(&[], Sensor::NMNIST, 10).is_empty());
+        assert!(fixed_bins::<u16>(&[at(5)], Sensor::NMNIST, 10).is_empty(), "one event has no extent");
+        assert!(fixed_bins::<u16>(&[at(5), at(9)], Sensor::NMNIST, 10).is_empty(), "window 0");
+        assert!(fixed_bins::<u16>(&[at(5), at(9)], Sensor::NMNIST, 0).is_empty());
+        assert_eq!(fixed_bins::<u16>(&[at(5), at(7), at(9)], Sensor::NMNIST, 2), [(0, 1), (1, 1)]);
     }
 
     #[test]
@@ -108,7 +125,7 @@ mod tests {
         let at = |t| Event { t, x: 0, y: 0, p: true };
         let bins = |ts: &[u64]| {
             let events: Vec<Event> = ts.iter().map(|&t| at(t)).collect();
-            let (n, b) = fixed_window(&events, Sensor::DVS128, 25_000);
+            let (n, b) = fixed_window::<u16>(&events, Sensor::DVS128, 25_000);
             (n, b.iter().map(|&(bin, _)| bin).collect::<Vec<_>>())
         };
         // 1.7 s less one microsecond: 67 bins, not 68.

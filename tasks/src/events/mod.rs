@@ -1,20 +1,26 @@
 //! Event cameras: files to events, events to frames.
 //!
-//! A dynamic vision sensor reports single pixels: at time t, pixel (x, y) became brighter (p = 1) or darker (p = 0). [`aer`]
-//! reads the 40-bit files of N-MNIST and their kin, [`aedat`] the recordings of DVS128 Gesture, [`npy`] arrays of events; all of them
-//! hand their events to one collector (`collect`), which judges them. [`frames`] counts events in time bins. A frame has the channels
-//! (p, y, x), flattened in that order: `(p * height + y) * width + x`.
+//! A dynamic vision sensor reports single pixels: at time t, pixel (x, y) became brighter (p = 1) or darker (p = 0). [`aer`] reads the
+//! 40-bit files of N-MNIST and their kin, [`aedat`] the recordings of DVS128 Gesture, [`aedat4`] and [`prophesee`] those of two makers of
+//! cameras, [`npy`] arrays of events, [`tonic`] its caches; [`format`](mod@format) has a row for each. All of them hand their events to one
+//! collector (`collect`), which judges them. [`frames`] counts events in time bins. A frame has the channels (p, y, x), flattened in that
+//! order: `(p * height + y) * width + x`.
 
 pub mod aedat;
+pub mod aedat4;
 pub mod aer;
 mod collect;
+pub mod format;
 pub mod frames;
 pub mod npy;
+pub mod prophesee;
 pub mod slices;
+pub mod tonic;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use collect::{Clock, Collector, fitting, in_words, span_error};
+pub use format::read;
 
 /// One event of a camera.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +35,9 @@ pub struct Event {
     pub p: bool,
 }
 
-/// The size of a camera in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The size of a camera in pixels. In text it is `640x480`, columns first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Sensor {
     /// Columns.
     pub width: u16,
@@ -44,6 +51,14 @@ impl Sensor {
     /// The sensor of DVS128 Gesture.
     pub const DVS128: Sensor = Sensor { width: 128, height: 128 };
 
+    /// Most pixels of a side.
+    pub const MOST: u16 = 1 << 14;
+
+    /// Whether there can be such a camera: no side is 0 or longer than [`Sensor::MOST`].
+    pub fn is_sensible(self) -> bool {
+        [self.width, self.height].iter().all(|side| (1..=Sensor::MOST).contains(side))
+    }
+
     /// Channels of a frame: two polarities of every pixel.
     pub fn channels(self) -> usize {
         2 * self.width as usize * self.height as usize
@@ -53,6 +68,38 @@ impl Sensor {
     pub fn channel(self, e: &Event) -> usize {
         let (w, h) = (self.width as usize, self.height as usize);
         (usize::from(e.p) * h + e.y as usize) * w + e.x as usize
+    }
+}
+
+impl std::fmt::Display for Sensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}", self.width, self.height)
+    }
+}
+
+impl std::str::FromStr for Sensor {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let sides = text.trim().split_once(['x', 'X']);
+        let sides = sides.and_then(|(w, h)| Some(Sensor { width: w.parse().ok()?, height: h.parse().ok()? }));
+        sides.filter(|s| s.is_sensible()).ok_or_else(|| {
+            format!("must be columns x rows, such as 640x480, each from 1 to {}, got `{text}`", Sensor::MOST)
+        })
+    }
+}
+
+impl TryFrom<String> for Sensor {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Sensor> for String {
+    fn from(sensor: Sensor) -> String {
+        sensor.to_string()
     }
 }
 
@@ -120,6 +167,17 @@ impl TimeUnit {
     }
 }
 
+/// What is accepted of the recordings of a set, as the flags of a command say.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Accept {
+    /// Recordings whose time runs backwards.
+    pub disorder: Disorder,
+    /// The unit of times, where it is not that of the format.
+    pub time_unit: Option<TimeUnit>,
+    /// The camera, where it is not that of the set.
+    pub sensor: Option<Sensor>,
+}
+
 /// What a recording is expected to be, and what is accepted of it. Every reader judges by it in the same way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reading {
@@ -140,6 +198,8 @@ impl Reading {
     /// One gesture, some seconds long: 10 ms to 100 s.
     pub const GESTURE: Reading =
         Reading { sensor: Sensor::DVS128, lasts: (0.01, 100.0), disorder: Disorder::Refuse, time_unit: None };
+    /// A recording of any set: 10 ms to an hour.
+    pub const ANY: Reading = Reading { lasts: (0.01, 3600.0), ..Reading::GESTURE };
     /// Many gestures in a row, one to two minutes long: 0.2 s to an hour.
     pub const GESTURES: Reading = Reading { lasts: (0.2, 3600.0), ..Reading::GESTURE };
 

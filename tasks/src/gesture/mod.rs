@@ -1,14 +1,17 @@
 //! DVS128 Gesture: eleven gestures of hand and arm before an event camera (Amir et al. 2017).
 //!
 //! 128 x 128 pixels, two polarities: 32 768 inputs in the order (p, y, x). [`recordings`] finds the files: tonic's layout, one file a
-//! gesture; the original recordings with their tables; a folder of clips. A smaller frame has the largest count of each block of
-//! pixels.
+//! gesture; the original recordings with their tables; a folder of clips; and recordings of any set and sensor with a folder for each class
+//! (`classes`) or as tonic caches them (`caches`). A smaller frame has the largest count of each block of pixels: of a sensor of W x H,
+//! pixel (x, y) belongs to the block (x side / W, y side / H), rounded down.
 //!
 //! Two ways to make samples. [`Framing::Slices`]: each recording is cut into slices of 1.7 s, each slice is a sample in frames of
 //! 25 ms; a full slice has 67 frames, a short one is filled up with silence at its end. [`Framing::Bins`]: the whole recording
 //! is one sample in a fixed number of bins.
 
 mod augment;
+mod caches;
+pub(crate) mod classes;
 pub mod recordings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,11 +21,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use self::augment::Warp;
-pub use self::recordings::{Label, labels, read};
+pub(crate) use self::classes::{Classes, not_split};
+pub use self::recordings::{Label, labels};
 pub(crate) use self::recordings::{Layout, Recording, find, part};
 use crate::cache::{self, Entry};
 use crate::error::require;
-use crate::events::{Disorder, Event, Sensor, TimeUnit, frames, slices};
+use crate::events::{self, Accept, Disorder, Event, Reading, Sensor, TimeUnit, frames, slices};
 use crate::order::{Order, Passes};
 use crate::remarks::Remarks;
 use crate::rng::Stream;
@@ -72,7 +76,7 @@ impl Framing {
     }
 
     /// The samples of a recording.
-    pub fn samples(self, events: &[Event], sensor: Sensor) -> Vec<frames::Binned> {
+    pub fn samples(self, events: &[Event], sensor: Sensor) -> Vec<frames::Binned<u32>> {
         match self {
             Framing::Bins(n) => vec![frames::fixed_bins(events, sensor, n)],
             Framing::Slices { slice, frame } => slices::by_time(events, slice)
@@ -91,7 +95,9 @@ pub struct GestureSettings {
     pub dir: PathBuf,
     /// How recordings become samples.
     pub framing: Framing,
-    /// Pixels of a side of a frame: 128, or a divisor of it from 16 on.
+    /// Columns and rows of the camera, where the recordings do not say and it is not that of DVS128 Gesture.
+    pub sensor: Option<Sensor>,
+    /// Pixels of a side of a frame: 128, or a divisor of it from 16 on; not more than a side of the sensor.
     pub frame_size: u16,
     /// Crop, tilt and turn the training samples, each anew in every epoch.
     pub augment: bool,
@@ -116,6 +122,7 @@ impl GestureSettings {
         GestureSettings {
             dir: dir.into(),
             framing,
+            sensor: None,
             frame_size: 128,
             augment: false,
             held_out: Vec::new(),
@@ -151,6 +158,10 @@ impl TaskSettings for GestureSettings {
 /// The task. See the [module](self).
 pub struct Gesture {
     settings: GestureSettings,
+    /// What the recordings are expected to be.
+    reading: Reading,
+    /// Classes.
+    n_out: usize,
     order: Order,
     splits: Splits,
 }
@@ -173,15 +184,30 @@ impl Gesture {
             "slices of 1700000 us in frames of 25000 us are usual",
         )?;
         let side = settings.frame_size;
-        let fits = side >= 16 && Sensor::DVS128.width.is_multiple_of(side);
+        let fits = side >= 16 && FULL.width.is_multiple_of(side);
         require(fits, "gesture", "frame_size divides 128 and is at least 16", side, "128, 64 and 32 are usual")?;
-        let task = Gesture { order: Order::new(settings.passes), splits: Splits::default(), settings };
-        task.layout(Split::Train).or_else(|_| task.layout(Split::Test))?;
-        Ok(task)
+        let layout = find(&settings.dir, Split::Train).or_else(|_| find(&settings.dir, Split::Test))?;
+        let accept = Accept { disorder: settings.disorder, time_unit: settings.time_unit, sensor: settings.sensor };
+        let (reading, n_out) = (layout.reading(accept)?, layout.classes()?.len());
+        let sensor = reading.sensor;
+        // Frames are cropped and turned at their full size.
+        let (least, rule) = if settings.augment {
+            (FULL.width, "samples are cropped and turned in frames of 128x128, which the sensor must fill")
+        } else {
+            (side, "frames have at most as many pixels a side as the sensor")
+        };
+        let got = format!("frames of {side}x{side} from {sensor}");
+        let next = "choose a smaller frame_size, or leave augment out";
+        require(sensor.width.min(sensor.height) >= least, "gesture", rule, got, next)?;
+        Ok(Gesture { order: Order::new(settings.passes), splits: Splits::default(), settings, reading, n_out })
     }
 
-    pub(crate) fn layout(&self, split: Split) -> Result<Layout> {
-        if split == Split::Valid && self.settings.held_out.is_empty() {
+    fn layout(&self, split: Split) -> Result<Layout> {
+        if split == Split::Valid && !self.settings.held_out.is_empty() {
+            return find(&self.settings.dir, Split::Train);
+        }
+        let found = find(&self.settings.dir, split)?;
+        if split == Split::Valid && !found.is_of_any_set() {
             return Err(Error::NoSplit {
                 task: "gesture".into(),
                 split,
@@ -189,7 +215,7 @@ impl Gesture {
                 next: "name users of the training set in held_out, or evaluate on the test split",
             });
         }
-        find(&self.settings.dir, split)
+        Ok(found)
     }
 
     /// The recordings of a split, and what there is to say of its files.
@@ -218,19 +244,20 @@ impl Gesture {
 
     fn decode(&self, recordings: &[Recording], whole: bool) -> Result<Decoded> {
         let s = &self.settings;
-        let side = if whole { Sensor::DVS128.width } else { s.frame_size };
+        let side = if whole { FULL.width } else { s.frame_size };
+        let sensor = self.reading.sensor;
         // A file with many gestures is read once.
         let files: Vec<&[Recording]> = recordings.chunk_by(|a, b| a.path == b.path).collect();
         let parts = parallel::map(files.len(), |i| {
-            let file = read(&files[i][0].path, s.disorder, s.time_unit)?;
+            let file = events::read(&files[i][0].path, &self.reading)?;
             let mut out = Decoded { spikes: Sparse::new(self.steps()), ..Decoded::default() };
             let mut remarks = Remarks::default();
             file.remarks.into_iter().for_each(|r| remarks.add(&files[i][0].path, r));
             for recording in files[i] {
                 let (events, remark) = part(&file.events, recording)?;
                 remark.into_iter().for_each(|r| remarks.add(&recording.path, r));
-                for sample in s.framing.samples(events, Sensor::DVS128) {
-                    out.spikes.push(&smaller(sample, side));
+                for sample in s.framing.samples(events, sensor) {
+                    out.spikes.push(&smaller(sample, sensor, side));
                     out.labels.push(recording.label);
                     out.people.push(recording.user);
                 }
@@ -270,9 +297,10 @@ impl Gesture {
                 task: self.name(),
                 split,
                 settings: format!(
-                    "{:?}, frames of {}, held out {:?}, disorder {:?}, times in {:?}, labels {:016x}",
+                    "{:?}, frames of {} from {}, held out {:?}, disorder {:?}, times in {:?}, labels {:016x}",
                     s.framing,
-                    if whole { 128 } else { s.frame_size },
+                    if whole { FULL.width } else { s.frame_size },
+                    self.reading.sensor,
                     s.held_out,
                     s.disorder,
                     s.time_unit,
@@ -280,7 +308,7 @@ impl Gesture {
                 ),
                 sources,
                 steps: self.steps(),
-                n_in: if whole { Sensor::DVS128.channels() } else { self.n_in() },
+                n_in: if whole { FULL.channels() } else { self.n_in() },
                 n_out: self.n_out(),
             };
             let mut decoded = cache::through(s.cache.as_deref(), &entry, || self.decode(&recordings, whole))?;
@@ -298,16 +326,16 @@ impl Gesture {
         let mut small = Decoded { spikes: Sparse::new(self.steps()), ..Decoded::default() };
         for i in 0..d.labels.len() {
             let steps = d.spikes.steps_of(i).enumerate();
-            let sample = steps.flat_map(|(t, now)| now.iter().map(move |&c| (t as u32, c))).collect();
-            small.spikes.push(&smaller(sample, self.settings.frame_size));
+            let sample = steps.flat_map(|(t, now)| now.iter().map(move |&c| (t as u32, c.into()))).collect();
+            small.spikes.push(&smaller(sample, FULL, self.settings.frame_size));
         }
         Ok(small.prints())
     }
 
     /// One sample changed at random: its frames `[T, 2 * size * size]`.
     fn augmented(&self, d: &Decoded, sample: usize, seed: u64, epoch: u64) -> Vec<u8> {
-        let (full, side) = (Sensor::DVS128, usize::from(self.settings.frame_size));
-        let plane = usize::from(full.width) * usize::from(full.height);
+        let side = self.settings.frame_size;
+        let plane = FULL.channels() / 2;
         let mut s = Stream::new(seed, "gesture", &[epoch, sample as u64]);
         let warp = Warp::draw(&mut s);
         let mut out = vec![0; self.steps() * self.n_in()];
@@ -321,7 +349,7 @@ impl Gesture {
                 warp.apply(&frame[p * plane..][..plane], &mut warped[p * plane..][..plane], &mut s);
             }
             for (channel, &count) in warped.iter().enumerate() {
-                let cell = &mut out[block(channel as u16, side as u16) as usize];
+                let cell = &mut out[usize::from(block(channel as u32, FULL, side))];
                 *cell = (*cell).max(count);
             }
         }
@@ -329,24 +357,25 @@ impl Gesture {
     }
 }
 
+/// The frames that are cropped and turned.
+const FULL: Sensor = Sensor::DVS128;
+
 /// The channel of a frame of `side` pixels that a channel of the sensor falls into.
-fn block(channel: u16, side: u16) -> u16 {
-    let width = Sensor::DVS128.width;
-    let factor = width / side;
-    let (x, y, p) =
-        (channel % width, channel / width % width, u32::from(channel) / (u32::from(width) * u32::from(width)));
-    (p as u16 * side + y / factor) * side + x / factor
+fn block(channel: u32, sensor: Sensor, side: u16) -> u16 {
+    let (width, height, side) = (u32::from(sensor.width), u32::from(sensor.height), u32::from(side));
+    let (x, y, p) = (channel % width, channel / width % height, channel / (width * height));
+    ((p * side + y * side / height) * side + x * side / width) as u16
 }
 
 /// Events in frames of `side` pixels: each block has the largest count of its pixels.
-fn smaller(mut sample: frames::Binned, side: u16) -> frames::Binned {
-    if side == Sensor::DVS128.width {
-        return sample;
+fn smaller(mut sample: frames::Binned<u32>, sensor: Sensor, side: u16) -> frames::Binned {
+    if (sensor.width, sensor.height) == (side, side) {
+        return sample.into_iter().map(|(bin, channel)| (bin, channel as u16)).collect();
     }
     sample.sort_unstable();
     let mut largest: BTreeMap<(u32, u16), usize> = BTreeMap::new();
     for run in sample.chunk_by(|a, b| a == b) {
-        let count = largest.entry((run[0].0, block(run[0].1, side))).or_default();
+        let count = largest.entry((run[0].0, block(run[0].1, sensor, side))).or_default();
         *count = (*count).max(run.len());
     }
     largest.into_iter().flat_map(|(cell, count)| std::iter::repeat_n(cell, count)).collect()
@@ -360,7 +389,7 @@ impl Task for Gesture {
         2 * usize::from(self.settings.frame_size) * usize::from(self.settings.frame_size)
     }
     fn n_out(&self) -> usize {
-        CLASSES.len()
+        self.n_out
     }
     fn frame(&self) -> Option<[usize; 3]> {
         let side = usize::from(self.settings.frame_size);

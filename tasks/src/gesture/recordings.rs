@@ -6,8 +6,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::CLASSES;
+use super::caches::Caches;
+use super::classes::{Classes, not_split};
 use crate::events::aedat::{self, Trial};
-use crate::events::{self, Disorder, Event, Reading, TimeUnit, aer, fitting, in_words, npy};
+use crate::events::{Accept, Event, Reading, Sensor, TimeUnit, fitting, format, in_words};
 use crate::remarks::Listing;
 use crate::{Error, Result, Split, files, table};
 
@@ -24,17 +26,22 @@ pub(crate) struct Recording {
 
 const LAYOUT: &str = "train/DVSGesture/ibmGestureTrain/<user>_<lighting>/<class>.npy and test/DVSGesture/ibmGestureTest/..., or the \
      original trials_to_train.txt, trials_to_test.txt, <user>_<lighting>.aedat and <user>_<lighting>_labels.csv, or clips with a \
-     labels.csv";
+     labels.csv, or recordings of any set in train/<class>/ and test/<class>/, or \
+     caches of tonic in train/ and test/";
 
 /// The layouts. Each says where a split is.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Layout {
-    /// `<folder>/<user>_<lighting>/<class>.npy` or `.bs2`, a folder for each split.
+    /// `<folder>/<user>_<lighting>/<class>.npy` or another format, a folder for each split.
     Cut(PathBuf),
     /// `<folder>/<user>_<lighting>.aedat` and `_labels.csv`, and a list of the files of each split.
     Original(PathBuf),
     /// `<folder>/<name>.bs2` and `labels.csv`: some clips, which are training and test set at once.
     Clips(PathBuf),
+    /// A folder for each class, of any set.
+    Classes(Classes),
+    /// What tonic cached, of any set.
+    Caches(Caches),
 }
 
 /// The layout of a split below `dir`, names in any letter case.
@@ -53,6 +60,15 @@ pub(crate) fn find(dir: &Path, split: Split) -> Result<Layout> {
     }
     if files::file(dir, "labels.csv").is_some() {
         return Ok(Layout::Clips(dir.to_owned()));
+    }
+    if let Some(found) = Classes::find(dir, split)? {
+        return Ok(Layout::Classes(found));
+    }
+    if let Some(found) = Caches::find(dir, split)? {
+        return Ok(Layout::Caches(found));
+    }
+    if let Some(error) = not_split(dir) {
+        return Err(error);
     }
     let unpack = format!(
         "Get ibmGestureTrain.tar.gz (MD5 3a8f0d4120a166bac7591f77409cb105) and ibmGestureTest.tar.gz (MD5 \
@@ -84,7 +100,14 @@ impl Layout {
     pub fn folder(&self) -> &Path {
         match self {
             Layout::Cut(p) | Layout::Original(p) | Layout::Clips(p) => p,
+            Layout::Classes(classes) => &classes.folder,
+            Layout::Caches(caches) => &caches.folder,
         }
+    }
+
+    /// Whether it is one of any set, and not of DVS128 Gesture alone.
+    pub fn is_of_any_set(&self) -> bool {
+        matches!(self, Layout::Classes(_) | Layout::Caches(_))
     }
 
     /// All recordings of a split, in order of name. Problems are of single files and lines; what is left out is remarked. Errors:
@@ -94,6 +117,8 @@ impl Layout {
             Layout::Cut(folder) => cut(folder)?,
             Layout::Original(folder) => original(folder, split)?,
             Layout::Clips(folder) => clips(folder)?,
+            Layout::Classes(classes) => classes.recordings()?,
+            Layout::Caches(caches) => caches.recordings()?,
         };
         if all.found.is_empty() && all.problems.is_empty() {
             let looked_for = self.folder().join("<user>_<lighting>").join("<class>.npy");
@@ -108,11 +133,38 @@ impl Layout {
         Ok(all)
     }
 
+    /// The names of the classes. Errors: [`Error::Damaged`] if it has a list of them that is none.
+    pub fn classes(&self) -> Result<Vec<String>> {
+        match self {
+            Layout::Classes(classes) => Ok(classes.names.clone()),
+            Layout::Caches(caches) => caches.classes(),
+            _ => Ok(CLASSES.map(String::from).to_vec()),
+        }
+    }
+
+    /// The sensor of the recordings; that of DVS128 Gesture unless a setting or the set says otherwise. Errors: [`Error::Damaged`] if it is
+    /// not known.
+    fn sensor(&self, setting: Option<Sensor>) -> Result<Sensor> {
+        match self {
+            Layout::Classes(classes) => classes.sensor(setting),
+            Layout::Caches(caches) => caches.sensor(setting),
+            _ => Ok(setting.unwrap_or(Sensor::DVS128)),
+        }
+    }
+
+    /// What its recordings are expected to be. Errors: [`Error::Damaged`] if the sensor is not known.
+    pub fn reading(&self, accept: Accept) -> Result<Reading> {
+        let of_kind = if self.is_of_any_set() { Reading::ANY } else { Reading::GESTURE };
+        Ok(Reading { sensor: self.sensor(accept.sensor)?, ..of_kind }.accepting(accept.disorder, accept.time_unit))
+    }
+
     /// Tables and lists that the recordings of a split depend on.
     pub fn tables(&self, split: Split, recordings: &[Recording]) -> Vec<PathBuf> {
         match self {
             Layout::Cut(_) => Vec::new(),
             Layout::Clips(folder) => files::file(folder, "labels.csv").into_iter().collect(),
+            Layout::Classes(classes) => classes.tables(),
+            Layout::Caches(caches) => caches.tables(),
             Layout::Original(folder) => {
                 let mut all: Vec<PathBuf> = files::file(folder, list(split)).into_iter().collect();
                 all.extend(recordings.iter().filter_map(|r| trials_of(&r.path)));
@@ -147,11 +199,11 @@ fn cut(folder: &Path) -> Result<Listing<Recording>> {
         };
         for path in inside {
             let number = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<i64>().ok());
-            let is_recording = files::has_extension(&path, &["npy", "bs2"]) && !path.is_dir();
+            let is_recording = format::is_recording(&path) && !path.is_dir();
             match number.filter(|_| is_recording).and_then(class) {
                 Some(label) => out.found.push(Recording { path, label, user: user(&of_user), span: None }),
                 None => {
-                    let of_class = "it is not called by a class, 0.npy to 10.npy (or .bs2), and is left out";
+                    let of_class = "it is not called by a class, 0.npy to 10.npy (or another format), and is left out";
                     out.remarks.add(&path, of_class);
                     eleven = eleven.or(number.filter(|&n| is_recording && n == CLASSES.len() as i64).map(|_| path));
                 }
@@ -353,23 +405,11 @@ fn clips(folder: &Path) -> Result<Listing<Recording>> {
         }
     }
     for file in files::entries(folder)? {
-        if files::has_extension(&file, &["npy", "bs2", "aedat"]) && !known.contains_key(&file) {
+        if format::is_recording(&file) && !known.contains_key(&file) {
             out.remarks.add(&file, "labels.csv does not name it, and it is left out");
         }
     }
     Ok(out)
-}
-
-/// The recording in a file: `.npy`, `.bs2` or `.aedat`. Errors: those of the readers.
-pub fn read(path: &Path, disorder: Disorder, time_unit: Option<TimeUnit>) -> Result<events::Recording> {
-    let reading = Reading::GESTURE.accepting(disorder, time_unit);
-    if files::has_extension(path, &["bs2", "bin"]) {
-        aer::read(path, &reading)
-    } else if files::has_extension(path, &["aedat"]) {
-        aedat::read(path, &Reading::GESTURES.accepting(disorder, time_unit))
-    } else {
-        npy::read(path, &reading)
-    }
 }
 
 /// The events of a recording out of those of its file, which are in order of time, and what there is to say of them. Errors:

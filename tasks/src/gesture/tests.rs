@@ -6,13 +6,13 @@ use crate::testing::{Folder, shared};
 
 /// A real clip with its times cut to milliseconds, as tonic's files have them.
 fn clip(path: &Path) -> Vec<Event> {
-    let mut events = read(path, Disorder::Refuse, None).unwrap().events;
+    let mut events = events::read(path, &Reading::GESTURE).unwrap().events;
     events.iter_mut().for_each(|e| e.t = e.t / 1000 * 1000);
     events
 }
 
 /// Figures of a clip: events; counts of the first six frames, and of the last two; counts of all; the largest; those of the first polarity.
-type Figures = (usize, [u32; 6], [u32; 2], usize, (u32, u32, u16, u16, u16), usize);
+type Figures = (usize, [u32; 6], [u32; 2], usize, (u32, u32, u32, u32, u32), usize);
 
 fn has_figures(clip: &[Event], (events, first, last, total, max, off): Figures) {
     assert_eq!(clip.len(), events);
@@ -26,14 +26,14 @@ fn has_figures(clip: &[Event], (events, first, last, total, max, off): Figures) 
     assert_eq!(samples[0].iter().filter(|b| b.1 < 128 * 128).count(), off);
 }
 
-fn rows(binned: &frames::Binned) -> Vec<u32> {
+fn rows(binned: &frames::Binned<u32>) -> Vec<u32> {
     let mut rows = vec![0; 67];
     binned.iter().for_each(|b| rows[b.0 as usize] += 1);
     rows
 }
 
 /// The largest cell and where it is: count, frame, polarity, y, x.
-fn largest(binned: &frames::Binned) -> (u32, u32, u16, u16, u16) {
+fn largest(binned: &frames::Binned<u32>) -> (u32, u32, u32, u32, u32) {
     let mut cells = std::collections::HashMap::new();
     binned.iter().for_each(|b| *cells.entry(*b).or_insert(0) += 1);
     let (&(frame, c), &n) = cells.iter().max_by_key(|c| c.1).unwrap();
@@ -138,10 +138,92 @@ fn original_recordings_are_cut_by_their_tables() {
 
 #[test]
 fn smaller_frames_have_the_largest_count_of_each_block() {
-    let c = |p: u16, y: u16, x: u16| (p * 128 + y) * 128 + x;
+    let c = |p: u32, y: u32, x: u32| (p * 128 + y) * 128 + x;
     let sample = vec![(0, c(0, 0, 0)), (0, c(0, 1, 1)), (0, c(0, 1, 1)), (0, c(1, 127, 126)), (2, c(0, 0, 0))];
-    let got = smaller(sample, 64);
+    let got = smaller(sample, FULL, 64);
     assert_eq!(got, [(0, 0), (0, 0), (0, 2 * 64 * 64 - 1), (2, 0)]);
+}
+
+#[test]
+fn every_pixel_of_any_sensor_has_its_block() {
+    for (width, height, side) in [(128, 128, 32), (640, 480, 128), (346, 260, 64), (100, 70, 64)] {
+        let sensor = Sensor { width, height };
+        let mut pixels = vec![0u32; 2 * usize::from(side) * usize::from(side)];
+        for (p, y, x) in (0..2).flat_map(|p| (0..height).flat_map(move |y| (0..width).map(move |x| (p, y, x)))) {
+            let channel = sensor.channel(&Event { t: 0, x, y, p: p == 1 });
+            let got = usize::from(block(channel as u32, sensor, side));
+            pixels[got] += 1;
+            let (side, width, height) = (usize::from(side), usize::from(width), usize::from(height));
+            let want = (p * side + usize::from(y) * side / height) * side + usize::from(x) * side / width;
+            assert_eq!(got, want);
+        }
+        let (least, most) = (pixels.iter().min().unwrap(), pixels.iter().max().unwrap());
+        assert!(*least > 0 && *most <= 4 * *least, "{sensor}: {least} to {most} pixels a block");
+    }
+}
+
+/// The recording of `data/formats`, in six formats and two classes.
+fn classes(dir: &Folder) {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/formats");
+    let splits = [
+        ("train/wave", "lz4.aedat4"),
+        ("train/clap", "evt3.raw"),
+        ("train/wave", "cd.dat"),
+        ("test/clap", "zstd.aedat4"),
+    ];
+    for (k, (folder, name)) in splits.into_iter().enumerate() {
+        dir.write(&format!("{folder}/{k}_{name}"), &std::fs::read(data.join(name)).unwrap());
+    }
+}
+
+#[test]
+fn recordings_of_any_sensor_in_folders_of_classes() {
+    let dir = Folder::new("gesture-classes");
+    classes(&dir);
+    let settings = GestureSettings {
+        frame_size: 32,
+        framing: Framing::Bins(10),
+        passes: Passes { shuffle: false, ..Passes::default() },
+        ..GestureSettings::new(dir.path())
+    };
+    let task = Gesture::open(settings.clone()).unwrap();
+    assert_eq!((task.n_in(), task.n_out(), task.reading.sensor), (2 * 32 * 32, 2, Sensor { width: 64, height: 48 }));
+    let train = task.batch(Split::Train, 0, 0, 0, 3).unwrap();
+    assert_eq!(train.targets, [1, 0, 1], "in the order of the names of files; clap is class 0 and wave 1");
+    let rows = |b: &Batch, r: usize| (0..10).flat_map(|t| b.at(t, r).to_vec()).collect::<Vec<u8>>();
+    assert!(
+        (0..3).all(|r| rows(&train, r) == rows(&train, 0)) && train.spikes(0) > 200,
+        "one recording in three formats"
+    );
+    let other = Gesture::open(GestureSettings { sensor: Some(Sensor { width: 128, height: 128 }), ..settings.clone() });
+    assert!(other.err().unwrap().to_string().contains("lz4.aedat4"), "its header says another sensor");
+    let held = GestureSettings { frame_size: 64, ..settings.clone() };
+    assert!(Gesture::open(held).err().unwrap().to_string().contains("64x48"), "frames are not larger than the sensor");
+    let augment = GestureSettings { augment: true, ..settings.clone() };
+    assert!(Gesture::open(augment).err().unwrap().to_string().contains("augment"));
+    let m = task.samples(Split::Valid).unwrap_err().to_string();
+    assert!(m.contains("holds no valid/"), "{m}");
+    let report = crate::check(dir.path(), Default::default()).unwrap().to_string();
+    let want = "classes  2 (clap: 1, wave: 2)";
+    assert!(report.contains(want) && report.contains("sensor   64x48") && report.contains("no problem"), "{report}");
+}
+
+#[test]
+fn large_sensors_and_changed_samples() {
+    let dir = Folder::new("gesture-large");
+    let events: Vec<(u8, u8, bool, u32)> =
+        (0..200u32).map(|i| (i as u8, (i / 2) as u8, i % 2 == 0, i * 5000)).collect();
+    dir.write("train/a/user3_1.bs2", &aer::tests::encode(&events));
+    dir.write("train/b/user4_1.bs2", &aer::tests::encode(&events));
+    dir.write("sensor.txt", b"1280x720");
+    let open = |augment| Gesture::open(GestureSettings { augment, ..GestureSettings::new(dir.path()) }).unwrap();
+    let plain = open(false).batch(Split::Train, 1, 0, 0, 2).unwrap();
+    assert_eq!(plain.n_in, 2 * 128 * 128);
+    // x 0 to 199 of 1280 in blocks of ten pixels, y 0 to 99 of 720 in 128 rows.
+    let at = plain.at(8, 0).iter().position(|&c| c > 0).unwrap();
+    assert_eq!((at / 128 % 128, at % 128), (20 * 128 / 720, 4), "event 41 is the first of the ninth frame");
+    assert_ne!(open(true).batch(Split::Train, 1, 0, 0, 2).unwrap().inputs, plain.inputs);
+    assert_eq!(open(false).people(Split::Train).unwrap(), [3, 4]);
 }
 
 #[test]

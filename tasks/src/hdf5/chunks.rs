@@ -240,6 +240,7 @@ fn decode<'a>(
             Filter::Shuffle(0) => return Err("bytes shuffled in elements of no size".into()),
             Filter::Shuffle(element) => unshuffle(&bytes, *element).into(),
             Filter::Fletcher32 => without_checksum(bytes)?,
+            Filter::Lzf => lzf(&bytes, size + 4 * filters.len())?.into(),
         };
     }
     if bytes.len() == size { Ok(bytes) } else { Err(format!("{} bytes", bytes.len())) }
@@ -264,6 +265,36 @@ fn inflate(bytes: &[u8], most: usize) -> std::result::Result<Vec<u8>, String> {
             Err(e) => return Err(format!("what is no compressed stream ({e})")),
         }
     }
+}
+
+/// What bytes of LZF stand for, at most `most`: copies of up to 32 bytes, and pieces of what came before.
+///
+/// ```text
+/// 000nnnnn                           n + 1 bytes follow
+/// nnnooooo oooooooo                  n + 2 bytes from o + 1 before the end; with n = 7 a byte before the last adds to n
+/// ```
+fn lzf(bytes: &[u8], most: usize) -> std::result::Result<Vec<u8>, String> {
+    let mut out = Vec::with_capacity(most.min(4 * bytes.len() + 64));
+    let mut rest = bytes.iter().copied();
+    while let Some(control) = rest.next() {
+        let mut next = || rest.next().ok_or("bytes that end too early");
+        if control < 32 {
+            for _ in 0..=control {
+                out.push(next()?);
+            }
+        } else {
+            let more = if control >> 5 == 7 { usize::from(next()?) } else { 0 };
+            let (length, back) =
+                (usize::from(control >> 5) + more + 2, usize::from(control & 31) << 8 | usize::from(next()?));
+            let start = out.len().checked_sub(back + 1).ok_or("a piece from before the beginning")?;
+            // A piece may reach into itself.
+            (start..start + length).for_each(|at| out.push(out[at]));
+        }
+        if out.len() > most {
+            return Err("more".into());
+        }
+    }
+    Ok(out)
 }
 
 /// Bytes that do not make a whole element are at the end, as they are.
@@ -313,6 +344,15 @@ fn fletcher32(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lzf_copies_and_repeats() {
+        assert_eq!(lzf(&[2, 7, 8, 9, 0x20, 2], 100).unwrap(), [7, 8, 9, 7, 8, 9]);
+        assert_eq!(lzf(&[0, 5, 0xe0, 1, 0], 100).unwrap(), [5; 11], "a piece that reaches into itself, and a long one");
+        for bad in [&[3, 1][..], &[0, 1, 0x20], &[0, 1, 0x20, 1], &[0, 1, 0xe0, 0xff, 0]] {
+            assert!(lzf(bad, 100).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn shuffled_bytes_go_back() {

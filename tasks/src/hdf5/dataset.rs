@@ -2,6 +2,7 @@
 
 use super::cursor::Cursor;
 use super::header::{kind, messages};
+use super::record::{self, Field};
 use super::{Fault, Result};
 
 /// How a number is stored.
@@ -28,6 +29,8 @@ pub enum Kind {
     Text(usize),
     /// A reference to text in the global heap.
     Texts,
+    /// Several named numbers in so many bytes; [`Dataset::fields`] says which.
+    Record(usize),
 }
 
 impl Kind {
@@ -35,7 +38,7 @@ impl Kind {
     pub fn size(self) -> usize {
         match self {
             Kind::Number(number) => number.size,
-            Kind::Text(size) => size,
+            Kind::Text(size) | Kind::Record(size) => size,
             Kind::Numbers(_) | Kind::Texts => 16,
         }
     }
@@ -48,6 +51,7 @@ impl std::fmt::Display for Kind {
             Kind::Number(number) => f.write_str(name(number)),
             Kind::Numbers(number) => write!(f, "sequences of {}", name(number)),
             Kind::Text(_) | Kind::Texts => f.write_str("text"),
+            Kind::Record(_) => f.write_str("records"),
         }
     }
 }
@@ -84,6 +88,8 @@ pub enum Filter {
     /// then marks every chunk as not shuffled.
     Shuffle(usize),
     Fletcher32,
+    /// What h5py has beside deflate.
+    Lzf,
 }
 
 /// Filters of a data set: more than there are kinds of them is no sensible order.
@@ -100,6 +106,8 @@ pub struct Dataset<'a> {
     pub rows: usize,
     /// What a row is.
     pub kind: Kind,
+    /// The numbers of a record, in their order; none for other rows.
+    pub fields: Vec<Field>,
     pub(super) layout: Layout<'a>,
     /// In the order of writing.
     pub(super) filters: Vec<Filter>,
@@ -127,7 +135,7 @@ impl<'a> Dataset<'a> {
             }
             Ok(())
         })?;
-        let (Some(dims), Some(kind), Some(layout)) = (dims, row, layout) else {
+        let (Some(dims), Some((kind, fields)), Some(layout)) = (dims, row, layout) else {
             let rule = format!("{name} is a data set, with rows, a type and a layout");
             return Err(Fault::new(rule, "it is a group, or a part is missing"));
         };
@@ -136,7 +144,7 @@ impl<'a> Dataset<'a> {
         let Some(rows) = rows else {
             return Err(Fault::new(format!("{name} has a sensible number of rows"), format!("{dims:?}")));
         };
-        Ok(Dataset { dims, rows, kind, layout, filters, plain_edge, name: name.into() })
+        Ok(Dataset { dims, rows, kind, fields, layout, filters, plain_edge, name: name.into() })
     }
 }
 
@@ -161,9 +169,13 @@ fn dataspace(mut c: Cursor<'_>, name: &str) -> Result<Vec<usize>> {
     (0..rank).map(|_| sensible(c.u64()?)).collect()
 }
 
-fn datatype(mut c: Cursor<'_>, name: &str) -> Result<Kind> {
+fn datatype(mut c: Cursor<'_>, name: &str) -> Result<(Kind, Vec<Field>)> {
+    let version = c.rest().first().map_or(0, |byte| byte >> 4);
     let (class, flags, size) = type_head(&mut c)?;
-    match class {
+    if class == 6 {
+        return Ok((Kind::Record(size as usize), record::fields(c, version, flags, size as usize, name)?));
+    }
+    let kind = match class {
         0 | 1 => number(c, class, flags, size, name).map(Kind::Number),
         3 => Ok(Kind::Text(size as usize)),
         9 if size != 16 => {
@@ -175,22 +187,23 @@ fn datatype(mut c: Cursor<'_>, name: &str) -> Result<Kind> {
             number(c, class, flags, size, name).map(Kind::Numbers)
         }
         _ => Err(Fault::new(format!("{name} holds numbers, sequences of numbers or text"), class_name(class))),
-    }
+    };
+    Ok((kind?, Vec::new()))
 }
 
 /// Class, flags and size in bytes of a type.
-fn type_head(c: &mut Cursor<'_>) -> Result<(u8, u32, u32)> {
+pub(super) fn type_head(c: &mut Cursor<'_>) -> Result<(u8, u32, u32)> {
     let word = c.u32()?;
     Ok((word as u8 & 15, word >> 8, c.u32()?))
 }
 
-fn class_name(class: u8) -> String {
+pub(super) fn class_name(class: u8) -> String {
     let names = ["integers", "floating-point numbers", "times", "text", "bit fields", "opaque bytes", "compounds"];
     let more = ["references", "enumerations", "sequences", "arrays", "complex numbers"];
     names.iter().chain(&more).nth(class.into()).map_or_else(|| format!("class {class}"), |name| name.to_string())
 }
 
-fn number(mut c: Cursor<'_>, class: u8, flags: u32, size: u32, name: &str) -> Result<Number> {
+pub(super) fn number(mut c: Cursor<'_>, class: u8, flags: u32, size: u32, name: &str) -> Result<Number> {
     if class > 1 {
         return Err(Fault::new(format!("{name} holds numbers"), class_name(class)));
     }
@@ -241,12 +254,12 @@ fn filter(c: &mut Cursor<'_>, version: u8, name: &str) -> Result<Filter> {
         1 => Ok(Filter::Deflate),
         2 => Ok(Filter::Shuffle(first as usize)),
         3 => Ok(Filter::Fletcher32),
+        32_000 => Ok(Filter::Lzf),
         _ => {
             let known = match id {
                 4 => "szip",
                 5 => "nbit",
                 6 => "scale-offset",
-                32_000 => "LZF",
                 32_001 => "Blosc",
                 32_015 => "Zstandard",
                 _ => "another program's",

@@ -1,5 +1,5 @@
-//! A small part of HDF5, read from bytes that nobody vouches for, and a smaller part of it written: the recordings of SHD and SSC, and
-//! networks in NIR.
+//! A small part of HDF5, read from bytes that nobody vouches for, and a smaller part of it written: the recordings of SHD and SSC, caches of
+//! tonic, and networks in NIR.
 //!
 //! ```text
 //! superblock -> object header of the root group -> links -> object header of a data set -> messages:
@@ -8,11 +8,11 @@
 //! global heap     the numbers or the text of a row of variable length: the row itself is a reference of 16 bytes
 //! ```
 //!
-//! In reading order: `cursor` takes numbers out of bytes, `header` walks object headers and groups, `dataset` understands the
-//! four messages, `chunks` puts rows together, `heap` follows references, `value` makes numbers and texts of rows, [`write()`] writes.
-//! What is read: superblocks 0 to 3, object headers 1 and 2, groups as symbol tables and as links, rows that are compact, contiguous or in
-//! chunks under a B-tree of version 1, a fixed array, or no index at all; the filters deflate, shuffle and Fletcher-32. Anything else is
-//! refused by name. Checksums are compared where the format has them.
+//! In reading order: `cursor` takes numbers out of bytes, `header` walks object headers and groups, `dataset` understands the four
+//! messages, `record` rows of several numbers, `chunks` puts rows together, `heap` follows references, `value` makes numbers and texts of
+//! rows, [`write()`] writes. What is read: superblocks 0 to 3, object headers 1 and 2, groups as symbol tables and as links, rows that are
+//! compact, contiguous or in chunks under a B-tree of version 1, a fixed array, or no index at all; the filters deflate, LZF, shuffle and
+//! Fletcher-32. Anything else is refused by name. Checksums are compared where the format has them.
 //!
 //! Nothing in a file is believed. Rows and chunks are allocated within a limit that the caller gives, and compressed ones only as they
 //! are unpacked; structures that lie beside each other in a sound file are not read for longer than the file is, so that references in a
@@ -26,6 +26,7 @@ mod cursor;
 mod dataset;
 mod header;
 mod heap;
+mod record;
 pub(crate) mod value;
 mod write;
 
@@ -35,8 +36,9 @@ use std::path::Path;
 
 pub use dataset::{Dataset, Kind, Number};
 pub use heap::Heap;
+pub use record::Field;
 pub use value::{Budget, Value, Values};
-pub use write::{Item, write};
+pub use write::{Element, Item, write};
 
 use crate::Error;
 

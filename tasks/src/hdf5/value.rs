@@ -119,7 +119,7 @@ impl Hdf5 {
                 }
                 Values::Texts(texts)
             }
-            Kind::Numbers(_) => {
+            Kind::Numbers(_) | Kind::Record(_) => {
                 return Err(Fault::new(format!("{} holds numbers or text", data.name), data.kind.to_string()));
             }
         };

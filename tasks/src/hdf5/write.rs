@@ -4,7 +4,8 @@
 //! superblock | rows of each data set and its header, then the header of the group that holds it, and so on up to the root
 //! ```
 //!
-//! Any reader of HDF5 1.8 or later takes it. Texts have a fixed length, filled up with zeros.
+//! Any reader of HDF5 1.8 or later takes it. Texts have a fixed length, filled up with zeros. Sequences lie in collections of the global heap in
+//! front of the rows that refer to them.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,39 @@ pub enum Item {
     Integers(Vec<usize>, Vec<i64>),
     /// Texts in UTF-8.
     Texts(Vec<usize>, Vec<String>),
+    /// A sequence of numbers for each row: their type, and for each row their bytes, little endian.
+    Sequences(Element, Vec<Vec<u8>>),
+}
+
+/// A number of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// Half precision.
+    Half,
+    /// Single precision.
+    Single,
+    /// Double precision.
+    Double,
+    /// Integers from 0 to 65535.
+    Unsigned16,
+}
+
+impl Element {
+    /// Bytes.
+    pub fn size(self) -> usize {
+        match self {
+            Element::Half | Element::Unsigned16 => 2,
+            Element::Single => 4,
+            Element::Double => 8,
+        }
+    }
+
+    fn class(self) -> Vec<u8> {
+        match self {
+            Element::Unsigned16 => vec![0x10, 0, 0, 0, 2, 0, 0, 0, 0, 0, 16, 0],
+            _ => float(self.size() as u8),
+        }
+    }
 }
 
 impl Item {
@@ -63,6 +97,7 @@ const SUPERBLOCK: usize = 48;
 fn put(file: &mut Vec<u8>, item: &Item) -> u64 {
     let (dims, class, rows) = match item {
         Item::Group(members) => return put_group(file, members),
+        Item::Sequences(element, all) => return put_sequences(file, *element, all),
         Item::Single(dims, all) => (dims, float(4), all.iter().flat_map(|v| v.to_le_bytes()).collect()),
         Item::Double(dims, all) => (dims, float(8), all.iter().flat_map(|v| v.to_le_bytes()).collect()),
         Item::Integers(dims, all) => (dims, integer(), all.iter().flat_map(|v| v.to_le_bytes()).collect()),
@@ -79,9 +114,13 @@ fn put(file: &mut Vec<u8>, item: &Item) -> u64 {
     put_rows(file, dims, class, rows)
 }
 
-/// The type of a number as IEEE 754 has it, in `size` bytes, 4 or 8.
+/// The type of a number as IEEE 754 has it, in `size` bytes: 2, 4 or 8.
 fn float(size: u8) -> Vec<u8> {
-    let (exponent, fraction, bias) = if size == 4 { (8, 23, 127u32) } else { (11, 52, 1023) };
+    let (exponent, fraction, bias) = match size {
+        2 => (5, 10, 15u32),
+        4 => (8, 23, 127),
+        _ => (11, 52, 1023),
+    };
     let head = [0x11, 0x20, 8 * size - 1, 0, size, 0, 0, 0, 0, 0, 8 * size, 0, fraction, exponent, 0, fraction];
     [&head[..], &bias.to_le_bytes()].concat()
 }
@@ -104,6 +143,44 @@ fn put_rows(file: &mut Vec<u8>, dims: &[usize], class: Vec<u8>, rows: Vec<u8>) -
         file,
         &[(kind::DATASPACE, space), (kind::DATATYPE, class), (FILL, vec![3, 0x0a]), (kind::LAYOUT, layout)],
     )
+}
+
+/// Bytes of objects that one collection of the heap holds, and the least that the C library takes for a collection.
+const COLLECTION: (usize, usize) = (1 << 16, 4096);
+
+fn put_sequences(file: &mut Vec<u8>, element: Element, all: &[Vec<u8>]) -> u64 {
+    let mut rows = Vec::with_capacity(16 * all.len());
+    let mut rest = all;
+    while !rest.is_empty() {
+        let (mut objects, mut count) = (Vec::new(), 0u16);
+        let place = align(file);
+        while let Some((bytes, more)) = rest.split_first().filter(|_| objects.len() < COLLECTION.0 && count < u16::MAX)
+        {
+            count += 1;
+            // A number, one reference, and the length; then the bytes, filled up.
+            objects.extend([count, 1, 0, 0].into_iter().flat_map(u16::to_le_bytes));
+            objects.extend((bytes.len() as u64).to_le_bytes());
+            objects.extend(bytes);
+            objects.resize(objects.len().next_multiple_of(8), 0);
+            // A row without numbers refers to nothing.
+            let (length, place) = ((bytes.len() / element.size()) as u32, if bytes.is_empty() { 0 } else { place });
+            rows.extend(length.to_le_bytes());
+            rows.extend(place.to_le_bytes());
+            rows.extend((if bytes.is_empty() { 0 } else { u32::from(count) }).to_le_bytes());
+            rest = more;
+        }
+        // What is left of a collection is object 0, which counts its own head.
+        let size = (16 + objects.len() + 16).max(COLLECTION.1);
+        let free = size - 16 - objects.len();
+        file.extend(b"GCOL\x01\0\0\0");
+        file.extend((size as u64).to_le_bytes());
+        file.extend(objects);
+        file.extend([0; 8]);
+        file.extend((free as u64).to_le_bytes());
+        file.resize(place as usize + size, 0);
+    }
+    let class = [&[0x19, 0, 0, 0, 16, 0, 0, 0][..], &element.class()].concat();
+    put_rows(file, &[all.len()], class, rows)
 }
 
 fn put_group(file: &mut Vec<u8>, members: &BTreeMap<String, Item>) -> u64 {

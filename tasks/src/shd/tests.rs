@@ -79,15 +79,13 @@ fn every_form_of_hdf5_gives_the_same_samples() {
             assert_eq!(file.sample(i, UNITS).unwrap(), want, "sample {i} of {name}");
         }
     }
-    assert_eq!(forms, 10);
+    assert_eq!(forms, 11);
 }
 
 #[test]
 fn forms_of_hdf5_that_are_not_read_are_named() {
-    for (name, words) in [("refused_extensible", "an extensible array"), ("refused_lzf", "filter 32000, LZF")] {
-        let m = ShdFile::open(&data(&format!("hdf5_forms/{name}.h5"))).err().unwrap().to_string();
-        assert!(m.contains(words) && m.contains("h5py"), "{m}");
-    }
+    let m = ShdFile::open(&data("hdf5_forms/refused_extensible.h5")).err().unwrap().to_string();
+    assert!(m.contains("an extensible array") && m.contains("h5py"), "{m}");
 }
 
 #[test]

@@ -12,21 +12,18 @@
 
 mod columns;
 mod header;
+mod write;
 
 use std::path::Path;
 
 use self::columns::{Column, Named, Number, named, order, ranges};
 use self::header::{Value, parse, split};
+pub use self::write::encode;
 use super::{Clock, Collector, Reading, Recording, TimeUnit};
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
 /// How to save what is not read.
 const SAVE: &str = "save a plain array with `np.save(name, np.stack([x, y, p, t / 1000], 1))` for t in microseconds";
-
-/// Reads a file. Errors: [`Error::Io`] and those of [`decode`].
-pub fn read(path: &Path, reading: &Reading) -> Result<Recording> {
-    decode(&files::read(path, files::EVENTS, "read the NumPy file")?, path, reading)
-}
 
 /// The events of a file with contents `bytes`; `path` is for messages only.
 ///
@@ -43,9 +40,32 @@ pub fn decode(bytes: &[u8], path: &Path, reading: &Reading) -> Result<Recording>
         return Err(Error::damaged(path, "the file is in NumPy's format", got));
     };
     let array = Array::parse(text, data, path, reading)?;
-    let first_byte = bytes.len() - data.len();
+    collect(&array, data, bytes.len(), path, reading)
+}
+
+/// The events of rows of named numbers that another format keeps: the names and NumPy's types of all that is in a row. `length` is that of
+/// the file, for messages.
+///
+/// Errors: as [`decode`].
+pub(crate) fn of_rows(
+    fields: &[(String, String)],
+    data: &[u8],
+    length: usize,
+    path: &Path,
+    reading: &Reading,
+) -> Result<Recording> {
+    let fields: Vec<Value> =
+        fields.iter().map(|(name, descr)| Value::Many(vec![Value::Text(name), Value::Text(descr)])).collect();
+    let mut array = Array::of_names(&fields, Some(vec![0]), path)?;
+    array.events = data.len() / array.size.max(1);
+    collect(&array, data, length, path, reading)
+}
+
+/// The events of an array. Its numbers are at the end of the file.
+fn collect(array: &Array, data: &[u8], length: usize, path: &Path, reading: &Reading) -> Result<Recording> {
+    let first_byte = length.saturating_sub(data.len());
     let mut out = Collector::new(path, reading, array.unit, array.events);
-    array.remark.into_iter().for_each(|r| out.remark(r));
+    array.remark.iter().for_each(|r| out.remark(r.as_str()));
     let polarity = Polarity::find(array.columns[2], data, array.events, path)?;
     let mut clock = array.columns[3].number.range().map(Clock::new);
     for i in 0..array.events {
@@ -64,7 +84,7 @@ pub fn decode(bytes: &[u8], path: &Path, reading: &Reading) -> Result<Recording>
         out.push((first_byte + i * array.size) as u64, time, x as u16, y as u16, polarity.is_on(p))?;
     }
     clock.and_then(|c| c.remark()).into_iter().for_each(|r| out.remark(r));
-    out.finish(bytes.len())
+    out.finish(length)
 }
 
 /// The time of an integer timer that may run over, into negative numbers where it has a sign. A time that is negative without the timer

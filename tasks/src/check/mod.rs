@@ -4,195 +4,40 @@
 //! damage: the report has the counts of what is sound, a line for each file, or sample of a file, that is not, and the remarks of the
 //! readers. What is a problem here stops training; what is a remark here is a remark there.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::path::{Path, PathBuf};
+mod report;
 
-use crate::events::{Disorder, Event, Reading, TimeUnit};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use self::report::Seen;
+pub use self::report::{Kind, Part, Problem, Report};
+use crate::events::{self, Accept, Event, Reading, TimeUnit};
+use crate::gesture::{self, Layout};
 use crate::remarks::{Listing, Remarks};
 use crate::rng::finish;
 use crate::shd::{self, ShdFile, ShdKind, UNITS};
-use crate::{Error, Result, Split, files, gesture, nmnist, parallel, sparse};
+use crate::{Error, Result, Split, files, nmnist, parallel, sparse};
 
 /// Problems of single samples that are listed for one file; the rest is counted.
 const LISTED: usize = 20;
 
-/// The kinds of data that are recognised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// N-MNIST, 40-bit event files.
-    NMnist,
-    /// SHD, HDF5.
-    Shd,
-    /// SSC, HDF5.
-    Ssc,
-    /// DVS128 Gesture, NumPy or 40-bit event files.
-    Gesture,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Kind::NMnist => "N-MNIST",
-            Kind::Shd => "SHD",
-            Kind::Ssc => "SSC",
-            Kind::Gesture => "DVS128 Gesture",
-        })
-    }
-}
-
-/// One split of one set.
-#[derive(Clone, Debug)]
-pub struct Part {
-    /// The set.
-    pub kind: Kind,
-    /// The split.
-    pub split: Split,
-    /// The folder or file.
-    pub path: PathBuf,
-    /// Files looked at, damaged ones included.
-    pub files: u64,
-    /// Sound samples.
-    pub samples: u64,
-    /// Events (spikes) in sound samples.
-    pub events: u64,
-    /// Time of the latest event in seconds.
-    pub last_event: f64,
-    /// Sound samples of each class.
-    pub classes: BTreeMap<i64, u64>,
-    /// Sound samples of each speaker; empty where there are none.
-    pub speakers: BTreeMap<i64, u64>,
-    /// What is not sound.
-    pub problems: Vec<Problem>,
-    /// What was recognised, left out or strange.
-    pub remarks: Vec<String>,
-    /// A number for each sound sample, equal for equal samples, and its class.
-    prints: Vec<(u64, i64)>,
-}
-
-/// What there is to report of a sound sample.
-struct Seen {
-    class: i64,
-    person: Option<i64>,
-    events: usize,
-    /// Time of the latest event in seconds.
-    last: f64,
-    /// Equal for equal samples.
-    print: u64,
-}
-
-impl Part {
-    fn new(kind: Kind, split: Split, path: &Path) -> Self {
-        Part {
-            kind,
-            split,
-            path: path.to_owned(),
-            files: 0,
-            samples: 0,
-            events: 0,
-            last_event: 0.0,
-            classes: BTreeMap::new(),
-            speakers: BTreeMap::new(),
-            problems: Vec::new(),
-            remarks: Vec::new(),
-            prints: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, seen: Seen) {
-        self.samples += 1;
-        self.events += seen.events as u64;
-        self.last_event = self.last_event.max(seen.last);
-        self.prints.push((seen.print, seen.class));
-        *self.classes.entry(seen.class).or_default() += 1;
-        if let Some(person) = seen.person {
-            *self.speakers.entry(person).or_default() += 1;
-        }
-    }
-
-    fn problem(&mut self, path: &Path, reason: impl fmt::Display) {
-        self.problems.push(Problem { path: path.to_owned(), reason: reason.to_string() });
-    }
-}
-
-/// A damaged file, or sample of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The file.
-    pub path: PathBuf,
-    /// Rule, finding and remedy.
-    pub reason: String,
-}
-
-/// What was found. `Display` is the text of `etrace data check`.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// The directory that was looked into.
-    pub dir: PathBuf,
-    /// One entry a split.
-    pub parts: Vec<Part>,
-}
-
-impl Report {
-    /// Whether nothing is wrong.
-    pub fn is_sound(&self) -> bool {
-        self.problems().next().is_none()
-    }
-
-    /// All problems.
-    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.parts.iter().flat_map(|p| &p.problems)
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.dir.display())?;
-        let counts = |m: &BTreeMap<i64, u64>| m.iter().map(|(k, n)| format!("{k}: {n}")).collect::<Vec<_>>().join(", ");
-        for p in &self.parts {
-            writeln!(f, "\n{} {} in {}", p.kind, p.split, p.path.display())?;
-            writeln!(
-                f,
-                "  files    {}\n  samples  {}\n  events   {}, the latest at {:.3} s",
-                p.files, p.samples, p.events, p.last_event
-            )?;
-            writeln!(f, "  classes  {} ({})", p.classes.len(), counts(&p.classes))?;
-            if !p.speakers.is_empty() {
-                writeln!(f, "  speakers {} ({})", p.speakers.len(), counts(&p.speakers))?;
-            }
-            for remark in &p.remarks {
-                writeln!(f, "  REMARK   {remark}")?;
-            }
-            for problem in &p.problems {
-                writeln!(f, "  PROBLEM  {}", problem.reason)?;
-            }
-        }
-        match self.problems().count() {
-            0 => write!(f, "\nno problem found")?,
-            1 => write!(f, "\n1 problem")?,
-            n => write!(f, "\n{n} problems")?,
-        }
-        match self.parts.iter().map(|p| p.remarks.len()).sum::<usize>() {
-            0 => Ok(()),
-            1 => write!(f, ", 1 remark"),
-            n => write!(f, ", {n} remarks"),
-        }
-    }
-}
-
-/// Reads all data of a known kind in `dir`, with disorder and a unit of times accepted as the tasks do by their settings.
+/// Reads all data of a known kind in `dir`, as the tasks do with the same settings.
 ///
 /// Errors: [`Error::Missing`] if there is none. Damaged files are no error, they are in the report.
-pub fn check(dir: &Path, disorder: Disorder, time_unit: Option<TimeUnit>) -> Result<Report> {
-    let mut parts = check_nmnist(dir, Reading::NMNIST.accepting(disorder, time_unit));
-    parts.extend(check_gesture(dir, disorder, time_unit));
+pub fn check(dir: &Path, accept: Accept) -> Result<Report> {
+    let mut parts = check_nmnist(dir, Reading::NMNIST.accepting(accept.disorder, accept.time_unit));
+    parts.extend(check_gesture(dir, accept, parts.is_empty()));
     for kind in [ShdKind::Shd, ShdKind::Ssc] {
-        parts.extend(Split::ALL.into_iter().filter_map(|split| check_shd(dir, kind, split, time_unit)));
+        parts.extend(Split::ALL.into_iter().filter_map(|split| check_shd(dir, kind, split, accept.time_unit)));
     }
     if parts.is_empty() {
+        // A folder that is one, but not split or without a list that it needs.
+        if let Err(error @ Error::Damaged { .. }) = gesture::find(dir, Split::Train) {
+            return Err(error);
+        }
         let layout = "NMNIST/Train/<digit>/<5 digits>.bin, NMNIST/Test/... or shd_train.h5, shd_test.h5, ssc_train.h5, ssc_valid.h5, \
              ssc_test.h5, or train/DVSGesture/ibmGestureTrain/<user>_<lighting>/<class>.npy, or trials_to_train.txt with .aedat files, \
-             or clips with a labels.csv";
+             or clips with a labels.csv, or train/<class>/ and test/<class>/ with recordings";
         let next = "Name the folder that holds NMNIST/ or the .h5 files".into();
         return Err(files::missing("data", dir.to_owned(), dir, layout, next));
     }
@@ -240,7 +85,7 @@ fn seen(class: i32, events: &[Event]) -> Seen {
 }
 
 fn check_nmnist(dir: &Path, reading: Reading) -> Vec<Part> {
-    let Ok(root) = nmnist::root(dir) else { return Vec::new() };
+    let Some(root) = nmnist::root(dir).ok().filter(|root| nmnist::is_surely(root)) else { return Vec::new() };
     let check = |split: Split| {
         let folder = nmnist::split_dir(&root, split).ok()?;
         let (mut part, all) = begin(Kind::NMnist, split, &folder, nmnist::recordings(&folder));
@@ -285,15 +130,34 @@ fn begin<T>(kind: Kind, split: Split, folder: &Path, listing: Result<Listing<T>>
     }
 }
 
-fn check_gesture(dir: &Path, disorder: Disorder, time_unit: Option<TimeUnit>) -> Vec<Part> {
+/// DVS128 Gesture, or else recordings of any set if `any`.
+fn check_gesture(dir: &Path, accept: Accept, any: bool) -> Vec<Part> {
     let check = |split: Split| {
         let layout = gesture::find(dir, split).ok()?;
-        let listing = layout.recordings(split);
-        let (mut part, all) = begin(Kind::Gesture, split, layout.folder(), listing);
+        let of_any = layout.is_of_any_set();
+        if (of_any && !any) || (split == Split::Valid && !of_any) {
+            return None;
+        }
+        let kind = match layout {
+            Layout::Classes(_) => Kind::Classes,
+            Layout::Caches(_) => Kind::Caches,
+            _ => Kind::Gesture,
+        };
+        let (mut part, all) = begin(kind, split, layout.folder(), layout.recordings(split));
+        let (reading, names) = match layout.reading(accept).and_then(|reading| Ok((reading, layout.classes()?))) {
+            Ok(found) => found,
+            Err(e) => {
+                part.problem(layout.folder(), e);
+                return Some(part);
+            }
+        };
+        if of_any {
+            (part.names, part.sensor) = (names, Some(reading.sensor));
+        }
         let files: Vec<&[gesture::Recording]> = all.chunk_by(|a, b| a.path == b.path).collect();
         part.files = files.len() as u64;
         let found = parallel::map(files.len(), |i| {
-            let file = gesture::read(&files[i][0].path, disorder, time_unit)?;
+            let file = events::read(&files[i][0].path, &reading)?;
             let parts: Vec<_> = files[i]
                 .iter()
                 .map(|r| gesture::part(&file.events, r).map(|(events, remark)| (seen(r.label, events), remark)))
@@ -324,7 +188,7 @@ fn check_gesture(dir: &Path, disorder: Disorder, time_unit: Option<TimeUnit>) ->
         part.remarks.extend(remarks.lines());
         Some(part)
     };
-    [Split::Train, Split::Test].into_iter().filter_map(check).collect()
+    Split::ALL.into_iter().filter_map(check).collect()
 }
 
 fn check_shd(dir: &Path, of: ShdKind, split: Split, time_unit: Option<TimeUnit>) -> Option<Part> {
@@ -390,7 +254,7 @@ mod tests {
     use crate::testing::{Folder, shared};
 
     fn checked(dir: &Path) -> Result<Report> {
-        check(dir, Disorder::Refuse, None)
+        check(dir, Accept::default())
     }
 
     fn data(name: &str) -> Vec<u8> {
@@ -446,6 +310,29 @@ mod tests {
         let part = &report.parts[0];
         assert_eq!((part.kind, part.files, part.samples, part.events), (Kind::Gesture, 2, 1, 2));
         assert!(part.problems[0].reason.contains("4.npy"), "{report}");
+    }
+
+    /// The folders that tonic makes below the one it is given.
+    #[test]
+    fn layouts_of_tonic() {
+        let dir = Folder::new("check-tonic");
+        let digits = data("sample_nmnist.bin");
+        dir.write("NMNIST/Train/0/00002.bin", &digits);
+        dir.write("NMNIST/Test/9/00001.bin", &digits);
+        let (sensor, clip) = (events::Sensor::DVS128, data("gesture_clip.bs2"));
+        let clip = events::aer::decode(&clip, Path::new("clip"), &Reading::GESTURE).unwrap().events;
+        for split in ["ibmGestureTrain", "ibmGestureTest"] {
+            dir.write(&format!("DVSGesture/{split}/user02_fluorescent/0.npy"), &events::npy::encode(&clip, sensor));
+        }
+        for file in ["SHD/shd_train.h5", "SHD/shd_test.h5", "SSC/ssc_train.h5", "SSC/ssc_valid.h5", "SSC/ssc_test.h5"] {
+            dir.write(file, &data("shd_tiny.h5"));
+        }
+        let report = checked(dir.path()).unwrap();
+        assert!(report.is_sound(), "{report}");
+        let found: Vec<_> = report.parts.iter().map(|p| (p.kind, p.split)).collect();
+        let [train, valid, test] = Split::ALL;
+        let want = [Kind::NMnist, Kind::Gesture, Kind::Shd].map(|kind| [(kind, train), (kind, test)]).concat();
+        assert_eq!(found, [want, [train, valid, test].map(|split| (Kind::Ssc, split)).to_vec()].concat());
     }
 
     #[test]
