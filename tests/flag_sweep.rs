@@ -47,6 +47,8 @@ const BASES: &[(&str, &str, &str)] = &[
     ("plugin install", "cpu", ""),
     ("plugin path", "", ""),
     ("data check", "DATA", ""),
+    ("completions", "bash", ""),
+    ("man", "", "--out=man"),
 ];
 
 const ANALYSIS: &str = "--models=lif-delta --n_rec=5 --n_in=8 --steps=8 --samples=2 --out=out";
