@@ -4,6 +4,11 @@
 //! Sources cite the specification as `docs/spec/PAGE.md, "Heading"`, never by the number of a section, which would go stale
 //! without anybody noticing.
 
+#[path = "docs/reference.rs"]
+mod reference;
+#[path = "docs/source.rs"]
+mod source;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -201,7 +206,8 @@ fn every_page_can_be_reached_from_the_readme() {
             }
         }
     }
-    for page in files(&["docs"], "md") {
+    // The table of contents of the site leads to pages, and no page leads to it.
+    for page in files(&["docs"], "md").into_iter().filter(|page| !page.ends_with("SUMMARY.md")) {
         assert!(reached.contains(&page), "{} cannot be reached from README.md; link to it", page.display());
     }
 }
