@@ -4,6 +4,8 @@
 //! Sources cite the specification as `docs/spec/PAGE.md, "Heading"`, never by the number of a section, which would go stale
 //! without anybody noticing.
 
+#[path = "docs/blocks.rs"]
+mod blocks;
 #[path = "docs/reference.rs"]
 mod reference;
 #[path = "docs/source.rs"]
