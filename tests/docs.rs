@@ -8,6 +8,8 @@
 mod blocks;
 #[path = "docs/reference.rs"]
 mod reference;
+#[path = "docs/site.rs"]
+mod site;
 #[path = "docs/source.rs"]
 mod source;
 
