@@ -192,8 +192,12 @@ fn understood(words: &[String], place: &str, whole: bool) -> bool {
         return false;
     };
     let changes: Vec<Change> = own.try_get_many("set").ok().flatten().into_iter().flatten().cloned().collect();
-    let changed = train_any::changed(name, &changes);
-    assert!(changed.is_ok(), "{place}: etrace {line}\n{:#}", changed.err().expect("an error"));
+    if let Err(error) = train_any::changed(name, &changes) {
+        panic!(
+            "{place}: etrace {line}
+{error:#}"
+        );
+    }
     command == "train"
         && ["dms-small", "copying"].contains(&name.as_str())
         && !words.iter().any(|w| ["--init", "--resume", "--device"].contains(&w.as_str()))
@@ -311,8 +315,9 @@ fn toml_is_what_it_looks_like() {
             let mut all = toml::Table::try_from(&small).expect("a configuration");
             laid_over(&mut all, table);
             let text = toml::to_string(&all).expect("a configuration");
-            let found = Experiment::read(&text);
-            assert!(found.is_ok(), "{place}: {}", found.err().expect("an error"));
+            if let Err(error) = Experiment::read(&text) {
+                panic!("{place}: {error}");
+            }
         }
     }
     assert!(campaigns > 0 && configurations > 0, "{campaigns} campaigns and {configurations} configurations");

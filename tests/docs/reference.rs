@@ -22,7 +22,7 @@ use toml::Value;
 
 use super::{
     read, root,
-    source::{Field, Type, types},
+    source::{Field, Type, Variant, types},
 };
 
 const MADE: &str = "*This page is made from the sources: `UPDATE_DOCS=1 cargo test --release --test docs` writes it, and a test fails where it is not \
@@ -50,7 +50,11 @@ fn page(name: &str, text: &str) {
 
 /// A text as a cell of a table.
 fn cell(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|").replace('<', "&lt;")
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|");
+    // Between backticks nothing is HTML.
+    let parts =
+        text.split('`').enumerate().map(|(k, part)| if k % 2 == 0 { part.replace('<', "&lt;") } else { part.into() });
+    parts.collect::<Vec<String>>().join("`")
 }
 
 fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
@@ -92,7 +96,7 @@ fn flag(arg: &clap::Arg) -> [String; 3] {
         });
         write!(doc, ". Values: {}", named.collect::<Vec<_>>().join("; ")).expect("a text");
     }
-    [format!("`{}`{also}", cell(&written)), default, doc]
+    [format!("`{written}`{also}"), default, doc]
 }
 
 /// A sentence in the middle of another.
@@ -223,7 +227,7 @@ impl Words {
             "bool" => "`true` or `false`",
             "String" => "a text",
             "PathBuf" => "a folder",
-            "(f64, f64)" => "two numbers",
+            "(f64, f64)" | "f64, f64" => "two numbers",
             "Vec<usize>" | "Vec<u64>" | "Vec<i64>" => "a list of whole numbers",
             "Vec<f32>" => "a list of numbers",
             "Vec<String>" => "a list of texts",
@@ -244,7 +248,7 @@ impl Words {
     /// A link to the values of an enum, which the section is called after the field that is met first.
     fn choice(&mut self, name: &str, field: &str, row: &str) -> String {
         assert!(
-            matches!(self.find(name), Some(Type::Enum(..))),
+            matches!(self.find(name), Some(Type::Enum(_))),
             "the reference does not know the type {name}; add words for it"
         );
         let known = self.named.iter().find(|(known, _)| known == name).map(|(_, title)| title.clone());
@@ -261,8 +265,8 @@ impl Words {
     /// The default of a field that standard settings leave out.
     fn absent(&self, field: &Field) -> String {
         match self.find(&field.of) {
-            Some(Type::Enum(_, variants)) => {
-                let standard = variants.iter().find(|variant| variant.standard);
+            Some(Type::Enum(choice)) => {
+                let standard = choice.variants.iter().find(|variant| variant.standard);
                 standard.map_or("none".into(), |variant| format!("`\"{}\"`", variant.name))
             }
             _ if field.of == "bool" => "`false`".into(),
@@ -384,32 +388,41 @@ fn listed<T: Listed + Serialize + Debug>(words: &mut Words, out: &mut String, ti
     }
 }
 
+/// A value of an enum: how it is written, what it is, what belongs to it.
+fn value_row(words: &mut Words, variant: &Variant, tag: Option<&str>) -> [String; 3] {
+    let Variant { name, fields, of, .. } = variant;
+    let more = match (of, fields.is_empty()) {
+        (Some(of), _) => words.of(&Field { of: of.clone(), ..Field::default() }, name),
+        (None, true) => String::new(),
+        (None, false) => {
+            let each = fields.iter().map(|f| format!("`{}` ({}): {}", f.name, words.of(f, name), lower(&cell(&f.doc))));
+            each.collect::<Vec<_>>().join("; ")
+        }
+    };
+    let written = match (tag, more.is_empty()) {
+        (Some(tag), true) => format!("`{{ {tag} = \"{name}\" }}`"),
+        (Some(tag), false) => format!("`{{ {tag} = \"{name}\", .. }}`"),
+        (None, true) => format!("`\"{name}\"`"),
+        (None, false) if of.is_some() => format!("`{{ {name} = .. }}`"),
+        (None, false) => format!("`{{ {name} = {{ .. }} }}`"),
+    };
+    [written, cell(&variant.doc), more]
+}
+
 /// Sections for the enums that rows have named, and for those that these name.
 fn choices(words: &mut Words, out: &mut String) {
     out.push_str("\n## Values\n");
     for k in 0.. {
         let Some((name, title)) = words.named.get(k).cloned() else { break };
-        let Some(Type::Enum(tag, variants)) = words.find(&name) else { panic!("{name} is an enum") };
-        let rows: Vec<[String; 3]> = variants
-            .iter()
-            .map(|variant| {
-                let fields = variant.fields.iter();
-                let fields =
-                    fields.map(|f| format!("`{}` ({}): {}", f.name, words.of(f, &variant.name), lower(&cell(&f.doc))));
-                let fields = fields.collect::<Vec<_>>().join("; ");
-                let more = if fields.is_empty() { "" } else { ", .." };
-                let written = tag.as_ref().map_or(format!("`\"{}\"`", variant.name), |tag| {
-                    format!("`{{ {tag} = \"{}\"{more} }}`", variant.name)
-                });
-                [written, cell(&variant.doc), fields]
-            })
-            .collect();
+        let Some(Type::Enum(choice)) = words.find(&name) else { panic!("{name} is an enum") };
+        let rows: Vec<[String; 3]> =
+            choice.variants.iter().map(|variant| value_row(words, variant, choice.tag.as_deref())).collect();
         let tabled = if rows.iter().any(|row| !row[2].is_empty()) {
             table(["value", "what", "with"], &rows)
         } else {
             table(["value", "what"], &rows.into_iter().map(|[value, what, _]| [value, what]).collect::<Vec<_>>())
         };
-        write!(out, "\n### {title}\n\n{tabled}").expect("a text");
+        write!(out, "\n### {title}\n\n{}\n\n{tabled}", choice.doc).expect("a text");
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Variant {
     pub name: String,
     pub doc: String,
     pub fields: Vec<Field>,
+    /// What it holds without a name: the type.
+    pub of: Option<String>,
     /// Whether it is the standard one.
     pub standard: bool,
 }
@@ -33,8 +35,16 @@ pub struct Variant {
 #[derive(Clone, Debug)]
 pub enum Type {
     Struct(Vec<Field>),
-    /// The key of the variant's name, if it is one of a table, and the variants.
-    Enum(Option<String>, Vec<Variant>),
+    Enum(Choice),
+}
+
+/// An enum.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The key of the variant's name, if it is one of a table.
+    pub tag: Option<String>,
+    pub doc: String,
+    pub variants: Vec<Variant>,
 }
 
 /// Documentation and attributes in front of an item.
@@ -132,7 +142,8 @@ fn variants<'a>(lines: &mut impl Iterator<Item = &'a str>, style: Option<&str>) 
         let name = head.attribute("rename").unwrap_or_else(|| renamed(&ident, style));
         if !ident.is_empty() && !head.attributes.contains("skip_deserializing") {
             let standard = head.attributes.contains("#[default]");
-            found.push(Variant { name, doc: head.text(), fields: inside, standard });
+            let of = text.split_once('(').and_then(|(_, rest)| rest.strip_suffix("),")).map(str::to_string);
+            found.push(Variant { name, doc: head.text(), fields: inside, of, standard });
         }
     }
     found
@@ -158,7 +169,8 @@ fn types_of(text: &str, found: &mut BTreeMap<String, Vec<Type>>) {
             "struct" if stored && rest.ends_with('}') => Type::Struct(Vec::new()),
             "struct" if stored => Type::Struct(fields(&mut lines, 0)),
             "enum" if stored => {
-                Type::Enum(head.attribute("tag"), variants(&mut lines, head.attribute("rename_all").as_deref()))
+                let variants = variants(&mut lines, head.attribute("rename_all").as_deref());
+                Type::Enum(Choice { tag: head.attribute("tag"), doc: head.text(), variants })
             }
             _ => continue,
         };
