@@ -11,6 +11,8 @@ FROM rust:1.95-bookworm AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends python3-pip && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home etrace
 USER etrace
+# A folder that WORKDIR makes may belong to root.
+RUN mkdir /home/etrace/source
 WORKDIR /home/etrace/source
 COPY --chown=etrace:etrace . .
 RUN cargo build --release --locked

@@ -3,6 +3,12 @@
 //!
 //! Sources cite the specification as `docs/spec/PAGE.md, "Heading"`, never by the number of a section, which would go stale
 //! without anybody noticing.
+//!
+//! ```text
+//! blocks     every block of code is what its language says
+//! reference  the pages of flags and of settings, made from the sources (`source` reads them)
+//! site       every page is a chapter, no link is dead, quoted messages exist
+//! ```
 
 #[path = "docs/blocks.rs"]
 mod blocks;
