@@ -74,6 +74,18 @@ fn every_block_has_a_language_that_a_test_knows() {
         );
         seen.insert(block.language);
     }
+    for page in documents() {
+        let text = read(&page);
+        let (mut list, mut blank) = (false, false);
+        for line in outside_code(&text) {
+            let block = blank && !list && line.starts_with("    ");
+            assert!(!block, "{}: a block of code is fenced, got `{line}`", page.display());
+            blank = line.trim().is_empty();
+            if !blank && !line.starts_with(' ') {
+                list = line.starts_with(['*', '-']) || line.starts_with(|c: char| c.is_ascii_digit());
+            }
+        }
+    }
     assert_eq!(seen.len(), LANGUAGES.len(), "only {seen:?} were found: has the form of blocks changed?");
 }
 
