@@ -61,10 +61,24 @@
 // Printing fails where standard output is gone; see `cli::output`.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
-/// A page of `docs/`: its example is run as a test.
+/// Pages with code of this crate: it is run as tests.
 #[cfg(doctest)]
-#[doc = include_str!("../docs/traced-ops.md")]
-mod traced_ops_page {}
+mod pages {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/adding-a-neuron.md")]
+    mod adding_a_neuron {}
+    #[doc = include_str!("../docs/adding-a-rule.md")]
+    mod adding_a_rule {}
+    #[doc = include_str!("../docs/from-braintrace.md")]
+    mod from_braintrace {}
+    #[doc = include_str!("../docs/library.md")]
+    mod library {}
+    #[doc = include_str!("../docs/own-network.md")]
+    mod own_network {}
+    #[doc = include_str!("../docs/traced-ops.md")]
+    mod traced_ops {}
+}
 
 pub mod analysis;
 pub mod cell;

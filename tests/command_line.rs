@@ -86,6 +86,8 @@ const COMMANDS: &[&[&str]] = &[
     &["plugin", "path"],
     &["data"],
     &["data", "check"],
+    &["completions"],
+    &["man"],
 ];
 
 #[test]
@@ -100,6 +102,29 @@ fn every_command_has_help() {
     }
     let (out, _) = run(&["--version"], 0);
     assert_eq!(out.trim(), format!("etrace {}", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command_and_flag() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let (out, _) = run(&["completions", shell], 0);
+        for word in ["memspeed", "dry-run", "etrace_decay"] {
+            assert!(out.contains(word), "{shell}: {word} is missing");
+        }
+    }
+    fails(&["completions", "csh"], 2, &["csh", "bash, elvish, fish"]);
+    let folder = Folder::new("man");
+    let (out, _) = run(&["man", "--out", &folder.path()], 0);
+    assert!(out.contains("etrace.1"), "{out}");
+    for (page, parts) in
+        [("etrace.1", "etrace-train(1)"), ("etrace-data-check.1", "time-unit"), ("etrace-dms.1", "tau_I2")]
+    {
+        let text = fs::read_to_string(folder.0.join(page)).expect(page).replace('\\', "");
+        assert!(text.contains(parts), "{page}: {parts} is missing");
+    }
+    assert!(!folder.0.join("etrace-help.1").exists());
+    let file = folder.file("file", b"");
+    fails(&["man", "--out", &file], 2, &["--out must be a folder that can be written", "name another"]);
 }
 
 #[test]

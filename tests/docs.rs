@@ -3,6 +3,21 @@
 //!
 //! Sources cite the specification as `docs/spec/PAGE.md, "Heading"`, never by the number of a section, which would go stale
 //! without anybody noticing.
+//!
+//! ```text
+//! blocks     every block of code is what its language says
+//! reference  the pages of flags and of settings, made from the sources (`source` reads them)
+//! site       every page is a chapter, no link is dead, quoted messages exist
+//! ```
+
+#[path = "docs/blocks.rs"]
+mod blocks;
+#[path = "docs/reference.rs"]
+mod reference;
+#[path = "docs/site.rs"]
+mod site;
+#[path = "docs/source.rs"]
+mod source;
 
 use std::{
     collections::BTreeSet,
@@ -201,7 +216,8 @@ fn every_page_can_be_reached_from_the_readme() {
             }
         }
     }
-    for page in files(&["docs"], "md") {
+    // The table of contents of the site leads to pages, and no page leads to it.
+    for page in files(&["docs"], "md").into_iter().filter(|page| !page.ends_with("SUMMARY.md")) {
         assert!(reached.contains(&page), "{} cannot be reached from README.md; link to it", page.display());
     }
 }

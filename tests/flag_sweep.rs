@@ -48,6 +48,8 @@ const BASES: &[(&str, &str, &str)] = &[
     ("plugin path", "", ""),
     ("data check", "DATA", ""),
     ("data convert", "DATA/NMNIST", "--out=converted"),
+    ("completions", "bash", ""),
+    ("man", "", "--out=man"),
 ];
 
 const ANALYSIS: &str = "--models=lif-delta --n_rec=5 --n_in=8 --steps=8 --samples=2 --out=out";

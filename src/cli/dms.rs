@@ -31,10 +31,6 @@ const DECAY: f64 = 0.9;
 #[derive(Clone, Debug, ClapArgs)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
-    #[command(flatten)]
-    learner: LearnerFlags,
-    #[command(flatten)]
-    training: TrainFlags,
     /// dms; or dm, the older click task (count clicks on two sides over a delay)
     #[arg(long, default_value = "dms")]
     dataset: String,
@@ -89,6 +85,10 @@ pub struct Args {
     /// train; for plots of a trained network see `etrace observe`
     #[arg(long, hide = true, default_value = "train", value_parser = ["train"])]
     mode: String,
+    #[command(flatten)]
+    learner: LearnerFlags,
+    #[command(flatten)]
+    training: TrainFlags,
 }
 
 /// Runs the command.

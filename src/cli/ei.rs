@@ -32,10 +32,6 @@ const DECAY: f64 = 0.99;
 #[derive(Clone, Debug, ClapArgs)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
-    #[command(flatten)]
-    learner: LearnerFlags,
-    #[command(flatten)]
-    training: TrainFlags,
     /// Smoothed accuracy at which training stops
     #[arg(long, visible_alias = "threshold", default_value_t = published().settings.stop_at.unwrap_or(1.0), value_parser = fraction)]
     acc_th: f64,
@@ -108,6 +104,10 @@ pub struct Args {
     /// train; for plots of a trained network see `etrace observe`
     #[arg(long, hide = true, default_value = "train", value_parser = ["train"])]
     mode: String,
+    #[command(flatten)]
+    learner: LearnerFlags,
+    #[command(flatten)]
+    training: TrainFlags,
 }
 
 /// Runs the command.

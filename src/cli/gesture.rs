@@ -42,10 +42,6 @@ const SLICE: u64 = 1_700_000;
 /// --select test takes the epoch that is best on the test set, as published, whose accuracy there is too good.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    #[command(flatten)]
-    learner: LearnerFlags,
-    #[command(flatten)]
-    run: RunFlags,
     /// Frames of a side of this many pixels: 128, 64 or 32
     #[arg(long, default_value_t = gesture_net().frame_size, value_parser = size)]
     frame_size: usize,
@@ -150,6 +146,10 @@ pub struct Args {
     /// Accepted for the published command lines; a line is printed for every epoch
     #[arg(long, hide = true, value_parser = passes)]
     log_interval: Option<u64>,
+    #[command(flatten)]
+    learner: LearnerFlags,
+    #[command(flatten)]
+    run: RunFlags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

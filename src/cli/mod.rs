@@ -20,6 +20,7 @@ pub mod export;
 pub mod flags;
 pub mod gesture;
 pub mod import;
+pub mod manual;
 pub mod memspeed;
 pub mod observe;
 pub mod output;
@@ -100,6 +101,10 @@ enum Command {
     Plugin(plugin::Args),
     /// Inspect and convert data sets
     Data(data::Args),
+    /// Print completions of commands and flags for a shell
+    Completions(manual::Completions),
+    /// Write manual pages, one for each command
+    Man(manual::Man),
 }
 
 impl Command {
@@ -122,6 +127,8 @@ impl Command {
             Command::Verify(args) => verify::run(args, global),
             Command::Plugin(args) => plugin::run(args, global),
             Command::Data(args) => data::run(args, global),
+            Command::Completions(args) => manual::completions(&args),
+            Command::Man(args) => manual::man(&args),
         }
     }
 }
@@ -168,8 +175,11 @@ pub fn command() -> clap::Command {
     command
 }
 
-/// A command line as clap reads it; `words` begin with the program's name.
-fn parse(words: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
+/// A command line as it is read; `words` begin with the program's name.
+///
+/// # Errors
+/// When it has a word that is no command, no flag or no value.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
     let command = Cli::command();
     let words = flags::words::canonical(&command, words);
     command.try_get_matches_from(words)

@@ -30,7 +30,7 @@ pub struct GifNet {
     /// Synaptic time constant.
     #[serde(deserialize_with = "range::positive")]
     pub tau_syn: f64,
-    /// Time constant of the after-current: the memory of the network; see [`GifNet::slow`].
+    /// Time constant of the after-current: the memory of the network.
     pub tau_i2: Tau,
     /// After-current of a spike: positive values inhibit.
     #[serde(deserialize_with = "range::finite")]

@@ -22,7 +22,7 @@ pub struct Settings {
     pub epochs: Option<u64>,
     /// Batches in all; without limit if absent.
     pub batches: Option<u64>,
-    /// Stop when the smoothed accuracy (factor 0.8) reaches this, from batch [`SETTLED`](super::trainer::SETTLED) on: the published scripts start the
+    /// Stop when the smoothed accuracy (factor 0.8) reaches this, after ten batches at the earliest: the published scripts start the
     /// average at the first batch, whose luck can end a run at once.
     pub stop_at: Option<f64>,
     /// Evaluate on this split after each epoch; the best evaluation selects the `best` checkpoint.

@@ -36,7 +36,7 @@ pub struct NMnistSettings {
     pub dir: PathBuf,
     /// Time bins, the number of steps of a sample.
     pub steps: usize,
-    /// Only the events before [`FIRST_SACCADE_US`], as in the published experiments.
+    /// Only the events of the first 100 ms, the first saccade, as in the published experiments.
     pub first_saccade: bool,
     /// 1 for any number of spikes in a bin.
     pub binary: bool,

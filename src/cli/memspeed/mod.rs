@@ -46,10 +46,6 @@ pub struct Args {
     /// a CPU, published elsewhere.
     #[arg(long, value_enum)]
     preset: Option<Preset>,
-    #[command(flatten)]
-    learner: LearnerFlags,
-    #[command(flatten)]
-    training: TrainFlags,
     /// Several methods to compare in one sweep, with commas [default: bptt,es-d-rtrl,d-rtrl, or --method alone]
     #[arg(long, value_delimiter = ',', conflicts_with = "method", value_name = "NAME")]
     methods: Vec<String>,
@@ -124,6 +120,10 @@ pub struct Args {
     /// Accepted for the published command lines; memory is always measured.
     #[arg(long, hide = true)]
     memory_eval: Option<u8>,
+    #[command(flatten)]
+    learner: LearnerFlags,
+    #[command(flatten)]
+    training: TrainFlags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -33,10 +33,6 @@ use experiment::{published, resolve, schedule};
 #[derive(Clone, Debug, ClapArgs)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
-    #[command(flatten)]
-    learner: LearnerFlags,
-    #[command(flatten)]
-    run: RunFlags,
     /// LIF, RLIF, adLIF or RadLIF
     #[arg(long, default_value = "LIF")]
     model_type: String,
@@ -173,6 +169,10 @@ pub struct Args {
     /// Accepted for the published command lines, where it had no effect; see --resume
     #[arg(long, hide = true, value_parser = passes)]
     start_epoch: Option<u64>,
+    #[command(flatten)]
+    learner: LearnerFlags,
+    #[command(flatten)]
+    run: RunFlags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

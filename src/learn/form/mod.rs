@@ -35,14 +35,14 @@ use decay::{Matrix, lag_of, reach};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TraceSetting {
-    /// Whichever is best.
+    /// Whichever is best; `etrace explain` shows the choice.
     #[default]
     Auto,
-    /// A trace for each weight.
+    /// A value for each weight, state and sequence.
     Dense,
-    /// The last steps.
+    /// The values of the last steps, where states forget.
     FixedLag,
-    /// All steps.
+    /// The values of all steps.
     Whole,
     /// Chunks backwards, each computed twice.
     Recompute,
