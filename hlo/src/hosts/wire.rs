@@ -131,7 +131,7 @@ fn add_text(to: &mut Vec<u8>, text: &str) {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    add_bytes(to, text[..end].as_bytes());
+    add_bytes(to, &text.as_bytes()[..end]);
 }
 
 fn add_lost(to: &mut Vec<u8>, lost: &Lost) {

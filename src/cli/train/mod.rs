@@ -223,7 +223,7 @@ impl<'a> Work<'a> {
         let now = Setting::new(&self.session, self.global.threads());
         team.agree("version of etrace", &format!("{} {}", now.version, now.revision.unwrap_or_default())).or_usage()?;
         team.agree("configuration", &toml::to_string(&self.experiment)?).or_usage()?;
-        Ok(team.agree("checkpoint", &serde_json::to_string(progress)?).or_usage()?)
+        team.agree("checkpoint", &serde_json::to_string(progress)?).or_usage()
     }
 
     /// Prints configuration and program.
