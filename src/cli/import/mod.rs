@@ -210,8 +210,7 @@ fn plant(args: &Args, found: &Imported, mut experiment: Experiment, global: &Glo
     let mut spec = experiment.spec(task.steps());
     let session = global.session()?;
     if args.run.dry_run {
-        crate::cli::output::print(&toml::to_string_pretty(&experiment)?);
-        return train::print_program(&session, &spec, args.run.target.as_deref());
+        return train::show(&experiment, &session, &spec, args.run.target.as_deref());
     }
     if let Err(error) = Learner::new(&spec.model, &spec.objective, &spec.learner) {
         global.remark(&format!("note: {} cannot train this network as it is: {error}", spec.learner.method.name()));

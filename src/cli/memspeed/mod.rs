@@ -361,7 +361,7 @@ impl<'a> Sweep<'a> {
         let length = learner.chunk_length(steps);
         if run.dry_run {
             say!("{}", toml::to_string_pretty(&spec.learner)?);
-            train::print_program(session, &spec, run.target.as_deref())?;
+            crate::cli::output::print(&train::described(session, &spec, run.target.as_deref())?);
             return Ok(None);
         }
         let length = if drive == Drive::Step { divisor(length, steps) } else { length };

@@ -1,31 +1,29 @@
 //! What every training command shares: its flags, and the run from configuration to curves.
 
+mod dry_run;
 mod flags;
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use hlo::{
-    Program,
-    pjrt::{self, AotReport, Device, Devices, aot},
-};
+use hlo::pjrt::{Device, Devices};
 use tasks::Split;
 
 pub use super::screen::{BatchReport, EpochReport, Lines, epoch_line};
+pub use dry_run::{compile_for, described, show};
 pub use flags::{RunFlags, TrainFlags};
 
-use super::{Global, OrUsage, Stopped, Usage, common, data, eval, output, resume::Resumed, screen::Screen, usage};
+use super::{Global, OrUsage, Stopped, common, data, eval, resume::Resumed, screen::Screen, usage};
 use crate::{
     cell::Model,
     experiment::Experiment,
     learn::{Learner, paths::Paths},
-    report::bytes,
     say,
     train::{
         checkpoint::{self, Name, Progress},
         feed::Supply,
         history::History,
-        program::{self, EvalProgram, Spec, TrainProgram, TrainState},
+        program::{self, EvalProgram, Spec, TrainState},
         record::{self, Change, Entry, Setting},
         replicas::Parts,
         run::{RunDir, RunError},
@@ -228,8 +226,7 @@ impl<'a> Work<'a> {
 
     /// Prints configuration and program.
     fn show(&self, target: Option<&str>) -> Result<()> {
-        output::print(&toml::to_string_pretty(&self.experiment)?);
-        print_program(&self.session, &self.spec, target)
+        show(&self.experiment, &self.session, &self.spec, target)
     }
 
     /// Compiles the programs and makes sure that there is memory for them.
@@ -351,70 +348,6 @@ fn untrained(learner: &Learner) -> Option<String> {
             names.join(", ")
         )
     })
-}
-
-/// The compiled program in words, for `--dry-run`; compiled for `target` if there is one.
-///
-/// # Errors
-/// When the program does not compile, or the plugin of the target is not installed.
-pub fn print_program(session: &Session, spec: &Spec, target: Option<&str>) -> Result<()> {
-    let (program, learner) = TrainProgram::lower(spec)?;
-    let (memory, seconds, exchanges, place) = match target {
-        None => {
-            let executable = session.client.compile(&program, &session.options)?;
-            let seconds = executable.compile_time().as_secs_f64();
-            (executable.memory()?, seconds, executable.exchanges().ok(), String::new())
-        }
-        Some(target) => {
-            let report = compile_for(target, &program, spec.parts)?;
-            (report.memory, report.seconds, report.exchanges, format!(" for {target}"))
-        }
-    };
-    if spec.learner.method.is_online() {
-        let choice = learner.choice(spec.steps);
-        say!("{} steps; traces: {}", spec.steps, choice.used);
-        for (form, why) in &choice.turned_down {
-            say!("  not {form}: {why}");
-        }
-    }
-    say!(
-        "{} steps; compiled{place} in {seconds:.2} s; needs {} (arguments {}, results {}, donated {}, \
-         temporary {})",
-        spec.steps,
-        bytes(memory.total()),
-        bytes(memory.argument),
-        bytes(memory.output),
-        bytes(memory.alias),
-        bytes(memory.temp)
-    );
-    let Parts(replicas) = spec.parts;
-    if replicas > 1 {
-        let part = spec.model.batch();
-        let exchange = exchanges.map_or("what they exchange is not known".into(), |e| {
-            let (exchanges, inside) = (counted(e.count, "exchange"), e.in_loops);
-            format!("in an update each brings {} into {exchanges}, {inside} of them in loops", bytes(e.bytes))
-        });
-        say!("{replicas} replicas of {} each, memory as above for each; {exchange}", counted(part, "sequence"));
-    }
-    Ok(())
-}
-
-/// Compiles a program ahead of time, for so many devices of a target that need not be here.
-///
-/// # Errors
-/// When there is no such target or it has fewer devices (the user's mistake), its plugin is not installed, or the compiler refuses.
-pub fn compile_for(target: &str, program: &Program, parts: Parts) -> Result<AotReport> {
-    let kind = aot::plugin_kind(target).or_usage()?;
-    let plugin = pjrt::locate(kind, None, &mut |_| {})?;
-    aot::compile(&plugin, target, program, parts.count()).map_err(|error| match error {
-        pjrt::Error::TargetDevices { .. } => Usage(error.into()).into(),
-        other => other.into(),
-    })
-}
-
-/// `1 exchange`, `2 exchanges`.
-fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 fn conclude(trainer: &Trainer<'_>, outcome: &Outcome, history: &History, dt: f64, dir: &Path) -> Result<()> {
