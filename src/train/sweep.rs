@@ -68,6 +68,30 @@ pub struct Row {
     pub in_use: (u64, u64),
 }
 
+impl Row {
+    /// A point without figures.
+    pub fn new(method: String, length: usize, drive: Drive, chunk: usize) -> Row {
+        Row {
+            method,
+            length,
+            drive,
+            chunk,
+            compile_seconds: None,
+            run_seconds: None,
+            compiled_bytes: None,
+            peak_bytes: None,
+            form: None,
+            cut: None,
+            flops: None,
+            product_share: None,
+            loss: None,
+            accuracy: None,
+            error: None,
+            in_use: (0, 0),
+        }
+    }
+}
+
 /// Bytes in use on the device, or by the process where the device does not say.
 pub fn in_use(session: &Session) -> u64 {
     let device = session.client.device_memory().map(|m| m.in_use);
@@ -176,24 +200,9 @@ pub fn measure(
 ) -> Row {
     memory::release_freed_pages();
     let before = in_use(session);
-    let mut row = Row {
-        method: label(&spec.learner.method),
-        length: spec.steps,
-        drive,
-        chunk: if spec.learner.method.is_online() { chunk } else { spec.steps },
-        compile_seconds: None,
-        run_seconds: None,
-        compiled_bytes: None,
-        peak_bytes: None,
-        form: None,
-        cut: None,
-        flops: None,
-        product_share: None,
-        loss: None,
-        accuracy: None,
-        error: None,
-        in_use: (before, before),
-    };
+    let chunk_said = if spec.learner.method.is_online() { chunk } else { spec.steps };
+    let mut row = Row::new(label(&spec.learner.method), spec.steps, drive, chunk_said);
+    row.in_use = (before, before);
     if let Err(error) = fill(session, spec, drive, chunk, repeats, seed, rate, &mut row) {
         row.error = Some(error.to_string());
     }

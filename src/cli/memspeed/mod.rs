@@ -3,6 +3,7 @@
 //! Without a data set it sweeps sequence lengths on random spikes and measures one training step per point. With
 //! `--dataset` it trains and tests the same network on recordings.
 
+mod reference;
 mod results;
 
 use std::path::{Path, PathBuf};
@@ -36,6 +37,7 @@ use crate::{
         sweep::{self, Drive, Row},
     },
 };
+use reference::Reference;
 use results::Results;
 
 /// The published memory-and-speed evaluation: time and memory of one training step against sequence length.
@@ -58,6 +60,9 @@ pub struct Args {
     /// Timed repeats per point; the median is reported.
     #[arg(long, default_value_t = 5, value_parser = repeats)]
     repeats: usize,
+    /// Show the times of the reference library beside ours: what benches/reference/memspeed.py --json wrote.
+    #[arg(long, value_name = "FILE", conflicts_with = "dataset")]
+    compare: Option<PathBuf>,
     /// Probability of an input spike per step in the sweep.
     #[arg(long, default_value_t = 0.1, value_parser = fraction)]
     rate: f64,
@@ -272,8 +277,10 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
         DriveArg::Step => &[Drive::Step],
         DriveArg::Both => &[Drive::Scan, Drive::Step],
     };
+    let Sizes { n_in, n_rec, n_layer, batch } = args.sizes(global);
+    let reference =
+        args.compare.as_deref().map(|file| Reference::read(file, n_in, n_rec, n_layer, batch)).transpose()?;
     let sweep = Sweep::new(args, global)?;
-    let batch = args.sizes(global).batch;
     let mut results = Results { rows: vec![], net: sweep.net.clone(), batch };
     let out = args.training.run.out.as_deref();
     let failed = || format!("cannot write results to {}", out.unwrap_or(Path::new("")).display());
@@ -294,6 +301,9 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
         return Ok(());
     }
     say!("\n{results}");
+    if let Some(reference) = &reference {
+        say!("{}", reference.beside(&results)?);
+    }
     if let Some(out) = out {
         results.write(out).with_context(failed)?;
     }
