@@ -130,9 +130,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let report;
         (state, report) = training.step(&session, state, spec.optimizer.lr as f32, &[], &inputs, &target)?;
         if step % 30 == 0 || step == 149 {
-            println!("batch {step:3}: loss {:.4}, accuracy {:.3}", report.loss, report.accuracy);
+            println!("batch {step:3}: loss {:.4}, accuracy {:.3}", report.loss, report.score);
         }
-        last.push(report.accuracy);
+        last.push(report.score);
     }
     let accuracy = last[130..].iter().sum::<f32>() / 20.0;
     assert!(accuracy > 0.9, "it learns: mean accuracy of the last 20 batches {accuracy}");

@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let (inputs, target) = arrays(task.batch(Split::Train, 0, 0, step, batch)?)?;
             let (next, report) = program.step(&session, state, 3e-3, &[], &inputs, &target)?;
             state = next;
-            accuracies.push(f64::from(report.accuracy));
+            accuracies.push(f64::from(report.score));
         }
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         // At a constant rate the online rules fall back by a tenth for some ten batches now and then, at other times on other processors:

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tasks::{
     Copying, DmsSettings, EvidenceSettings, GestureSet, GestureSettings, NMnistSettings, RandomSpikes, ShdSettings,
-    Task, TaskSettings,
+    Targets, Task, TaskSettings,
 };
 use toml::Value;
 
 use crate::{
     cell::Mode,
-    learn::{LearnError, Objective, objective::OfSum, sequence::LearnerConfig},
+    learn::{LearnError, LossKind, Objective, objective::OfSum, sequence::LearnerConfig},
     settings::{self, Listed, SettingError, node::choices, range},
     table,
     train::{
@@ -20,6 +20,7 @@ use crate::{
         program::Spec,
         replicas::Parts,
         run::{RunDir, RunError},
+        score::Measure,
         settings::Settings,
     },
 };
@@ -38,8 +39,10 @@ table! {
         Dms(DmsSettings) = "dms" | "delayed-match-to-sample";
         /// Evidence accumulation: more cues on the left or on the right?
         Evidence(EvidenceSettings) = "evidence" | "ei";
-        /// Copying: repeat symbols after a long silence.
+        /// Copying: repeat symbols after a long silence, a class for each step of recall.
         Copying(Copying) = "copying";
+        /// Pattern generation: draw a curve for each output, numbers for each step.
+        Pattern(tasks::Pattern) = "pattern" | "pattern-generation";
         /// Random spikes with random labels, for measuring time and memory.
         Random(RandomSpikes) = "random";
         /// N-MNIST: digits before an event camera.
@@ -214,15 +217,7 @@ impl Experiment {
             let usual = task.warmup();
             wrong.push(format!("warm-up: a step must be left that carries loss, got {warmup} of {steps} steps (set learner.warmup={usual})"));
         }
-        if task.targets_per_sample() > 1 {
-            let n = task.targets_per_sample();
-            let one = if matches!(self.task, TaskConfig::Copying(_)) {
-                "set task.length=1"
-            } else {
-                "choose a task with one"
-            };
-            wrong.push(format!("targets: training takes one class for each sequence, the task has {n} ({one})"));
-        }
+        wrong.extend(self.targets_misfit(task));
         if let Err(text) = range::STEPS.check(steps as u64) {
             wrong.push(format!("steps: a sequence {text} (shorten the task)"));
         }
@@ -231,6 +226,33 @@ impl Experiment {
         } else {
             Err(Misfit { task: task.name().into(), net: self.net.row().name, wrong })
         }
+    }
+
+    /// In what the loss does not fit the targets of the task.
+    fn targets_misfit(&self, task: &dyn Task) -> Vec<String> {
+        let (targets, warmup) = (self.task.targets(), self.learner.warmup);
+        let mut wrong = Vec::new();
+        if targets == Targets::Numbers && self.objective.loss == LossKind::CrossEntropy {
+            wrong.push("loss: the targets are numbers, cross-entropy is for classes (set objective.loss=mse)".into());
+        }
+        if targets != Targets::Class && self.objective.of_sum != OfSum::Never {
+            wrong.push(
+                "loss: each step has a target, the loss is one of the summed output (set objective.of_sum=never)"
+                    .into(),
+            );
+        }
+        if targets != Targets::Class && warmup < task.warmup() {
+            let first = task.warmup();
+            wrong.push(format!(
+                "warm-up: targets begin after {first} steps, the loss after {warmup} (set learner.warmup={first})"
+            ));
+        }
+        wrong
+    }
+
+    /// What says how good a run is.
+    pub fn measure(&self) -> Measure {
+        Measure::of(self.task.targets().into())
     }
 
     /// What the training program of one device is made of, for sequences of `steps`.
@@ -252,7 +274,7 @@ impl Experiment {
         Spec {
             model: self.net.trace(batch, mode),
             evaluation: self.net.trace(batch, Mode::Evaluation),
-            objective: self.objective.clone(),
+            objective: Objective { target: self.task.targets().into(), ..self.objective.clone() },
             learner: self.learner.clone(),
             optimizer: self.optimizer.clone(),
             steps,

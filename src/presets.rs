@@ -2,13 +2,14 @@
 //! by name.
 
 use tasks::{
-    Copying, DmsSettings, EvidenceSettings, GestureSettings, Passes, RandomSpikes, ShdSettings, Split, Tail, Task,
+    Copying, DmsSettings, EvidenceSettings, GestureSettings, Passes, Pattern, RandomSpikes, ShdSettings, Split, Tail,
+    Task,
 };
 
 use crate::{
     cell::{rate::CELLS, spiking::Tau},
     experiment::{Experiment, NetConfig, TaskConfig},
-    learn::{Method, Objective, Vjp, objective::OfSum, objective::Regularizer, sequence::LearnerConfig},
+    learn::{LossKind, Method, Objective, Vjp, objective::OfSum, objective::Regularizer, sequence::LearnerConfig},
     net::{ETraceNet, EiNet, GestureCell, GestureNet, GifNet, RateNet, SpeechCell, SpeechNet},
     settings::{Listed, SettingError, node::choices, table::plain},
     train::{
@@ -77,7 +78,8 @@ pub const PRESETS: &[Preset] = &[
     preset("memspeed", "Time and memory of training on random spikes, size of a laptop", memspeed),
     preset("memspeed-laptop", "The same as memspeed", memspeed),
     preset("memspeed-published", "The same, published size", memspeed_published),
-    preset("copying", "A GRU that copies a symbol after a silence", copying),
+    preset("copying", "A GRU that copies three symbols after a silence: a class for each step", copying),
+    preset("pattern", "LIF neurons that draw a curve by a clock: a number for each step", pattern),
 ];
 
 impl Preset {
@@ -316,15 +318,32 @@ pub fn alone(net: NetConfig) -> Experiment {
 }
 
 fn copying() -> Experiment {
-    let task = TaskConfig::from(Copying { delay: 20, length: 1 });
+    let task = TaskConfig::from(Copying { delay: 10, length: 3 });
     let net = NetConfig::by_name("gru").unwrap_or_else(|_| RateNet::default().into());
     let learner = LearnerConfig { method: Method::D_RTRL, warmup: warmup(&task), ..LearnerConfig::default() };
     let mut all = first_paper(task, net, learner);
     if let NetConfig::Rate(net) = &mut all.net {
-        (net.n_in, net.n_rec, net.n_out) = (tasks::copying::SYMBOLS, 64, tasks::copying::SYMBOLS);
+        (net.n_in, net.n_rec, net.n_out) = (tasks::copying::SYMBOLS, 128, tasks::copying::SYMBOLS);
         net.tau_o = 0.0;
     }
-    all.settings = Settings { batch: 64, batches: Some(300), ..all.settings };
+    all.settings = Settings { batch: 64, batches: Some(1500), ..all.settings };
+    all.optimizer.lr = 5e-3;
+    all
+}
+
+fn pattern() -> Experiment {
+    let task = Pattern::default();
+    let (n_in, n_out) = (task.n_in, task.n_out);
+    let net = NetConfig::composed("lif-exp-cu").unwrap_or_else(|| ETraceNet::default().into());
+    let learner = LearnerConfig { method: Method::D_RTRL, ..LearnerConfig::default() };
+    let mut all = first_paper(task.into(), net, learner);
+    if let NetConfig::Stack(net) = &mut all.net {
+        (net.n_in, net.n_out, net.rec_scale) = (n_in, n_out, 0.5);
+    }
+    // All trials are the same: one says everything.
+    all.settings = Settings { batch: 1, batches: Some(2000), ..all.settings };
     all.optimizer.lr = 3e-3;
+    all.optimizer.schedule = Schedule::Step { every: 500, gamma: 0.5 };
+    all.objective.loss = LossKind::Mse;
     all
 }

@@ -40,7 +40,7 @@ const GESTURE: &str = "gesture --frame-size 32 --units 64 --rnn-type event-gru -
 
 /// Accuracy of the last evaluation of a run on gestures.
 fn gesture_accuracy(name: &str, line: &str) -> f64 {
-    train(name, &format!("{GESTURE} {line}")).evaluations.last().map_or(0.0, |e| e.accuracy)
+    train(name, &format!("{GESTURE} {line}")).evaluations.last().map_or(0.0, |e| e.score)
 }
 
 /// Synthetic patterns, after a few epochs: chance is 0.1.

@@ -70,7 +70,7 @@ fn first_update(
     let (state, report) = program.step(session, state, 1e-3, &drawn, &inputs, &target)?;
     let tracked = spec.model.tracked.iter().map(|t| &state.params[t.param]);
     let host = state.slots.iter().chain(tracked).map(|b| b.to_array().expect("an array").to_f64_vec());
-    Ok(Found { loss: report.loss.into(), accuracy: report.accuracy.into(), arrays: host.collect() })
+    Ok(Found { loss: report.loss.into(), accuracy: report.score.into(), arrays: host.collect() })
 }
 
 /// The largest difference of two sets of arrays, as a share of the largest value of each array.

@@ -16,8 +16,9 @@ use crate::{
     say,
     settings::leaves,
     train::{
-        history::{History, WINDOW},
+        history::{History, WINDOW, score_axis},
         run::RunDir,
+        score::Measure,
     },
 };
 
@@ -52,10 +53,11 @@ pub fn run(args: &Args, _: &Global) -> Result<()> {
         let history = History::read(dir).with_context(|| format!("cannot read {}", dir.display())).or_usage()?;
         runs.push((name(dir, &args.runs), settings, history));
     }
+    let (_, score) = Measure::of_runs(runs.iter().map(|(.., history)| history));
     let differing = differing(&runs.iter().map(|(_, settings, _)| settings).collect::<Vec<_>>());
     let shown: Vec<&String> = differing.keys().take(MOST_COLUMNS).collect();
     let columns = [("run", Align::Left)].into_iter().chain(shown.iter().map(|key| (key.as_str(), Align::Left)));
-    let numbers = ["updates", "accuracy", "seconds per batch"].map(|c| (c, Align::Right));
+    let numbers = ["updates", score.as_str(), "seconds per batch"].map(|c| (c, Align::Right));
     let mut table = Table::new(columns.chain(numbers));
     for (k, (name, _, history)) in runs.iter().enumerate() {
         let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.4}"));
@@ -68,7 +70,7 @@ pub fn run(args: &Args, _: &Global) -> Result<()> {
         let others: Vec<&str> = differing.keys().skip(MOST_COLUMNS).map(String::as_str).collect();
         say!("they differ in {} more settings: {}", others.len(), others.join(", "));
     }
-    say!("accuracy: of the last evaluation, else the mean of the last {WINDOW} batches");
+    say!("{score}: of the last evaluation, else the mean of the last {WINDOW} batches");
     let groups: Vec<(String, Vec<&History>)> =
         runs.iter().map(|(name, _, history)| (name.clone(), vec![history])).collect();
     let [svg, png] = curves("Comparison", &groups).save(&args.out)?;
@@ -100,13 +102,14 @@ fn differing(all: &[&Value]) -> BTreeMap<String, Vec<String>> {
     found
 }
 
-/// Loss and accuracy over updates of groups of runs: the mean of a group, and a band of one standard deviation where it has several. A run that
+/// Loss and score over updates of groups of runs: the mean of a group, and a band of one standard deviation where it has several. A run that
 /// has ended keeps its last value.
 pub fn curves(title: &str, groups: &[(String, Vec<&History>)]) -> Panels {
     let tested = groups.iter().all(|(_, runs)| runs.iter().all(|run| !run.evaluations.is_empty()));
-    let accuracy = |run: &History| -> Vec<(u64, f64)> {
-        if tested { run.evaluations.iter().map(|e| (e.step, e.accuracy)).collect() } else { run.smoothed() }
+    let score = |run: &History| -> Vec<(u64, f64)> {
+        if tested { run.evaluations.iter().map(|e| (e.step, e.score)).collect() } else { run.smoothed() }
     };
+    let (measures, _) = Measure::of_runs(groups.iter().flat_map(|(_, runs)| runs.iter().copied()));
     let several = groups.iter().any(|(_, runs)| runs.len() > 1);
     let subtitle = if several { "mean of the seeds; bands are one standard deviation" } else { "" };
     let panel = |axis: Axis, curve: &dyn Fn(&History) -> Vec<(u64, f64)>| {
@@ -115,11 +118,14 @@ pub fn curves(title: &str, groups: &[(String, Vec<&History>)]) -> Panels {
         };
         Panel::traces(axis, groups.iter().map(of)).height(220)
     };
-    let label = if tested { "accuracy of evaluations".into() } else { format!("accuracy, mean of {WINDOW} batches") };
-    Panels::new(title, Axis::new("update"))
-        .subtitle(subtitle)
-        .panel(panel(Axis::new(label).range(0.0, 1.0), &accuracy))
-        .panel(panel(Axis::new(format!("loss, mean of {WINDOW} batches")), &|run| run.smoothed_loss()))
+    let label =
+        |name| if tested { format!("{name} of evaluations") } else { format!("{name}, mean of {WINDOW} batches") };
+    let panels =
+        measures.into_iter().fold(Panels::new(title, Axis::new("update")).subtitle(subtitle), |all, measure| {
+            let of = |run: &History| if run.measure == measure { score(run) } else { Vec::new() };
+            all.panel(panel(score_axis(measure, &label(measure.name())), &of))
+        });
+    panels.panel(panel(Axis::new(format!("loss, mean of {WINDOW} batches")), &|run| run.smoothed_loss()))
 }
 
 fn series(name: &str, curves: &[Vec<(u64, f64)>]) -> Series {

@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Tests a trained network: loss, accuracy (samples of people heard in training and of others apart), the classes
+/// Tests a trained network: loss, accuracy or normalised error (samples of people heard in training and of others apart), the classes
 /// it confuses, the firing rates of its layers, and what it costs: footprint, sparsity, synaptic operations.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(rename_all = "snake_case")]
@@ -100,12 +100,12 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let settings = &experiment.settings;
     let found = evaluate(&program, &task, &state, split, (settings.seed, batches), settings.threads)?;
     say!(
-        "{}, {name} checkpoint after {} updates: {split} accuracy {:.4}, loss {:.4}, {} samples",
+        "{}, {name} checkpoint after {} updates: {split} {}, loss {:.4}, {} samples",
         task.name(),
         progress.step,
-        found.accuracy,
+        found.score,
         found.loss,
-        found.answers.len()
+        found.samples
     );
     let dir = args.out.as_deref().unwrap_or(&args.run);
     report(&found, task.as_ref(), split, experiment.net.dt(), dir)?;
@@ -137,7 +137,7 @@ pub fn report(found: &Evaluation, task: &dyn Task, split: Split, dt: f64, dir: &
         say!(
             "{repeated} of the {} {split} samples are training samples too: this accuracy says how well they were learned, not how \
              well new ones are told apart",
-            found.answers.len()
+            found.samples
         );
     }
     if !found.rates.is_empty() {
@@ -146,8 +146,10 @@ pub fn report(found: &Evaluation, task: &dyn Task, split: Split, dt: f64, dir: &
     for layer in found.silent() {
         say!("{}", silent(layer));
     }
-    found.write(dir, &format!("{} {split}: accuracy {:.3}", task.name(), found.accuracy))?;
-    say!("confusions in {}/confusion.csv, .svg, .png", dir.display());
+    if !found.answers.is_empty() {
+        found.write(dir, &format!("{} {split}: accuracy {:.3}", task.name(), found.score.value()))?;
+        say!("confusions in {}/confusion.csv, .svg, .png", dir.display());
+    }
     Ok(())
 }
 

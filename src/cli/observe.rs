@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     experiment::Experiment,
+    learn::Target,
     plot::{Axis, ColorMap, Figure, HeatMap, Panel, Panels, Series},
     report::{Align, Table},
     say,
@@ -59,6 +60,9 @@ const SEED: u64 = 1_000_000_007;
 
 /// Neurons whose potential is drawn.
 const TRACES: usize = 8;
+
+/// Outputs with a curve to follow that are drawn at most.
+const CURVES: usize = 8;
 
 /// Frames of a sample that are drawn at most, and how many stand in a row.
 const FRAMES: (usize, usize) = (16, 8);
@@ -114,9 +118,19 @@ fn pictures(
     let batch = task.batch(split, seed, 0, 0, spec.evaluation.batch())?;
     let seen = Observation::new(session, spec, params, batch, seed)?;
     std::fs::create_dir_all(out)?;
-    let mut table = Table::new([("sample", Align::Right), ("target", Align::Right), ("answer", Align::Right)]);
+    let results: &[&str] = match seen.kind {
+        Target::CLASS => &["target", "answer"],
+        Target::CLASSES => &["steps that count", "right"],
+        _ => &["NMSE"],
+    };
+    let mut table = Table::new(["sample"].iter().chain(results).map(|name| (*name, Align::Right)));
     for b in 0..seen.samples() {
-        table.row([b.to_string(), seen.target(b).to_string(), seen.decision(b).to_string()]);
+        let results = match seen.kind {
+            Target::CLASS => vec![seen.target(b).to_string(), seen.decision(b).to_string()],
+            Target::CLASSES => vec![seen.steps(b).len().to_string(), right(&seen, b).to_string()],
+            _ => vec![format!("{:.4}", seen.nmse(b))],
+        };
+        table.row([b.to_string()].into_iter().chain(results));
         draw(&seen, b, task, dt, out)?;
         if let Some(shape) = task.frame() {
             frames(&seen, b, shape, dt).save(out.join(format!("sample-{b}-frames")))?;
@@ -130,9 +144,53 @@ fn pictures(
     for (layer, _) in rates.iter().filter(|(_, rate)| *rate == 0.0) {
         say!("{}", eval::silent(layer));
     }
-    let frames = if task.frame().is_some() { ", sample-0..-frames.svg/.png" } else { "" };
-    say!("written to {}: sample-0..{}.svg/.png{frames}", out.display(), seen.samples() - 1);
+    let of = |ending: &str| match seen.samples() {
+        1 => format!("sample-0{ending}.svg/.png"),
+        n => format!("sample-0{ending}.svg/.png to sample-{}{ending}.svg/.png", n - 1),
+    };
+    let frames = task.frame().map_or(String::new(), |_| format!(", {}", of("-frames")));
+    say!("written to {}: {}{frames}", out.display(), of(""));
     Ok(())
+}
+
+/// Steps of a sample with the right answer.
+fn right(seen: &Observation, b: usize) -> usize {
+    seen.steps(b).iter().filter(|(_, target, answer)| *target == *answer as i32).count()
+}
+
+/// What came of a sample, in a line.
+fn verdict(seen: &Observation, b: usize) -> String {
+    match seen.kind {
+        Target::CLASS => {
+            let verdict = if seen.target(b) == seen.decision(b) as i32 { "correct" } else { "wrong" };
+            format!("target {}, answer {} ({verdict})", seen.target(b), seen.decision(b))
+        }
+        Target::CLASSES => format!("{} of {} steps right", right(seen, b), seen.steps(b).len()),
+        _ => format!("NMSE {:.4}", seen.nmse(b)),
+    }
+}
+
+/// Outputs, with the targets beside them where each step has one.
+fn outputs(seen: &Observation, b: usize, dt: f64) -> Vec<Panel> {
+    let time = |t: usize| t as f64 * dt;
+    let points = |values: Vec<f32>| values.into_iter().enumerate().map(move |(t, v)| (time(t), f64::from(v)));
+    let line = |name: String, values| Series::new(name, points(values)).markers(false);
+    if seen.kind == Target::VECTORS {
+        let shown = seen.classes().min(CURVES);
+        let label = |k| if seen.classes() == 1 { "output".into() } else { format!("output {k}") };
+        let both = |k| [line("target".into(), seen.curve(b, k)).style(7), line("output".into(), seen.output(b, k))];
+        return (0..shown).map(|k| Panel::traces(Axis::new(label(k)), both(k))).collect();
+    }
+    let classes = (0..seen.classes()).map(|c| line(format!("class {c}"), seen.output(b, c)));
+    let mut panels = vec![Panel::traces(Axis::new("readout"), classes)];
+    if seen.kind == Target::CLASSES {
+        let steps = seen.steps(b);
+        let targets = steps.iter().map(|(t, target, _)| (time(*t), f64::from(*target)));
+        let answers = steps.iter().map(|(t, _, answer)| (time(*t), *answer as f64));
+        let both = [Series::new("target", targets).style(7), Series::new("answer", answers)];
+        panels.push(Panel::traces(Axis::new("class").range(0.0, seen.classes() as f64 - 1.0), both));
+    }
+    panels
 }
 
 /// Frames of a sample side by side, on events above zero and off events below.
@@ -164,7 +222,6 @@ fn draw(seen: &Observation, b: usize, task: &dyn Task, dt: f64, out: &Path) -> R
     let time = |t: usize| t as f64 * dt;
     let points = |values: Vec<f32>| values.into_iter().enumerate().map(move |(t, v)| (time(t), f64::from(v)));
     let events = |spikes: Vec<(usize, usize)>| spikes.into_iter().map(move |(t, i)| (time(t), i)).collect::<Vec<_>>();
-    let verdict = if seen.target(b) == seen.decision(b) as i32 { "correct" } else { "wrong" };
     let input = match task.frame() {
         None => Panel::raster("input", seen.batch.n_in, events(seen.input_spikes(b))),
         // Frames have a picture of their own.
@@ -174,7 +231,7 @@ fn draw(seen: &Observation, b: usize, task: &dyn Task, dt: f64, out: &Path) -> R
         }
     };
     let mut panels = Panels::new(format!("Sample {b}"), Axis::new("time (ms)").range(0.0, time(seen.batch.steps)))
-        .subtitle(format!("target {}, answer {} ({verdict})", seen.target(b), seen.decision(b)))
+        .subtitle(verdict(seen, b))
         .width(1000)
         .panel(input);
     for (name, from, to) in task.phases() {
@@ -192,8 +249,7 @@ fn draw(seen: &Observation, b: usize, task: &dyn Task, dt: f64, out: &Path) -> R
             panels = panels.panel(Panel::traces(Axis::new(label("potential")), traces).stacked().height(180));
         }
     }
-    let outputs =
-        (0..seen.classes()).map(|c| Series::new(format!("class {c}"), points(seen.output(b, c))).markers(false));
-    panels.panel(Panel::traces(Axis::new("readout"), outputs)).save(out.join(format!("sample-{b}")))?;
+    let panels = outputs(seen, b, dt).into_iter().fold(panels, Panels::panel);
+    panels.save(out.join(format!("sample-{b}")))?;
     Ok(())
 }

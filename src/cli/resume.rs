@@ -24,6 +24,7 @@ use crate::{
         checkpoint::{self, Name, Progress},
         record::{self, Change, Entry, Setting},
         run::{RunDir, RunError},
+        score::Measure,
         trainer::Ending,
     },
 };
@@ -206,10 +207,14 @@ impl Resumed {
         let run = self.dir.display();
         let Progress { step, epoch, ending, .. } = self.progress;
         match ending {
-            Some(Ending::Reached) => Some(format!(
-                "{run} is complete: its smoothed accuracy reached {} % at update {step}; nothing is trained",
-                settings.stop_at.unwrap_or_default() * 100.0
-            )),
+            Some(Ending::Reached) => {
+                let wanted = settings.stop_at.unwrap_or_default();
+                let reached = match self.experiment.measure() {
+                    Measure::Accuracy => format!("accuracy reached {} %", wanted * 100.0),
+                    Measure::Nmse => format!("NMSE reached {wanted}"),
+                };
+                Some(format!("{run} is complete: its smoothed {reached} at update {step}; nothing is trained"))
+            }
             Some(Ending::Settled) => {
                 Some(format!("{run} is complete: its evaluation stopped improving; nothing is trained"))
             }

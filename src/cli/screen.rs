@@ -7,7 +7,7 @@ use crate::{
     experiment::Experiment,
     report::bytes,
     say,
-    train::{optimizer::Optimizer, session::Session, sweep, trainer::Event},
+    train::{optimizer::Optimizer, score::Score, session::Session, sweep, trainer::Event},
 };
 
 /// What a command prints while it trains.
@@ -27,8 +27,8 @@ pub struct BatchReport {
     pub loss: f64,
     /// The term `weight_l1 * sum |w|`, which the loss leaves out.
     pub l1: f32,
-    /// Share of right answers.
-    pub accuracy: f64,
+    /// Share of right answers, or the normalised error.
+    pub score: Score,
     /// Learning rate of the next batch.
     pub next_lr: f64,
     /// Seconds since the last batch.
@@ -45,8 +45,8 @@ pub struct EpochReport<'a> {
     pub lr: f64,
     /// Mean training loss.
     pub training_loss: f64,
-    /// Mean training accuracy.
-    pub training_accuracy: f64,
+    /// Mean training score.
+    pub training_score: f64,
     /// Mean seconds per batch.
     pub batch_seconds: f64,
     /// Seconds of the pass, evaluation not included.
@@ -55,11 +55,11 @@ pub struct EpochReport<'a> {
     pub split: &'a str,
     /// Its mean loss.
     pub loss: f64,
-    /// Its accuracy.
-    pub accuracy: f64,
+    /// Its score.
+    pub score: Score,
     /// Spikes (events) per neuron and step, mean over the layers that fire; 1 if none does.
     pub activity: f64,
-    /// Whether this is the best accuracy so far.
+    /// Whether this is the best score so far.
     pub best: bool,
     /// Memory in use, GB.
     pub memory: f64,
@@ -73,11 +73,11 @@ pub struct Screen<'a> {
     optimizer: Optimizer,
     batch: f64,
     lines: Lines,
-    /// (loss, accuracy, seconds) of the batches of this epoch.
+    /// (loss, score, seconds) of the batches of this epoch.
     epoch: Vec<(f64, f64, f64)>,
     /// Learning rate of the last update.
     lr: f64,
-    best: f64,
+    best: Option<f64>,
     warned: Vec<String>,
 }
 
@@ -88,7 +88,7 @@ impl<'a> Screen<'a> {
         let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         let (optimizer, batch) = (experiment.optimizer.clone(), experiment.settings.batch as f64);
-        let (lr, best) = (optimizer.lr, f64::NEG_INFINITY);
+        let (lr, best) = (optimizer.lr, None);
         Screen { bar, session, optimizer, batch, lines, epoch: Vec::new(), lr, best, warned: Vec::new() }
     }
 
@@ -99,16 +99,16 @@ impl<'a> Screen<'a> {
     /// Shows an event.
     pub fn hear(&mut self, event: &Event) {
         match event {
-            Event::Step { step, epoch, loss, accuracy, smoothed, seconds, l1, lr, .. } => {
+            Event::Step { step, epoch, loss, score, smoothed, seconds, l1, lr, .. } => {
                 self.lr = *lr;
-                let (loss, accuracy) = (f64::from(*loss), f64::from(*accuracy));
-                self.epoch.push((loss, accuracy, *seconds));
+                let (loss, measure, score) = (f64::from(*loss), score.measure(), score.value());
+                self.epoch.push((loss, score, *seconds));
                 if let Lines::Batches(line) = self.lines {
                     let report = BatchReport {
                         index: step - 1,
                         loss,
                         l1: *l1,
-                        accuracy,
+                        score: measure.score(score),
                         next_lr: self.optimizer.lr * self.optimizer.schedule.factor(*step),
                         seconds: *seconds,
                         memory: self.gigabytes(),
@@ -116,33 +116,36 @@ impl<'a> Screen<'a> {
                     self.bar.suspend(|| say!("{}", line(&report)));
                 }
                 self.bar.set_message(format!(
-                    "epoch {epoch} update {step} loss {loss:.4} acc {accuracy:.3} smoothed {smoothed:.3} {:.0} samples/s {}",
+                    "epoch {epoch} update {step} loss {loss:.4} {} {score:.3} smoothed {smoothed:.3} {:.0} samples/s {}",
+                    measure.short(),
                     self.batch / seconds.max(1e-9),
                     bytes(sweep::in_use(self.session))
                 ));
                 self.bar.tick();
             }
-            Event::Evaluation { epoch, split, loss, accuracy, rates, .. } => {
+            Event::Evaluation { epoch, split, loss, score, rates, .. } => {
                 let n = self.epoch.len().max(1) as f64;
                 let sum = |f: fn(&(f64, f64, f64)) -> f64| self.epoch.iter().map(f).sum::<f64>();
                 let report = EpochReport {
                     epoch: *epoch,
                     lr: self.lr,
                     training_loss: sum(|r| r.0) / n,
-                    training_accuracy: sum(|r| r.1) / n,
+                    training_score: sum(|r| r.1) / n,
                     batch_seconds: sum(|r| r.2) / n,
                     seconds: sum(|r| r.2),
                     split,
                     loss: *loss,
-                    accuracy: *accuracy,
+                    score: *score,
                     activity: match rates.len() {
                         0 => 1.0,
                         n => rates.iter().map(|(_, rate)| rate).sum::<f64>() / n as f64,
                     },
-                    best: *accuracy > self.best,
+                    best: self.best.is_none_or(|best| score.measure().better(score.value(), best)),
                     memory: self.gigabytes(),
                 };
-                self.best = self.best.max(*accuracy);
+                if report.best {
+                    self.best = Some(score.value());
+                }
                 let line = if let Lines::Epochs(line) = self.lines { line } else { epoch_line };
                 self.bar.suspend(|| say!("{}", line(&report)));
                 for (layer, _) in rates.iter().filter(|(_, rate)| *rate == 0.0) {
@@ -159,10 +162,15 @@ impl<'a> Screen<'a> {
 
 /// The published lines of the memory-and-speed evaluation.
 pub fn epoch_line(r: &EpochReport<'_>) -> String {
-    let (epoch, split) = (r.epoch - 1, r.split);
+    let (epoch, split, short) = (r.epoch - 1, r.split, r.score.measure().short());
     format!(
-        "Epoch {epoch:4}, training loss = {:.8}, training acc = {:.6}, time = {:.5} s, memory = {:.2} GB\n\
-         Epoch {epoch:4}, {split} loss = {:.8}, {split} acc = {:.6}",
-        r.training_loss, r.training_accuracy, r.batch_seconds, r.memory, r.loss, r.accuracy
+        "Epoch {epoch:4}, training loss = {:.8}, training {short} = {:.6}, time = {:.5} s, memory = {:.2} GB\n\
+         Epoch {epoch:4}, {split} loss = {:.8}, {split} {short} = {:.6}",
+        r.training_loss,
+        r.training_score,
+        r.batch_seconds,
+        r.memory,
+        r.loss,
+        r.score.value()
     )
 }

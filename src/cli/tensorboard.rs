@@ -218,12 +218,14 @@ impl Events {
         let (mut last, mut at) = (0, 0.0);
         for row in RunDir::metrics(run)? {
             match serde_json::from_value(row) {
-                Ok(Recorded::Step { step, loss, accuracy, smoothed, norm, l1, lr, seconds, .. }) => {
+                Ok(Recorded::Step { step, loss, score, smoothed, norm, l1, lr, seconds, .. }) => {
+                    let measure = score.measure().name();
                     (last, at) = (step, at + seconds);
+                    let smoothed_name = format!("{measure} smoothed");
                     let named = [
                         ("loss", Some(f64::from(loss))),
-                        ("accuracy", Some(accuracy.into())),
-                        ("accuracy smoothed", Some(smoothed)),
+                        (measure, Some(score.value())),
+                        (smoothed_name.as_str(), Some(smoothed)),
                         ("gradient norm", norm.map(f64::from)),
                         ("l1 term", (l1 != 0.0).then_some(l1.into())),
                         ("learning rate", Some(lr)),
@@ -232,8 +234,9 @@ impl Events {
                     let all = named.into_iter().filter_map(|(name, x)| Some((format!("training/{name}"), x?)));
                     self.scalars(step, at, &all.collect::<Vec<_>>());
                 }
-                Ok(Recorded::Evaluation { step, split, loss, accuracy, rates, .. }) => {
-                    let mut all = vec![(format!("{split}/loss"), loss), (format!("{split}/accuracy"), accuracy)];
+                Ok(Recorded::Evaluation { step, split, loss, score, rates, .. }) => {
+                    let name = score.measure().name();
+                    let mut all = vec![(format!("{split}/loss"), loss), (format!("{split}/{name}"), score.value())];
                     all.extend(
                         rates.into_iter().map(|(layer, rate)| (format!("spikes per neuron and step/{layer}"), rate)),
                     );

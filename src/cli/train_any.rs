@@ -71,7 +71,8 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
         return print(&listing());
     }
     let lines = train::Lines::Batches(|r| {
-        format!("Batch {:4}, loss = {:.8}, acc = {:.6}, time = {:.5} s", r.index, r.loss, r.accuracy, r.seconds)
+        let (short, score) = (r.score.measure().short(), r.score.value());
+        format!("Batch {:4}, loss = {:.8}, {short} = {score:.6}, time = {:.5} s", r.index, r.loss, r.seconds)
     });
     let name = args.config.as_deref().unwrap_or("run");
     let folder = Path::new(name).file_stem().map_or("run".into(), |stem| stem.to_string_lossy().into_owned());

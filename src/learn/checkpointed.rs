@@ -114,11 +114,12 @@ impl Chunk<'_> {
         let before = grads.split_off(p);
         let arriving = before.into_iter().zip(states).map(|(ct, s)| ct.unwrap_or_else(|| s.zeros_like())).collect();
         let (loss, out) = (vjp.results[0].clone(), vjp.results[1].clone());
-        let sums = Sums { grads, loss, out, tracked: vjp.results[2 + n..].to_vec() };
+        let (tracked, score) = vjp.results[2 + n..].split_at(self.learner.prepared.tracked);
+        let sums = Sums { grads, loss, out, tracked: tracked.to_vec(), score: score.first().cloned() };
         Back { sums, arriving, states: vjp.results[2..2 + n].to_vec() }
     }
 
-    /// (loss, out summed, states after, tracked values summed) of a chunk.
+    /// (loss, out summed, states after, tracked values summed, scores summed where steps have them) of a chunk.
     fn run(self, g: &Graph, phis: &[Tensor], states: &[Tensor], data: &[Tensor]) -> Vec<Tensor> {
         let p = &self.learner.prepared;
         let (n, observed) = (states.len(), p.observed().len());
@@ -141,6 +142,7 @@ impl Chunk<'_> {
         results.extend(after);
         results.extend(stacks[1 + observed..].iter().map(|t| t.sum(&[0])));
         debug_assert_eq!(results.len(), 2 + n + p.tracked);
+        results.extend(self.learner.objective.scores(&stacks[0], &data[1]).map(|score| counted(&score).sum(&[0])));
         results
     }
 }

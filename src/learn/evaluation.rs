@@ -12,6 +12,8 @@ pub struct Evaluated {
     pub out: Tensor,
     /// Spikes per neuron of every layer that fires, summed over all steps, `[B]` each.
     pub spikes: Vec<Tensor>,
+    /// Output of each step that counts, `[T - warmup, B, C]`, if it was asked for.
+    pub each: Option<Tensor>,
 }
 
 impl Learner {
@@ -24,6 +26,18 @@ impl Learner {
         inputs: &Tensor,
         target: &Tensor,
     ) -> Evaluated {
+        self.evaluated(g, params, states, (inputs, target), false)
+    }
+
+    /// As [`Learner::evaluate`], and with the output of `each` step, if that is asked for.
+    pub(crate) fn evaluated(
+        &self,
+        g: &Graph,
+        params: &[Tensor],
+        states: &[Tensor],
+        (inputs, target): (&Tensor, &Tensor),
+        each: bool,
+    ) -> Evaluated {
         let p = &self.prepared;
         let phis = p.prefix.call(g, params);
         let (n, steps) = (states.len(), inputs.dims()[0]);
@@ -34,6 +48,7 @@ impl Learner {
         carry.extend([per_sequence.clone(), g.zeros(p.out().shape())]);
         carry.extend(self.spikes.iter().map(|_| per_sequence.clone()));
         let carried = carry.len();
+        let mut outputs = Vec::new();
         for (from, to, counts) in [(0, warmup, false), (warmup, steps, true)] {
             let equal = (to - from) / length;
             for (count, length, at) in [(equal, length, from), (1, (to - from) % length, from + equal * length)] {
@@ -59,9 +74,11 @@ impl Learner {
                     } else {
                         (&rest[1 + phis.len()], &rest[1..=phis.len()])
                     };
-                    self.evaluate_chunk(g, carry, &rest[0], phis, target, counts)
+                    self.evaluate_chunk(g, carry, &rest[0], phis, target, (counts, each))
                 });
-                carry = scan_whole(g, &body, count, false, &carry, &pieces, &consts).0;
+                let stacks;
+                (carry, stacks) = scan_whole(g, &body, count, false, &carry, &pieces, &consts);
+                outputs.extend(stacks.iter().map(|t| t.reshape(&[&[count * length], &t.dims()[2..]].concat())));
             }
         }
         let spikes = carry.split_off(n + 2);
@@ -70,7 +87,8 @@ impl Learner {
             OfSum::Never => carry[n].clone(),
             OfSum::Evaluation | OfSum::Always => self.objective.sequence_losses(&out, target),
         };
-        Evaluated { losses, out, spikes }
+        let each = each.then(|| Tensor::concat(&outputs.iter().collect::<Vec<_>>(), 0));
+        Evaluated { losses, out, spikes, each }
     }
 
     fn evaluate_chunk(
@@ -80,7 +98,7 @@ impl Learner {
         inputs: &Tensor,
         phis: &[Tensor],
         target: &Tensor,
-        counts: bool,
+        (counts, each): (bool, bool),
     ) -> Vec<Tensor> {
         let p = &self.prepared;
         let n = p.states;
@@ -94,17 +112,18 @@ impl Learner {
         let (mut losses, mut sum) = (carry[n].clone(), carry[n + 1].clone());
         if counts {
             let shapes = [p.out().shape().clone(), p.given_target.clone()];
-            let each = Func::trace(&shapes, |_, v| vec![self.objective.sequence_losses(&v[0], &v[1])]);
+            let losses_of = Func::trace(&shapes, |_, v| vec![self.objective.sequence_losses(&v[0], &v[1])]);
             let args = [
                 Mapped { tensor: outs[0].clone(), mapped: true },
                 Mapped { tensor: target.clone(), mapped: p.target_per_step },
             ];
-            let env = transform::vmap(g, &each, &args, outs[0].dims()[0]);
-            losses = losses + env.get(each.results()[0].value()).tensor.sum(&[0]);
+            let env = transform::vmap(g, &losses_of, &args, outs[0].dims()[0]);
+            losses = losses + env.get(losses_of.results()[0].value()).tensor.sum(&[0]);
             sum = sum + outs[0].sum(&[0]);
         }
         after.extend([losses, sum]);
         after.extend(carry[n + 2..].iter().zip(&outs[1..]).map(|(before, spikes)| before + spikes.sum(&[0])));
+        after.extend(outs.first().filter(|_| counts && each).cloned());
         after
     }
 

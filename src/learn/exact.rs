@@ -31,8 +31,9 @@ impl Learner {
         let mut grads = vjp.pull(&cts);
         grads.truncate(phis.len());
         let n = states.len();
-        let tracked = vjp.results[2 + 2 * n..].to_vec();
-        let sums = Sums { grads, loss: vjp.results[0].clone(), out: vjp.results[1].clone(), tracked };
+        let (tracked, score) = vjp.results[2 + 2 * n..].split_at(self.prepared.tracked);
+        let [loss, out] = [0, 1].map(|k| vjp.results[k].clone());
+        let sums = Sums { grads, loss, out, tracked: tracked.to_vec(), score: score.first().cloned() };
         (sums, vjp.results[2..2 + n].to_vec())
     }
 
@@ -70,12 +71,13 @@ impl Learner {
             loss: vjp.results[0].clone(),
             out: vjp.results[1].clone(),
             tracked: vec![],
+            score: None,
         };
         (forward, entry, sums)
     }
 
     /// (phi, states, inputs, target) to (loss, out summed, states after, states before each step, `kept` values,
-    /// tracked values summed); the loss is that of every step, or one `of_sum`.
+    /// tracked values summed, scores summed where steps have them); the loss is that of every step, or one `of_sum`.
     #[allow(clippy::too_many_arguments, reason = "a sequence and what is wanted of it")]
     fn unrolled(
         &self,
@@ -133,6 +135,8 @@ impl Learner {
             results.extend_from_slice(&stacks[..n]);
             results.extend(outputs);
             results.extend(tracked);
+            let target = || p.target_of(&rest[1], warmup, steps);
+            results.extend(self.objective.scores(&seen[0], &target()).map(|score| score.sum(&[0])));
             results
         })
     }

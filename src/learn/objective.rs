@@ -103,15 +103,20 @@ impl Target {
         }
     }
 
-    fn is_class(&self) -> bool {
-        *self == Target::CLASS
+    /// The targets of a sequence of `steps`: `[B, ..]`, or `[T, B, ..]`.
+    pub fn of_sequence(self, steps: usize, batch: usize, outputs: usize) -> Shape {
+        let step = self.of_step(batch, outputs);
+        if self.per_step { step.with_dims([&[steps], &step.dims[..]].concat()) } else { step }
     }
+}
 
-    fn refuse<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-        Err(S::Error::custom(format!(
-            "a run has one class for each sequence, but the objective has the target {self:?}; write the training loop in a program \
-             (docs/library.md)"
-        )))
+impl From<tasks::Targets> for Target {
+    fn from(targets: tasks::Targets) -> Target {
+        match targets {
+            tasks::Targets::Class => Target::CLASS,
+            tasks::Targets::Classes => Target::CLASSES,
+            tasks::Targets::Numbers => Target::VECTORS,
+        }
     }
 }
 
@@ -140,8 +145,8 @@ pub struct Objective {
     /// When one loss of the summed output takes the place of the losses of all steps.
     #[serde(default)]
     pub of_sum: OfSum,
-    /// What the output is compared with. A run has one class for each sequence.
-    #[serde(skip_deserializing, skip_serializing_if = "Target::is_class", serialize_with = "Target::refuse")]
+    /// What the output is compared with. That of a run is what its task says, so it is not stored.
+    #[serde(skip_deserializing, skip_serializing)]
     pub target: Target,
 }
 
@@ -221,15 +226,74 @@ impl Objective {
         }
     }
 
-    /// That a sequence has one class, for programs that count right answers.
+    /// That targets are those of a task, for programs that say how good a run is.
+    pub(crate) fn of_a_task(&self) -> Result<(), LearnError> {
+        if [Target::CLASS, Target::CLASSES, Target::VECTORS].contains(&self.target) {
+            return Ok(());
+        }
+        Err(LearnError::Setting(format!(
+            "training runs have a class for each sequence, or a class or a vector for each step, got {:?}; use an Engine (docs/library.md)",
+            self.target
+        )))
+    }
+
+    /// That a sequence has one class.
     pub(crate) fn one_class(&self) -> Result<(), LearnError> {
         if self.target == Target::CLASS {
             return Ok(());
         }
         Err(LearnError::Setting(format!(
-            "training runs and their evaluation have one class for each sequence, got {:?}; use an Engine (docs/library.md)",
+            "the loop step by step is for tasks with one class for each sequence, got {:?}; choose such a task, or another --drive",
             self.target
         )))
+    }
+
+    /// How good the outputs of single steps are, where runs count that: 1 for a right class and 0 for a wrong one (or none), the squared
+    /// error of a vector, mean over the outputs. `out: [K, B, C]`, `target: [K, B, ..]` to `[K, B]`.
+    pub(super) fn scores(&self, out: &Tensor, target: &Tensor) -> Option<Tensor> {
+        match self.target {
+            Target::CLASSES => Some(out.argmax_last().eq(target).convert(DType::F32)),
+            Target::VECTORS => Some((out - target).square().mean(&[2])),
+            _ => None,
+        }
+    }
+
+    /// The share of right answers of each sequence whose steps have [scores](Objective::scores) of this sum; or its normalised mean squared
+    /// error: the mean squared error over the variance of the targets in the steps that count, `[B]`.
+    pub(crate) fn score(&self, sum: &Tensor, target: &Tensor, warmup: usize) -> Tensor {
+        let steps = target.dims()[0];
+        if self.target.kind == TargetKind::Class {
+            let counted = target.slice_axis(0, warmup, steps);
+            let counted = counted.ge(&counted.zeros_like()).convert(DType::F32).sum(&[0]);
+            return sum / &counted.maximum(&counted.full_like(1.0));
+        }
+        let counted = target.slice_axis(0, warmup, steps);
+        let mean = counted.mean(&[0]);
+        let variance = (&counted - &mean.broadcast(counted.dims(), &[1, 2])).square().mean(&[0, 2]);
+        sum * (1.0 / (steps - warmup) as f64) / variance.maximum(&variance.full_like(f64::from(f32::MIN_POSITIVE)))
+    }
+
+    /// [`Objective::score`] of outputs of the steps that count, `[T - warmup, B, C]`.
+    pub(crate) fn scores_of(&self, each: &Tensor, target: &Tensor) -> Tensor {
+        let (steps, counted) = (target.dims()[0], each.dims()[0]);
+        let sum = self.scores(each, &target.slice_axis(0, steps - counted, steps)).map(|scores| scores.sum(&[0]));
+        let none = || each.graph().zeros(&Shape::f32([each.dims()[1]]));
+        self.score(&sum.unwrap_or_else(none), target, steps - counted)
+    }
+
+    /// 1 for the sequences of a batch that are real and 0 for those that fill it up, `[B]`.
+    pub(crate) fn real(&self, target: &Tensor) -> Tensor {
+        match self.target {
+            Target { kind: TargetKind::Class, per_step: false } => target.ge(&target.zeros_like()).convert(DType::F32),
+            Target { kind: TargetKind::Class, per_step: true } => {
+                let largest = target.convert(DType::F32).max(&[0]);
+                largest.ge(&largest.zeros_like()).convert(DType::F32)
+            }
+            Target { per_step, .. } => {
+                let batch = target.dims()[usize::from(per_step)];
+                target.graph().full(&Shape::f32([batch]), 1.0)
+            }
+        }
     }
 
     /// 1 for sequences, 0 for rows without loss (a class below 0); scaled so that the mean over the rows is a mean over the

@@ -8,6 +8,7 @@ use super::{
     Learner, Vjp,
     chunk::{Forward, Steps, Transition, Values},
     form::Form,
+    objective::Target,
     sequence::{Carry, Data},
     signal::Signal,
     sums::{Adding, Sums},
@@ -78,7 +79,9 @@ impl Learner {
         let out = self.prepared.out().shape();
         let tracked = self.prepared.tracked().iter().map(|t| g.zeros(t.shape())).collect();
         let grads = vec![None; self.prepared.phis];
-        Sums { grads, loss: g.scalar(DType::F32, 0.0), out: g.zeros(out), tracked }
+        let scored = matches!(self.objective.target, Target::CLASSES | Target::VECTORS);
+        let score = scored.then(|| g.zeros(&Shape::f32([self.batch()])));
+        Sums { grads, loss: g.scalar(DType::F32, 0.0), out: g.zeros(out), tracked, score }
     }
 
     /// A sequence from its first step to its last; the first `warmup` steps carry no loss.
@@ -283,6 +286,7 @@ impl Learner {
         if learn {
             let (found, met) = self.signals(&steps, &values, whole, &carry.time);
             (sums, slots) = (found, Some(met));
+            sums.score = self.objective.scores(&values.out, target).map(|score| steps.counted(&score).sum(&[0]));
         }
         let (pairs, slopes) = self.non_causal(g, &steps, carry, learn);
         if let Some(slots) = &mut slots {
@@ -368,7 +372,7 @@ impl Learner {
         let length = steps.length;
         let none = steps.no_signals();
         let (loss, out) = (steps.counted(&values.loss).sum_all(), steps.counted(&values.out).sum(&[0]));
-        let step_sums = |grads| Sums { grads, loss, out, tracked: vec![] };
+        let step_sums = |grads| Sums { grads, loss, out, tracked: vec![], score: None };
         // A signal before step s belongs to the trace after step s - 1: that of the first step to the old trace.
         let first = |before: &Signal| each(before, &|t| Some(t.at(0)));
         let (sums, entry, signal, direct) = match (whole, self.config.vjp) {

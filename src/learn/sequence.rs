@@ -57,6 +57,9 @@ pub struct SequenceOut {
     pub tracked: Vec<Tensor>,
     /// States after the sequence.
     pub states: Vec<Tensor>,
+    /// Where each step has a class or a vector for its target: right answers of the steps that count, or their squared errors (means over
+    /// the outputs), summed, `[B]`.
+    pub score: Option<Tensor>,
 }
 
 /// A sequence with its labels.
@@ -327,7 +330,7 @@ impl Learner {
         let grads = self.prepared.pull(g, params, &sums.grads);
         let tracked = sums.tracked.iter().map(|sum| sum * (1.0 / steps.max(1) as f64)).collect();
         let loss = one_loss.map_or(sums.loss, |(loss, _)| loss);
-        SequenceOut { grads, loss, out: sums.out, tracked, states }
+        SequenceOut { grads, loss, out: sums.out, tracked, states, score: sums.score }
     }
 
     /// The loss of the summed output, and its derivative with respect to that output, `[B, C]`: the first of two passes.

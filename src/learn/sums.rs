@@ -14,6 +14,8 @@ pub struct Sums {
     pub out: Tensor,
     /// Tracked values.
     pub tracked: Vec<Tensor>,
+    /// Scores of the steps that count, `[B]`, where each step has one ([`Objective::scores`](super::Objective)).
+    pub score: Option<Tensor>,
 }
 
 impl Sums {
@@ -24,6 +26,7 @@ impl Sums {
             loss: self.loss + other.loss,
             out: self.out + other.out,
             tracked: self.tracked.iter().zip(&other.tracked).map(|(a, b)| a + b).collect(),
+            score: self.score.zip(other.score).map(|(a, b)| a + b),
         }
     }
 }
@@ -48,14 +51,15 @@ impl Adding {
 
     /// The values before the loop.
     pub fn start(&self) -> Vec<Tensor> {
-        let Sums { grads, loss, out, tracked } = &self.none;
+        let Sums { grads, loss, out, tracked, score } = &self.none;
         let grads = self.learned.iter().filter_map(|&k| grads[k].clone());
-        [loss.clone(), out.clone()].into_iter().chain(tracked.iter().cloned()).chain(grads).collect()
+        let values = [loss.clone(), out.clone()].into_iter().chain(tracked.iter().cloned()).chain(score.clone());
+        values.chain(grads).collect()
     }
 
     /// The values after a round that adds `new`.
     pub fn add(&self, old: &[Tensor], new: &Sums) -> Vec<Tensor> {
-        let values = [&new.loss, &new.out].into_iter().chain(&new.tracked).map(Some);
+        let values = [&new.loss, &new.out].into_iter().chain(&new.tracked).chain(&new.score).map(Some);
         let added = values.chain(self.learned.iter().map(|&k| new.grads[k].as_ref()));
         old.iter().zip(added).map(|(sum, new)| new.map_or_else(|| sum.clone(), |new| sum + new)).collect()
     }
@@ -68,8 +72,10 @@ impl Adding {
             loss: last[0].clone(),
             out: last[1].clone(),
             tracked: last[2..tracked].to_vec(),
+            score: self.none.score.as_ref().map(|_| last[tracked].clone()),
         };
-        for (&k, grad) in self.learned.iter().zip(&last[tracked..]) {
+        let scores = usize::from(sums.score.is_some());
+        for (&k, grad) in self.learned.iter().zip(&last[tracked + scores..]) {
             sums.grads[k] = Some(grad.clone());
         }
         sums

@@ -85,6 +85,7 @@ struct Now {
     loss: Tensor,
     out: Tensor,
     tracked: Vec<Tensor>,
+    score: Option<Tensor>,
 }
 
 impl Learner {
@@ -116,7 +117,8 @@ impl Learner {
         }
         let zeros = || self.trace_slots().into_iter().map(|(slot, shape)| (slot, g.zeros(&shape))).collect();
         carry.traces = Some(carry.traces.unwrap_or_else(zeros));
-        let mut now = Now { params: params.to_vec(), carried, carry, loss: none.loss, out: none.out, tracked };
+        let (loss, out, score) = (none.loss, none.out, none.score);
+        let mut now = Now { params: params.to_vec(), carried, carry, loss, out, tracked, score };
         let count = (steps - warmup) / every;
         let rest = warmup + count * every;
         if count > 1 {
@@ -128,9 +130,9 @@ impl Learner {
                 now = self.piece(g, now, &inputs.slice_axis(0, from, to), &target, update);
             }
         }
-        let Now { params, carried, carry, loss, out, tracked } = now;
+        let Now { params, carried, carry, loss, out, tracked, score } = now;
         let tracked = tracked.iter().map(|sum| sum * (1.0 / steps.max(1) as f64)).collect();
-        (Changed { params, carried }, SequenceOut { grads: vec![], loss, out, tracked, states: carry.states })
+        (Changed { params, carried }, SequenceOut { grads: vec![], loss, out, tracked, states: carry.states, score })
     }
 
     /// Some steps, and an update.
@@ -148,6 +150,7 @@ impl Learner {
             loss: now.loss + found.loss,
             out: now.out + found.out,
             tracked: now.tracked.iter().zip(&found.tracked).map(|(a, b)| a + b).collect(),
+            score: now.score.zip(found.score).map(|(a, b)| a + b),
         }
     }
 
@@ -161,24 +164,27 @@ impl Learner {
         update: UpdateOf<'_>,
     ) -> Now {
         let slots: Vec<Slot> = self.trace_slots().into_keys().collect();
-        let sizes = [now.params.len(), now.carried.len(), now.carry.states.len(), now.tracked.len()];
+        let scores = usize::from(now.score.is_some());
+        let sizes = [now.params.len(), now.carried.len(), now.carry.states.len(), now.tracked.len(), scores];
         let flat = |now: Now| -> Vec<Tensor> {
             let traces = now.carry.traces.unwrap_or_default();
-            let mut all = [now.params, now.carried, now.carry.states, now.tracked].concat();
+            let scores = now.score.into_iter().collect();
+            let mut all = [now.params, now.carried, now.carry.states, now.tracked, scores].concat();
             all.extend([now.loss, now.out, now.carry.time]);
             all.extend(slots.iter().map(|slot| traces[slot].clone()));
             all
         };
         let apart = |all: &[Tensor]| -> Now {
             let mut rest = all;
-            let [params, carried, states, tracked] = sizes.map(|n| {
+            let [params, carried, states, tracked, score] = sizes.map(|n| {
                 let (first, others) = rest.split_at(n);
                 rest = others;
                 first.to_vec()
             });
             let (loss, out, time) = (rest[0].clone(), rest[1].clone(), rest[2].clone());
             let traces = slots.iter().cloned().zip(rest[3..].iter().cloned()).collect();
-            Now { params, carried, carry: Carry { states, traces: Some(traces), time, lag: 0 }, loss, out, tracked }
+            let carry = Carry { states, traces: Some(traces), time, lag: 0 };
+            Now { params, carried, carry, loss, out, tracked, score: score.into_iter().next() }
         };
         let init = flat(now);
         let rows = [starts(g, count, every) + g.scalar(DType::S32, from as f64)];

@@ -129,14 +129,14 @@ pub struct Progress {
     pub epoch: u64,
     /// Position of the next batch in its epoch.
     pub epoch_step: u64,
-    /// Smoothed accuracy (factor 0.8), if the run keeps one.
+    /// Smoothed score (factor 0.8), if the run keeps one.
     pub smoothed: Option<f64>,
     /// Best value so far of what selects the `best` checkpoint.
     pub best: Option<f64>,
     /// Passes completed when it was reached.
     #[serde(default)]
     pub best_epoch: u64,
-    /// Sum of the training accuracies of the batches of this epoch.
+    /// Sum of the training scores of the batches of this epoch.
     #[serde(default)]
     pub epoch_accuracy: f64,
     /// Why training ended, if it did.
@@ -146,11 +146,11 @@ pub struct Progress {
 
 impl Progress {
     /// Counts the update on the batch at `position`, which ends its epoch or does not.
-    pub fn advance(&mut self, position: Position, end: bool, accuracy: f64) {
+    pub fn advance(&mut self, position: Position, end: bool, score: f64) {
         self.step += 1;
         (self.epoch, self.epoch_step) = if end { (position.epoch + 1, 0) } else { (position.epoch, position.step + 1) };
-        self.smoothed = Some(self.smoothed.map_or(accuracy, |q| 0.8 * q + 0.2 * accuracy));
-        self.epoch_accuracy += accuracy;
+        self.smoothed = Some(self.smoothed.map_or(score, |q| 0.8 * q + 0.2 * score));
+        self.epoch_accuracy += score;
     }
 }
 

@@ -90,7 +90,7 @@ impl EfficiencyProgram {
         let learner = Learner::new(&spec.evaluation, &spec.objective, &spec.learner.without_learning())?;
         let model = &spec.evaluation;
         let synapses = learner.synapses(model);
-        let arguments = [parameters(model), sequences(model, spec.steps)].concat();
+        let arguments = [parameters(model), sequences(model, spec.steps, spec.objective.target)].concat();
         let shapes: Vec<Shape> = arguments.iter().map(|(_, s)| s.clone()).collect();
         let n = model.params.len();
         let func = Func::trace(&shapes, |g, v| {

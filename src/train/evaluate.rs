@@ -1,4 +1,4 @@
-//! How good a network is on a split: loss, accuracy, which classes it confuses, who is understood, which layers fire.
+//! How good a network is on a split: loss, score, which classes it confuses, who is understood, which layers fire.
 
 #[cfg(feature = "plot")]
 use std::path::Path;
@@ -8,23 +8,27 @@ use tasks::{Loader, LoaderSettings, Split, Task};
 
 use super::{
     program::{EvalProgram, TrainState, drawn_states},
+    score::{Measure, Score},
     trainer::{TrainError, arrays},
 };
-use crate::report::{Align, Table};
+use crate::{
+    learn::objective::TargetKind,
+    report::{Align, Table},
+};
 #[cfg(feature = "plot")]
 use crate::{
     plot::{Axis, Figure, HeatMap, PlotError},
     train::checkpoint::write_atomic,
 };
 
-/// The answer to one sample.
+/// The answer to one sample, or to one of its steps where each has a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// Number of the sample in its split.
     pub id: u64,
     /// The right class.
     pub target: usize,
-    /// The class whose summed output is largest.
+    /// The class whose output is largest: summed over the sample, or that of the step.
     pub answer: usize,
 }
 
@@ -33,9 +37,11 @@ pub struct Answer {
 pub struct Evaluation {
     /// Mean loss.
     pub loss: f64,
-    /// Share of right answers.
-    pub accuracy: f64,
-    /// One for each sample.
+    /// Share of right answers, or the normalised error.
+    pub score: Score,
+    /// Number of samples.
+    pub samples: usize,
+    /// One for each sample, or for each of its steps that has a class; none where targets are numbers.
     pub answers: Vec<Answer>,
     /// Layers that fire: name, spikes per neuron and step.
     pub rates: Vec<(String, f64)>,
@@ -66,9 +72,10 @@ pub fn evaluate(
     let classes = program.model().output.dims[1];
     let mut found = Evaluation { classes, ..Evaluation::default() };
     found.rates = program.layers().iter().map(|name| (name.clone(), 0.0)).collect();
+    let mut scores = 0.0;
     for item in Loader::new(task.clone(), settings)? {
         let (position, batch) = item?;
-        let (real, ids) = (batch.real, batch.ids.clone());
+        let (real, rows, ids) = (batch.real, batch.batch, batch.ids.clone());
         let targets = batch.targets.clone();
         let (inputs, target) = arrays(batch)?;
         // A stream of its own: evaluation must not change what training draws.
@@ -78,18 +85,35 @@ pub fn evaluate(
         for (mean, rates) in found.rates.iter_mut().zip(&report.rates) {
             mean.1 += rates[..real].iter().map(|v| f64::from(*v)).sum::<f64>();
         }
-        for b in 0..real {
-            let out = &report.out[b * classes..][..classes];
-            // The first of equals, as the device's argmax has it.
-            let answer = (0..classes).fold(0, |best, c| if out[c] > out[best] { c } else { best });
-            found.answers.push(Answer { id: ids[b], target: usize::try_from(targets[b]).unwrap_or(0), answer });
+        scores += report.scores[..real].iter().map(|v| f64::from(*v)).sum::<f64>();
+        found.samples += real;
+        if program.target().kind == TargetKind::Class {
+            found.answers.extend(answers(&report.out, (rows, classes), &targets, &ids[..real]));
         }
     }
-    let n = found.answers.len().max(1) as f64;
+    let n = found.samples.max(1) as f64;
     found.loss /= n;
-    found.accuracy = found.share(|_| true).unwrap_or(0.0);
+    found.score = match Measure::of(program.target()) {
+        Measure::Accuracy => Score::Accuracy(found.share(|_| true).unwrap_or(0.0)),
+        Measure::Nmse => Score::Nmse(scores / n),
+    };
     found.rates.iter_mut().for_each(|(_, rate)| *rate /= n);
     Ok(found)
+}
+
+/// The answers to the samples with these `ids`, the first rows of a batch: `out` is `[B, C]` or that of the steps that count, `[.., B, C]`,
+/// and `targets` `[B]` or `[T, B]`.
+fn answers(out: &[f32], (batch, classes): (usize, usize), targets: &[i32], ids: &[u64]) -> Vec<Answer> {
+    let steps = out.len() / (batch * classes).max(1);
+    let before = targets.len() - steps * batch;
+    let answer = |b: usize, t: usize| {
+        let row = t * batch + b;
+        let out = &out[row * classes..][..classes];
+        // The first of equals, as the device's argmax has it.
+        let answer = (0..classes).fold(0, |best, c| if out[c] > out[best] { c } else { best });
+        Some(Answer { id: ids[b], target: usize::try_from(targets[before + row]).ok()?, answer })
+    };
+    (0..ids.len()).flat_map(|b| (0..steps).filter_map(move |t| answer(b, t))).collect()
 }
 
 impl Evaluation {

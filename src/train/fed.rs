@@ -35,7 +35,8 @@ impl Fed {
                 on[k].push(session.client.upload_to(part, k)?);
             }
         }
-        for (array, axis) in [(inputs, 1), (target, 0)] {
+        // Targets are [B], or [T, B, ..].
+        for (array, axis) in [(inputs, 1), (target, usize::from(target.shape().rank() > 1))] {
             for (k, part) in Parts(here.len()).cut(array, axis).iter().enumerate() {
                 on[k].push(session.client.upload_to(part, k)?);
             }

@@ -4,6 +4,7 @@ use std::{fmt, path::Path};
 
 use super::{
     run::{RunDir, RunError},
+    score::Measure,
     trainer::Event,
 };
 #[cfg(feature = "plot")]
@@ -19,8 +20,8 @@ pub struct Update {
     pub step: u64,
     /// Mean loss per step.
     pub loss: f64,
-    /// Share of right answers.
-    pub accuracy: f64,
+    /// Share of right answers, or the normalised error.
+    pub score: f64,
     /// Norm of the gradient; `None` where it was not finite.
     pub norm: Option<f64>,
     /// Seconds since the last one.
@@ -34,8 +35,8 @@ pub struct Evaluation {
     pub step: u64,
     /// Mean loss per step.
     pub loss: f64,
-    /// Share of right answers.
-    pub accuracy: f64,
+    /// Share of right answers, or the normalised error.
+    pub score: f64,
     /// Layers that fire: name, spikes per neuron and step.
     pub rates: Vec<(String, f64)>,
 }
@@ -43,6 +44,8 @@ pub struct Evaluation {
 /// Everything recorded, in order.
 #[derive(Clone, Debug, Default)]
 pub struct History {
+    /// What the scores measure.
+    pub measure: Measure,
     /// Training steps.
     pub updates: Vec<Update>,
     /// Evaluations.
@@ -58,15 +61,18 @@ impl History {
         let mut history = History::default();
         for row in RunDir::metrics(dir)? {
             match serde_json::from_value(row) {
-                Ok(Event::Step { step, loss, accuracy, norm, seconds, .. }) => history.updates.push(Update {
-                    step,
-                    loss: loss.into(),
-                    accuracy: accuracy.into(),
-                    norm: norm.map(f64::from),
-                    seconds,
-                }),
-                Ok(Event::Evaluation { step, loss, accuracy, rates, .. }) => {
-                    history.evaluations.push(Evaluation { step, loss, accuracy, rates });
+                Ok(Event::Step { step, loss, score, norm, seconds, .. }) => {
+                    history.measure = score.measure();
+                    history.updates.push(Update {
+                        step,
+                        loss: loss.into(),
+                        score: score.value(),
+                        norm: norm.map(f64::from),
+                        seconds,
+                    });
+                }
+                Ok(Event::Evaluation { step, loss, score, rates, .. }) => {
+                    history.evaluations.push(Evaluation { step, loss, score: score.value(), rates });
                 }
                 Err(_) => {}
             }
@@ -74,9 +80,9 @@ impl History {
         Ok(history)
     }
 
-    /// Mean accuracy of [`WINDOW`] batches, by the number of the last; fewer at the start.
+    /// Mean score of [`WINDOW`] batches, by the number of the last; fewer at the start.
     pub fn smoothed(&self) -> Vec<(u64, f64)> {
-        self.means(|u| u.accuracy)
+        self.means(|u| u.score)
     }
 
     fn means(&self, value: impl Fn(&Update) -> f64) -> Vec<(u64, f64)> {
@@ -92,15 +98,16 @@ impl History {
         self.means(|u| u.loss)
     }
 
-    /// How good the run is: the accuracy of the last evaluation, else the mean of the last [`WINDOW`] batches; `None` before the first.
+    /// How good the run is: the score of the last evaluation, else the mean of the last [`WINDOW`] batches; `None` before the first.
     pub fn score(&self) -> Option<f64> {
-        let tested = self.evaluations.last().map(|e| e.accuracy);
+        let tested = self.evaluations.last().map(|e| e.score);
         tested.or_else(|| self.smoothed().last().map(|(_, mean)| *mean))
     }
 
-    /// The batch at which the mean of [`WINDOW`] batches first reaches `accuracy`.
-    pub fn reaches(&self, accuracy: f64) -> Option<u64> {
-        self.smoothed().into_iter().skip(WINDOW - 1).find(|(_, mean)| *mean >= accuracy).map(|(step, _)| step)
+    /// The batch at which the mean of [`WINDOW`] batches first reaches `score`.
+    pub fn reaches(&self, score: f64) -> Option<u64> {
+        let reached = |(_, mean): &(u64, f64)| self.measure.reaches(*mean, score);
+        self.smoothed().into_iter().skip(WINDOW - 1).find(reached).map(|(step, _)| step)
     }
 
     /// Median seconds per batch, the first (which waits for data and device) left out.
@@ -110,7 +117,7 @@ impl History {
         all.get(all.len() / 2).copied()
     }
 
-    /// Draws loss, accuracy and norm of the gradient over batches, as `curve` of the run.
+    /// Draws loss, score and norm of the gradient over batches, as `curve` of the run.
     ///
     /// # Errors
     /// When the folder cannot be written to.
@@ -125,13 +132,13 @@ impl History {
         let tested = |f: fn(&Evaluation) -> f64| self.evaluations.iter().map(move |e| (e.step as f64, f(e)));
         let line = |name: &str, points| Series::new(name, points).markers(false);
         let mut loss = vec![line("each batch", points(&|u| Some(u.loss)))];
-        let mut accuracy = vec![
-            line("each batch", points(&|u| Some(u.accuracy))),
+        let mut score = vec![
+            line("each batch", points(&|u| Some(u.score))),
             line("mean of 20", self.smoothed().into_iter().map(|(s, a)| (s as f64, a)).collect()),
         ];
         if !self.evaluations.is_empty() {
             loss.push(Series::new("evaluation", tested(|e| e.loss)).style(2));
-            accuracy.push(Series::new("evaluation", tested(|e| e.accuracy)));
+            score.push(Series::new("evaluation", tested(|e| e.score)));
         }
         let norm = Panel::traces(
             Axis::new("norm of the gradient").scale(Scale::Log10),
@@ -139,24 +146,44 @@ impl History {
         );
         Panels::new("Training", Axis::new("batch"))
             .panel(Panel::traces(Axis::new("loss"), loss).height(160))
-            .panel(Panel::traces(Axis::new("accuracy").range(0.0, 1.0), accuracy).height(160))
+            .panel(Panel::traces(score_axis(self.measure, self.measure.name()), score).height(160))
             .panel(norm.height(120))
             .save(dir.join("curve"))?;
         Ok(())
     }
 }
 
+/// The axis of a measure: 0 to 1 for an accuracy, from 0 on for an error, drawn logarithmically.
+#[cfg(feature = "plot")]
+pub fn score_axis(measure: Measure, label: &str) -> Axis {
+    match measure {
+        Measure::Accuracy => Axis::new(label).range(0.0, 1.0),
+        Measure::Nmse => Axis::new(label).scale(Scale::Log10),
+    }
+}
+
 impl fmt::Display for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last = self.smoothed().last().map_or(0.0, |(_, mean)| *mean);
-        write!(f, "{} batches; mean accuracy of the last {WINDOW} {last:.4}", self.updates.len())?;
-        let passes = [0.75, 0.9, 0.95].map(|a| self.reaches(a).map_or("-".into(), |step| step.to_string()));
-        write!(f, "; their mean first reached 0.75 / 0.90 / 0.95 at batch {}", passes.join(" / "))?;
+        let (n, name) = (self.updates.len(), self.measure.name());
+        write!(f, "{n} batches")?;
+        if let Some((_, mean)) = self.smoothed().last() {
+            write!(f, "; mean {name} of the last {} {mean:.4}", n.min(WINDOW))?;
+        }
+        let marks = match self.measure {
+            Measure::Accuracy => [0.75, 0.9, 0.95],
+            Measure::Nmse => [0.5, 0.1, 0.05],
+        };
+        let reached = marks.iter().filter_map(|mark| Some(format!("{mark:.2} at batch {}", self.reaches(*mark)?)));
+        let reached: Vec<String> = reached.collect();
+        if !reached.is_empty() {
+            write!(f, "; the mean of {WINDOW} first reached {}", reached.join(", "))?;
+        }
         if let Some(seconds) = self.seconds() {
             write!(f, "; {seconds:.3} s per batch (median)")?;
         }
-        let largest = self.updates.iter().filter_map(|u| u.norm).fold(0.0, f64::max);
-        write!(f, "; largest norm of the gradient {largest:.3e}")?;
+        if let Some(largest) = self.updates.iter().filter_map(|u| u.norm).reduce(f64::max) {
+            write!(f, "; largest norm of the gradient {largest:.3e}")?;
+        }
         match self.updates.iter().filter(|u| u.norm.is_none()).count() {
             0 => Ok(()),
             n => write!(f, "; {n} gradients were not finite and left out"),

@@ -15,6 +15,7 @@ pub mod program;
 pub mod record;
 pub mod replicas;
 pub mod run;
+pub mod score;
 pub mod session;
 pub mod settings;
 pub mod stepwise;

@@ -51,7 +51,8 @@ impl Need {
         let eval = eval.saturating_mul(copies);
         let model = &spec.model;
         let inputs = size(&[spec.parts.0, spec.steps, model.input.elements()]);
-        let batch = inputs.saturating_add(size(&[4, spec.batch()]));
+        let target = spec.objective.target.of_sequence(spec.steps, spec.batch(), model.output.dims[1]);
+        let batch = inputs.saturating_add(size(&[4, target.elements()]));
         let mut samples = 0u64;
         for split in [Split::Train, Split::Test] {
             samples = samples.saturating_add(task.samples(split)?.unwrap_or(0));

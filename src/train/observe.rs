@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cell::{Observable, Quantity},
-    learn::Learner,
+    learn::{Learner, Target},
 };
 
 /// Values of every step of a batch.
@@ -20,6 +20,8 @@ pub struct Observation {
     pub batch: Batch,
     /// First step that counts.
     pub warmup: usize,
+    /// What the output is compared with.
+    pub kind: Target,
     /// Output, `[T, B, C]`.
     out: Vec<f32>,
     classes: usize,
@@ -63,6 +65,7 @@ impl Observation {
         let observed = model.observed.iter().zip(&results[1..]).zip(&func.results()[1..]);
         Ok(Observation {
             warmup: spec.learner.warmup,
+            kind: spec.objective.target,
             out: values(&results[0])?,
             classes: model.output.dims[1],
             observed: observed
@@ -115,12 +118,12 @@ impl Observation {
         spikes as f64 / (self.samples().max(1) * self.batch.steps * neurons) as f64
     }
 
-    /// Output of a class over time.
+    /// An output over time.
     pub fn output(&self, b: usize, class: usize) -> Vec<f32> {
         (0..self.batch.steps).map(|t| self.out[(t * self.batch.batch + b) * self.classes + class]).collect()
     }
 
-    /// Number of classes.
+    /// Number of outputs.
     pub fn classes(&self) -> usize {
         self.classes
     }
@@ -131,8 +134,36 @@ impl Observation {
         (0..self.classes).max_by(|&a, &c| sum(a).total_cmp(&sum(c))).unwrap_or_default()
     }
 
-    /// The right class.
+    /// The right class of a sequence.
     pub fn target(&self, b: usize) -> i32 {
         self.batch.targets[b]
+    }
+
+    /// Where each step has a class: (step, right class, class whose output is largest) of those that count.
+    pub fn steps(&self, b: usize) -> Vec<(usize, i32, usize)> {
+        let n = self.batch.batch;
+        let out = |t: usize, c: usize| self.out[(t * n + b) * self.classes + c];
+        let answer = |t: usize| (0..self.classes).fold(0, |best, c| if out(t, c) > out(t, best) { c } else { best });
+        let all = (self.warmup..self.batch.steps).map(|t| (t, self.batch.targets[t * n + b], answer(t)));
+        all.filter(|(_, target, _)| *target >= 0).collect()
+    }
+
+    /// Where targets are numbers: that of an output in every step.
+    pub fn curve(&self, b: usize, output: usize) -> Vec<f32> {
+        let at = |t: usize| (t * self.batch.batch + b) * self.classes + output;
+        (0..self.batch.steps).map(|t| self.batch.numbers[at(t)]).collect()
+    }
+
+    /// Where targets are numbers: the normalised mean squared error of a sample, over all outputs and the steps that count.
+    pub fn nmse(&self, b: usize) -> f64 {
+        let (mut error, mut spread) = (0.0, 0.0);
+        for k in 0..self.classes {
+            let of = |all: Vec<f32>| all[self.warmup..].iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
+            let (target, out) = (of(self.curve(b, k)), of(self.output(b, k)));
+            let mean = target.iter().sum::<f64>() / target.len().max(1) as f64;
+            error += target.iter().zip(&out).map(|(y, out)| (y - out).powi(2)).sum::<f64>();
+            spread += target.iter().map(|y| (y - mean).powi(2)).sum::<f64>();
+        }
+        error / spread.max(f64::MIN_POSITIVE)
     }
 }

@@ -1,8 +1,8 @@
 //! Training as one program per batch: forward, learner, clipping, optimiser.
 //!
 //! ```text
-//! train: (params, slots, count, lr, states, inputs, target) -> (params, slots, count, loss, accuracy, norm, l1)
-//! eval:  (params, states, inputs, target)                   -> (losses, hits, out, spikes)
+//! train: (params, slots, count, lr, states, inputs, target) -> (params, slots, count, loss, score, norm, l1)
+//! eval:  (params, states, inputs, target)                   -> (losses, scores, out, spikes)
 //! ```
 //!
 //! Parameters, slots and count are donated. States that start from constants are part of the program; those drawn anew for
@@ -24,7 +24,7 @@ use crate::{
     cell::{Model, ParamSpec, StateInit, StateSpec},
     learn::{
         LearnError, Learner, Objective,
-        objective::OfSum,
+        objective::{OfSum, Target},
         sequence::{LearnerConfig, SequenceOut},
         updates::{Changed, Found},
     },
@@ -65,8 +65,9 @@ impl Spec {
 pub struct StepReport {
     /// Mean loss per step that counts, or the loss of the summed output.
     pub loss: f32,
-    /// Share of the batch whose summed output is largest at the target.
-    pub accuracy: f32,
+    /// How good the outputs are, a mean over the sequences: the share whose summed output is largest at the target, or that of the steps
+    /// whose output is; where targets are numbers, the normalised mean squared error.
+    pub score: f32,
     /// Global norm of the gradient before clipping; with updates inside the sequence the largest of theirs.
     pub norm: f32,
     /// The term `weight_l1 * sum |w|` before the update, which `loss` leaves out.
@@ -92,15 +93,17 @@ pub struct EvalProgram {
     parts: Parts,
     /// Layers that fire.
     layers: Vec<String>,
+    target: Target,
 }
 
 /// What the evaluation of a batch of B sequences says.
 pub struct EvalReport {
     /// Loss of each sequence, `[B]`.
     pub losses: Vec<f32>,
-    /// 1 where the largest output is the target's, `[B]`.
-    pub hits: Vec<f32>,
-    /// Output summed over the steps that count, `[B, C]`.
+    /// 1 where the largest output is the target's; where each step has a target, the share of right steps or the normalised mean squared
+    /// error. `[B]`.
+    pub scores: Vec<f32>,
+    /// Output summed over the steps that count, `[B, C]`; where each step has a target, that of each, `[T - warmup, B, C]`.
     pub out: Vec<f32>,
     /// Spikes per neuron and step of each layer that fires, `[B]` each.
     pub rates: Vec<Vec<f32>>,
@@ -137,11 +140,11 @@ pub fn drawn_states(model: &Model, parts: Parts, seed: u64, step: u64) -> Vec<Ar
 }
 
 /// A batch of sequences as arguments: drawn states, inputs, targets.
-pub(super) fn sequences(model: &Model, steps: usize) -> Vec<Argument> {
+pub(super) fn sequences(model: &Model, steps: usize, target: Target) -> Vec<Argument> {
     let drawn = model.states.iter().filter(|s| s.init.is_drawn());
     let mut all: Vec<Argument> = drawn.map(|s| (format!("state.{}", s.name), s.shape.clone())).collect();
     all.push(("inputs".into(), Shape::new(DType::U8, [&[steps], &model.input.dims[..]].concat())));
-    all.push(("target".into(), Shape::s32([model.batch()])));
+    all.push(("target".into(), target.of_sequence(steps, model.batch(), model.output.dims[1])));
     all
 }
 
@@ -195,14 +198,14 @@ impl Body<'_> {
         if one_loss { 1.0 } else { 1.0 / counted.max(1) as f64 }
     }
 
-    /// (parameters that change, slots, count, loss, accuracy, norm, l1).
+    /// (parameters that change, slots, count, loss, score, norm, l1).
     fn results(&self, g: &Graph, arguments: &[Tensor]) -> Vec<Tensor> {
         let Spec { model, objective, optimizer, parts, .. } = self.spec;
         let given = self.update.split(arguments);
         let Given { params, count, .. } = given;
         let (drawn, data) = given.rest.split_at(given.rest.len() - 2);
         let states = initial_states(g, model, drawn);
-        let share = parts.share(&data[1]);
+        let share = parts.share(objective, &data[1]);
         let (made, report, tracked) = match self.learner.config().update_every {
             None => {
                 let out = self.learner.sequence(g, params, &states, &data[0], &data[1]);
@@ -232,10 +235,19 @@ impl Body<'_> {
         results
     }
 
-    /// Loss and accuracy of a sequence, as means over its batch.
+    /// Loss and score of a sequence, as means over its batch.
     fn report(&self, out: &SequenceOut, target: &Tensor) -> [Tensor; 2] {
-        let accuracy = (hits(&out.out, target) * self.spec.objective.weights(target)).mean_all();
-        [&out.loss * self.per_step(), accuracy]
+        let Spec { objective, learner, steps, .. } = self.spec;
+        let scores = match &out.score {
+            None => hits(&out.out, target) * objective.weights(target),
+            Some(sum) => {
+                let real = objective.real(target);
+                let share = real.mean_all();
+                let share = share.maximum(&share.full_like(1e-9)).broadcast_to(real.dims());
+                objective.score(sum, target, learner.warmup.min(*steps)) * (real / share)
+            }
+        };
+        [&out.loss * self.per_step(), scores.mean_all()]
     }
 
     /// A sequence with updates inside.
@@ -304,13 +316,13 @@ impl TrainProgram {
     /// # Errors
     /// When the learner refuses the model.
     pub fn lower(spec: &Spec) -> Result<(Program, Learner), ProgramError> {
-        spec.objective.one_class()?;
+        spec.objective.of_a_task()?;
         let learner =
             Learner::new(&spec.model, &spec.objective, &spec.learner.within(spec.steps))?.shared_by(spec.parts.0);
         let model = &spec.model;
         spec.parts.check(model, &spec.objective, learner.rule())?;
         let update = Update::new(model, spec.optimizer.rule);
-        let arguments = update.arguments(model, sequences(model, spec.steps));
+        let arguments = update.arguments(model, sequences(model, spec.steps, spec.objective.target));
         let shapes: Vec<Shape> = arguments.iter().map(|(_, shape)| shape.clone()).collect();
         let body = Body { spec, learner: &learner, update: &update };
         let func = Func::trace(&shapes, |g, v| body.results(g, v));
@@ -342,8 +354,8 @@ impl TrainProgram {
         let value = |b: &Buffer| -> Result<f32, SessionError> {
             Ok(b.to_array()?.scalar::<f32>().map_err(hlo::pjrt::Error::from)?)
         };
-        let [loss, accuracy, norm, l1] = [0, 1, 2, 3].map(|k| value(&report[k]));
-        Ok((state, StepReport { loss: loss?, accuracy: accuracy?, norm: norm?, l1: l1? }))
+        let [loss, score, norm, l1] = [0, 1, 2, 3].map(|k| value(&report[k]));
+        Ok((state, StepReport { loss: loss?, score: score?, norm: norm?, l1: l1? }))
     }
 
     /// As [`TrainProgram::step`], on what is on the devices already; the values of the [`StepReport`] stay there.
@@ -362,19 +374,23 @@ impl EvalProgram {
     /// # Errors
     /// When the program does not compile.
     pub fn new(session: &Session, spec: &Spec) -> Result<EvalProgram, ProgramError> {
-        spec.objective.one_class()?;
+        spec.objective.of_a_task()?;
         let learner = Learner::new(&spec.evaluation, &spec.objective, &spec.learner.without_learning())?;
         let model = &spec.evaluation;
-        let arguments = [parameters(model), sequences(model, spec.steps)].concat();
+        let target = spec.objective.target;
+        let arguments = [parameters(model), sequences(model, spec.steps, target)].concat();
         let shapes: Vec<Shape> = arguments.iter().map(|(_, s)| s.clone()).collect();
         let n = model.params.len();
         let counted = (spec.steps - spec.learner.warmup.min(spec.steps)).max(1) as f64;
         let func = Func::trace(&shapes, |g, v| {
             let (given, data) = v[n..].split_at(v.len() - n - 2);
             let states = initial_states(g, model, given);
-            let all = learner.evaluate(g, &v[..n], &states, &data[0], &data[1]);
+            let all = learner.evaluated(g, &v[..n], &states, (&data[0], &data[1]), target.per_step);
             let losses = if spec.objective.of_sum == OfSum::Never { all.losses * (1.0 / counted) } else { all.losses };
-            let mut results = vec![losses, hits(&all.out, &data[1]), all.out];
+            let mut results = match all.each {
+                None => vec![losses, hits(&all.out, &data[1]), all.out],
+                Some(each) => vec![losses, spec.objective.scores_of(&each, &data[1]), each],
+            };
             results.extend(all.spikes.into_iter().map(|s| s * (1.0 / spec.steps.max(1) as f64)));
             results
         });
@@ -386,7 +402,7 @@ impl EvalProgram {
         let session = session.of_this_process();
         let parts = Parts(session.replicas());
         let executable = parts.compile(&session, &program)?;
-        Ok(EvalProgram { executable, session, model: model.clone(), parts, layers })
+        Ok(EvalProgram { executable, session, model: model.clone(), parts, layers, target })
     }
 
     /// Runs a whole batch with the parameters of `state`. `drawn` are the states of [`drawn_states`].
@@ -414,7 +430,20 @@ impl EvalProgram {
             Ok(all)
         };
         let rates = (3..3 + self.layers.len()).map(whole).collect::<Result<_, _>>()?;
-        Ok(EvalReport { losses: whole(0)?, hits: whole(1)?, out: whole(2)?, rates })
+        let mut all = whole(2)?;
+        if self.target.per_step && self.parts.0 > 1 {
+            // [part, T, B / parts, C] to [T, B, C].
+            let row = self.model.output.elements();
+            let steps = all.len() / (row * self.parts.0);
+            let rows = (0..steps).flat_map(|t| (0..self.parts.0).map(move |k| (k * steps + t) * row));
+            all = rows.flat_map(|at| all[at..at + row].iter().copied()).collect();
+        }
+        Ok(EvalReport { losses: whole(0)?, scores: whole(1)?, out: all, rates })
+    }
+
+    /// What the outputs are compared with.
+    pub fn target(&self) -> Target {
+        self.target
     }
 
     /// How many devices share a batch.

@@ -10,7 +10,7 @@
 use std::{borrow::Cow, num::NonZeroUsize};
 
 use hlo::{
-    DType, Program, Shape, Tensor,
+    Program, Shape, Tensor,
     array::Array,
     pjrt::{Buffer, Executable},
 };
@@ -168,8 +168,8 @@ impl Parts {
 
     /// How much a part says of a mean over real sequences (a class below 0 fills up a batch), a scalar: 1 without padding, so that nothing is
     /// rounded there. Nothing on one device.
-    pub(super) fn share(self, target: &Tensor) -> Option<Tensor> {
-        (self.0 > 1).then(|| target.ge(&target.zeros_like()).convert(DType::F32).mean_all())
+    pub(super) fn share(self, objective: &Objective, target: &Tensor) -> Option<Tensor> {
+        (self.0 > 1).then(|| objective.real(target).mean_all())
     }
 
     /// Means over the whole batch, of means over a part: those of `counted` over its real sequences, those of `tracked` over all; and where

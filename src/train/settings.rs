@@ -22,7 +22,7 @@ pub struct Settings {
     pub epochs: Option<u64>,
     /// Batches in all; without limit if absent.
     pub batches: Option<u64>,
-    /// Stop when the smoothed accuracy (factor 0.8) reaches this, after ten batches at the earliest: the published scripts start the
+    /// Stop when the smoothed accuracy (factor 0.8) reaches this, or the smoothed NMSE of a task whose targets are numbers, after ten batches at the earliest: the published scripts start the
     /// average at the first batch, whose luck can end a run at once.
     pub stop_at: Option<f64>,
     /// Evaluate on this split after each epoch; the best evaluation selects the `best` checkpoint.
@@ -97,6 +97,6 @@ impl Settings {
 pub struct Patience {
     /// Epochs without improvement.
     pub epochs: u64,
-    /// They count only while the training accuracy of the epoch is above this.
+    /// They count only while the training accuracy of the epoch is above this (its NMSE below).
     pub trained: f64,
 }

@@ -45,6 +45,7 @@ impl Stepwise {
         if !spec.learner.method.is_online() {
             return wrong("driving a sequence step by step needs an online rule, got bptt; use --drive scan for it");
         }
+        spec.objective.one_class()?;
         let learner = Learner::new(&spec.model, &spec.objective, &spec.learner.within(spec.steps))?;
         learner.check_stream()?;
         let every = learner.config().update_every;

@@ -21,6 +21,7 @@ use super::{
     need::Need,
     program::{EvalProgram, ProgramError, Spec, StepReport, TrainProgram, TrainState, drawn_states},
     run::{RunDir, RunError},
+    score::{Measure, Score},
     session::{Session, SessionError},
     settings::{Patience, Settings},
     stop,
@@ -33,7 +34,7 @@ pub const AHEAD: usize = 2;
 /// Gradients that are not finite, one after another, before training gives up.
 const PATIENCE: u64 = 20;
 
-/// Batches after which the smoothed accuracy means something.
+/// Batches after which the smoothed score means something.
 pub const SETTLED: u64 = 10;
 
 /// What happened.
@@ -48,9 +49,10 @@ pub enum Event {
         epoch: u64,
         /// Mean loss per step.
         loss: f32,
-        /// Share of right answers in the batch.
-        accuracy: f32,
-        /// Smoothed accuracy.
+        /// Share of right answers in the batch, or its normalised error.
+        #[serde(flatten)]
+        score: Score<f32>,
+        /// The score smoothed.
         smoothed: f64,
         /// Norm of the gradient before clipping; `null` when it is not finite and the update was left out.
         norm: Option<f32>,
@@ -71,8 +73,9 @@ pub enum Event {
         split: String,
         /// Mean loss per step.
         loss: f64,
-        /// Share of right answers.
-        accuracy: f64,
+        /// Share of right answers, or the normalised error.
+        #[serde(flatten)]
+        score: Score,
         /// How many sequences.
         samples: usize,
         /// Layers that fire: name, spikes per neuron and step.
@@ -87,7 +90,7 @@ pub enum Event {
 pub enum Ending {
     /// All epochs are done.
     Finished,
-    /// The accuracy asked for was reached.
+    /// The accuracy (or error) asked for was reached.
     Reached,
     /// The evaluation stopped improving.
     Settled,
@@ -166,10 +169,18 @@ pub enum TrainError {
 
 /// A batch as the program takes it.
 pub fn arrays(batch: Batch) -> Result<(Array, Array), SessionError> {
-    let shape = Shape::new(DType::U8, [batch.steps, batch.batch, batch.n_in]);
+    let (steps, rows) = (batch.steps, batch.batch);
+    let shape = Shape::new(DType::U8, [steps, rows, batch.n_in]);
     let inputs = Array::from_bytes(shape, batch.inputs).map_err(hlo::pjrt::Error::from)?;
-    let target = Array::s32(batch.targets, [batch.batch]).map_err(hlo::pjrt::Error::from)?;
-    Ok((inputs, target))
+    let target = if !batch.numbers.is_empty() {
+        let outputs = batch.numbers.len() / (steps * rows).max(1);
+        Array::f32(batch.numbers, [steps, rows, outputs])
+    } else if batch.targets.len() == rows {
+        Array::s32(batch.targets, [rows])
+    } else {
+        Array::s32(batch.targets, [steps, rows])
+    };
+    Ok((inputs, target.map_err(hlo::pjrt::Error::from)?))
 }
 
 /// The compiled programs of a run.
@@ -256,16 +267,16 @@ impl Trainer<'_> {
             bad = if report.norm.is_finite() { 0 } else { bad + 1 };
             self.judge(&report, bad, &state, &progress)?;
             let end = epoch_steps.is_some_and(|n| position.step + 1 >= n);
-            progress.advance(position, end, f64::from(report.accuracy));
+            progress.advance(position, end, f64::from(report.score));
             self.tell(self.step_event(&report, position, &progress, clock.elapsed().as_secs_f64()), &mut hear)?;
             clock = Instant::now();
             let mut selected = progress.smoothed.filter(|_| programs.eval.is_none());
             if let Some((split, eval)) = programs.eval.as_ref().filter(|_| end) {
-                let (accuracy, found) = self.judged(eval, &state, *split, &progress, &mut hear)?;
-                (selected, evaluation) = (Some(accuracy), found);
+                let (score, found) = self.judged(eval, &state, *split, &progress, &mut hear)?;
+                (selected, evaluation) = (Some(score), found);
                 clock = Instant::now();
             }
-            let better = selected.filter(|v| progress.best.is_none_or(|b| *v > b));
+            let better = selected.filter(|v| progress.best.is_none_or(|b| self.measure().better(*v, b)));
             if better.is_some() {
                 (progress.best, progress.best_epoch) = (better, progress.epoch);
             }
@@ -290,7 +301,7 @@ impl Trainer<'_> {
         Ok(Outcome { ending, progress, state, evaluation, supply })
     }
 
-    /// The accuracy on a split. Of several processes the leader evaluates and tells the others.
+    /// The score on a split. Of several processes the leader evaluates and tells the others.
     fn judged(
         &mut self,
         eval: &EvalProgram,
@@ -300,10 +311,10 @@ impl Trainer<'_> {
         hear: &mut impl FnMut(&Event),
     ) -> Result<(f64, Option<Evaluation>), TrainError> {
         if let Some(team) = self.team.as_ref().filter(|team| !team.leads()) {
-            let Event::Evaluation { accuracy, .. } = team.hear(progress.step)? else {
+            let Event::Evaluation { score, .. } = team.hear(progress.step)? else {
                 return Err(TrainError::Setting("the leader told of something that is no evaluation".into()));
             };
-            return Ok((accuracy, None));
+            return Ok((score.value(), None));
         }
         let found = self.evaluate(eval, state, split)?;
         let event = evaluation_event(&found, split, progress);
@@ -311,7 +322,7 @@ impl Trainer<'_> {
             team.tell(&event, progress.step)?;
         }
         self.tell(event, hear)?;
-        Ok((found.accuracy, Some(found)))
+        Ok((found.score.value(), Some(found)))
     }
 
     /// One update.
@@ -322,11 +333,22 @@ impl Trainer<'_> {
         progress: &Progress,
         batch: Batch,
     ) -> Result<(TrainState, StepReport), TrainError> {
+        if !batch.numbers.is_empty() && batch.real < batch.batch {
+            return Err(TrainError::Setting(format!(
+                "a batch whose targets are numbers must be full, for no number marks a row as padding, got {} sequences in {} rows; leave \
+                 out the last batch of an epoch",
+                batch.real, batch.batch
+            )));
+        }
         let (inputs, target) = arrays(batch)?;
         let Spec { model, parts, .. } = &self.spec;
         let drawn = drawn_states(model, *parts, self.settings.seed, progress.step);
         let lr = self.rate(progress.step) as f32;
         Ok(program.step(self.session, state, lr, &drawn, &inputs, &target)?)
+    }
+
+    fn measure(&self) -> Measure {
+        Measure::of(self.spec.objective.target)
     }
 
     /// Learning rate of update number `step`, from 0.
@@ -371,7 +393,7 @@ impl Trainer<'_> {
             step: progress.step,
             epoch: position.epoch,
             loss: report.loss,
-            accuracy: report.accuracy,
+            score: self.measure().score(report.score),
             smoothed: progress.smoothed.unwrap_or_default(),
             norm: report.norm.is_finite().then_some(report.norm),
             l1: report.l1,
@@ -382,12 +404,13 @@ impl Trainer<'_> {
 
     /// Why training ends here, if it does; `batches` are those of the epoch that ends.
     fn ending(&self, progress: &Progress, batches: Option<u64>) -> Option<Ending> {
-        let smoothed = progress.smoothed.unwrap_or_default();
-        if progress.step >= SETTLED && self.settings.stop_at.is_some_and(|s| smoothed >= s) {
+        let (measure, smoothed) = (self.measure(), progress.smoothed.unwrap_or_default());
+        if progress.step >= SETTLED && self.settings.stop_at.is_some_and(|s| measure.reaches(smoothed, s)) {
             return Some(Ending::Reached);
         }
         let settled = |p: Patience, batches: u64| {
-            progress.epoch >= progress.best_epoch + p.epochs && progress.epoch_accuracy / batches as f64 > p.trained
+            progress.epoch >= progress.best_epoch + p.epochs
+                && measure.better(progress.epoch_accuracy / batches as f64, p.trained)
         };
         if batches.zip(self.settings.patience).is_some_and(|(n, p)| settled(p, n)) {
             return Some(Ending::Settled);
@@ -447,8 +470,8 @@ fn evaluation_event(found: &Evaluation, split: Split, progress: &Progress) -> Ev
         epoch: progress.epoch,
         split: split.name().to_string(),
         loss: found.loss,
-        accuracy: found.accuracy,
-        samples: found.answers.len(),
+        score: found.score,
+        samples: found.samples,
         rates: found.rates.clone(),
     }
 }

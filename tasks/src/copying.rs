@@ -2,8 +2,7 @@
 //!
 //! A sequence of L + 2 n steps: n symbols uniform in 1 to 8, L blanks (symbol 0), n times the recall cue (symbol 9). Each step
 //! is one-hot over ten inputs. During recall the network names the symbols in order, so each of the last n steps has a target of
-//! its own, and `Batch::targets` is `[n, B]`; with n = 1 that is one class for each sequence. Ten symbols are published. Source:
-//! task-rnn-long-term-dependency of the first version of the BrainTrace experiments.
+//! its own; with n = 1 that is one class for each sequence. Ten symbols are published. Source: task-rnn-long-term-dependency of the first version of the BrainTrace experiments.
 
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::error::require;
 use crate::rng::Stream;
-use crate::task::{Batch, Split, Task, TaskSettings, check_batch};
+use crate::task::{Batch, NO_TARGET, Split, Targets, Task, TaskSettings, check_batch};
 
 /// Blank, eight symbols, recall cue.
 pub const SYMBOLS: usize = 10;
@@ -47,6 +46,9 @@ impl TaskSettings for Copying {
         self.check()?;
         Ok(Arc::new(self.clone()))
     }
+    fn targets(&self) -> Targets {
+        if self.length == 1 { Targets::Class } else { Targets::Classes }
+    }
 }
 
 impl Task for Copying {
@@ -65,9 +67,6 @@ impl Task for Copying {
     fn warmup(&self) -> usize {
         self.steps() - self.length
     }
-    fn targets_per_sample(&self) -> usize {
-        self.length
-    }
     fn samples(&self, _: Split) -> Result<Option<u64>> {
         Ok(None)
     }
@@ -80,13 +79,20 @@ impl Task for Copying {
         check_batch(self, batch)?;
         let mut out = Batch::empty(self.steps(), batch, SYMBOLS);
         out.real = batch;
-        out.targets = vec![0; self.length * batch];
+        // Where in the targets the first one is.
+        let first = match self.targets() {
+            Targets::Class => 0,
+            _ => {
+                out.targets = vec![NO_TARGET; self.steps() * batch];
+                self.warmup() * batch
+            }
+        };
         for b in 0..batch {
             let s = &mut Stream::new(seed, "copying", &[split as u64, epoch, step, b as u64]);
             for t in 0..self.steps() {
                 let symbol = if t < self.length {
                     let symbol = 1 + s.below(8) as usize;
-                    out.targets[t * batch + b] = symbol as i32;
+                    out.targets[first + t * batch + b] = symbol as i32;
                     symbol
                 } else if t < self.warmup() {
                     0
@@ -108,7 +114,7 @@ mod tests {
     #[test]
     fn the_sequence() {
         let task = Copying { delay: 5, length: 10 };
-        assert_eq!((task.steps(), task.warmup(), task.targets_per_sample()), (25, 15, 10));
+        assert_eq!((task.steps(), task.warmup(), task.targets()), (25, 15, Targets::Classes));
         let b = task.batch(Split::Train, 1, 0, 0, 400).unwrap();
         let mut seen = [0; SYMBOLS];
         for row in 0..400 {
@@ -116,10 +122,11 @@ mod tests {
                 let hot: Vec<usize> = (0..SYMBOLS).filter(|&i| b.at(t, row)[i] == 1).collect();
                 let &[symbol] = hot.as_slice() else { panic!("one input a step: {hot:?}") };
                 match t {
-                    0..10 => assert_eq!(b.targets[t * 400 + row], symbol as i32),
+                    0..10 => assert_eq!(b.targets[(15 + t) * 400 + row], symbol as i32),
                     10..15 => assert_eq!(symbol, 0),
                     _ => assert_eq!(symbol, 9),
                 }
+                assert_eq!(b.targets[t * 400 + row] == NO_TARGET, t < 15);
                 seen[symbol] += i32::from(t < 10);
             }
         }
@@ -133,7 +140,7 @@ mod tests {
             assert!(bad.batch(Split::Train, 0, 0, 0, 1).is_err() && bad.open().is_err(), "{bad:?}");
         }
         let one = Copying { delay: 5, length: 1 };
-        assert_eq!((one.steps(), one.warmup(), one.targets_per_sample()), (7, 6, 1));
+        assert_eq!((one.steps(), one.warmup(), one.targets()), (7, 6, Targets::Class));
         let b = one.batch(Split::Train, 1, 0, 0, 40).unwrap();
         assert!((0..40).all(|row| b.at(0, row)[b.targets[row] as usize] == 1) && b.targets.len() == 40);
     }

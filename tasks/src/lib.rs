@@ -1,7 +1,7 @@
 //! The tasks and data sets of spiking networks: files and generators in, batches out. Knows nothing of XLA.
 //!
-//! A [`Task`] is a pure function from (split, seed, epoch, step) to a [`Batch`]: spike counts as bytes, `[T, B, n_in]`, time first, and one
-//! class a row. A [`Loader`] makes batches ahead of time on other threads and hands them out in order, from any position on.
+//! A [`Task`] is a pure function from (split, seed, epoch, step) to a [`Batch`]: spike counts as bytes, `[T, B, n_in]`, time first, and
+//! [`Targets`]: one class a row, or a class or numbers for each step. A [`Loader`] makes batches ahead of time on other threads and hands them out in order, from any position on.
 //!
 //! The tasks of the experiments (`etrace train --list` prints all there are):
 //!
@@ -9,7 +9,8 @@
 //! |---|---|---|---|
 //! | [`Dms`] | 100 tuned to directions | 2 | memory over a delay |
 //! | [`Evidence`] | 4 groups | 2 | counting; its older form is the `dm` click task |
-//! | [`Copying`] | 10 symbols | 10 | memory of one symbol, or of several with a target per recall step |
+//! | [`Copying`] | 10 symbols | 10 | memory of one symbol, or of several with a target for each step of recall |
+//! | [`Pattern`] | a clock, or frozen spikes | no classes: a curve for each output | a target of numbers for each step |
 //! | [`RandomSpikes`] | any number | any | measuring memory and speed |
 //! | [`NMnist`] | 2 x 34 x 34 | 10 | event-camera digits |
 //! | [`Gesture`] | 2 x 128 x 128 | 11 | event-camera gestures, and recordings of any classes |
@@ -40,6 +41,7 @@ pub mod nir;
 pub mod nmnist;
 pub mod order;
 mod parallel;
+pub mod pattern;
 pub mod random;
 mod remarks;
 pub mod rng;
@@ -62,6 +64,7 @@ pub use gesture_set::GestureSet;
 pub use loader::{Loader, LoaderSettings, Position};
 pub use nmnist::{NMnist, NMnistSettings};
 pub use order::{Passes, Tail};
+pub use pattern::Pattern;
 pub use random::RandomSpikes;
 pub use shd::{Shd, ShdKind, ShdSettings};
-pub use task::{At, Batch, NO_ID, NO_TARGET, Rows, Split, Task, TaskSettings};
+pub use task::{At, Batch, NO_ID, NO_TARGET, Rows, Split, Targets, Task, TaskSettings};

@@ -44,14 +44,26 @@ impl std::fmt::Display for Split {
     }
 }
 
-/// The target of a row that is only padding. Leave such rows out of loss and accuracy.
+/// The target of a row that is only padding, or of a step without loss. Leave such out of loss and accuracy.
 pub const NO_TARGET: i32 = -1;
 
 /// The id of a row that is only padding.
 pub const NO_ID: u64 = u64::MAX;
 
-/// One batch: spike counts in, classes out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What the targets of a task are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Targets {
+    /// A class for each sequence.
+    #[default]
+    Class,
+    /// A class for each step after the warm-up.
+    Classes,
+    /// Numbers for each step after the warm-up, one for each output.
+    Numbers,
+}
+
+/// One batch: spike counts in, targets out.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// `[T, B, n_in]`, time first: spikes of one input in one step, saturating at 255.
     pub inputs: Vec<u8>,
@@ -63,8 +75,10 @@ pub struct Batch {
     pub n_in: usize,
     /// Rows that are samples; they come first. The rest is padding: no spikes, target [`NO_TARGET`], id [`NO_ID`].
     pub real: usize,
-    /// The class of each row, `[B]`; for a task with a target per step, `[T - warmup, B]`.
+    /// The class of each row, `[B]`; with a class for each step, `[T, B]`, [`NO_TARGET`] in steps without loss.
     pub targets: Vec<i32>,
+    /// Where targets are numbers, those of each step, `[T, B, n_out]`, steps without loss included; else empty.
+    pub numbers: Vec<f32>,
     /// `[B]`: the number of the sample in its split (sets), or of the trial in the epoch (generators).
     pub ids: Vec<u64>,
 }
@@ -79,6 +93,7 @@ impl Batch {
             n_in,
             real: 0,
             targets: vec![NO_TARGET; batch],
+            numbers: Vec::new(),
             ids: vec![NO_ID; batch],
         }
     }
@@ -100,6 +115,8 @@ impl Batch {
         let rows = rows.of(self.batch);
         let size = self.batch.max(1);
         let per_row = self.targets.chunks(size).flat_map(|targets| &targets[rows.clone()]);
+        let outputs = (self.numbers.len() / (size * self.steps.max(1))).max(1);
+        let numbers = self.numbers.chunks(size * outputs);
         Batch {
             inputs: (0..self.steps).flat_map(|t| rows.clone().flat_map(move |b| self.at(t, b))).copied().collect(),
             steps: self.steps,
@@ -107,6 +124,7 @@ impl Batch {
             n_in: self.n_in,
             real: rows.end.min(self.real).saturating_sub(rows.start),
             targets: per_row.copied().collect(),
+            numbers: numbers.flat_map(|step| &step[rows.start * outputs..rows.end * outputs]).copied().collect(),
             ids: self.ids[rows.clone()].to_vec(),
         }
     }
@@ -125,7 +143,7 @@ pub trait Task: Send + Sync {
     /// Input channels.
     fn n_in(&self) -> usize;
 
-    /// Classes.
+    /// Classes, or numbers of a step.
     fn n_out(&self) -> usize;
 
     /// Time steps T of every sample.
@@ -149,11 +167,6 @@ pub trait Task: Send + Sync {
     /// Named groups of inputs: name, first input, input after the last; none where inputs are all of a kind.
     fn input_groups(&self) -> Vec<(&'static str, usize, usize)> {
         Vec::new()
-    }
-
-    /// Targets per sample: 1, or `steps - warmup` where each step after the warm-up has its own.
-    fn targets_per_sample(&self) -> usize {
-        1
     }
 
     /// Samples in a split; `None` where trials are made without end. Reads the files at the first call.
@@ -257,6 +270,11 @@ pub trait TaskSettings {
     /// When a setting makes no sense.
     fn timing(&self) -> Result<(usize, usize)> {
         self.open().map(|task| (task.steps(), task.warmup()))
+    }
+
+    /// What the targets are.
+    fn targets(&self) -> Targets {
+        Targets::Class
     }
 
     /// Length of a step in ms, where the task knows one.

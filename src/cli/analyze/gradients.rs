@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, path::Path, sync::Arc};
 
 use anyhow::{Result, bail};
-use tasks::Task;
+use tasks::{Targets, Task};
 
 use super::{Case, folder, mean, sample};
 use crate::{
@@ -89,6 +89,13 @@ impl Flags {
         all.check().or_usage()?;
         let task = all.task.open().or_usage()?;
         all.fits(task.as_ref()).or_usage()?;
+        if all.task.targets() != Targets::Class {
+            bail!(usage(format!(
+                "gradients are compared for tasks with one class for each sequence, but each step of {} has a target; choose another task \
+                 (--set task=...)",
+                task.name()
+            )));
+        }
         let model = all.net.trace(all.settings.batch, Mode::Online);
         let batch = sample(task.as_ref(), self.study.seed, 0, model.batch())?;
         let rates = Rates::new(session, &model, task.steps(), all.net.dt())?.run(&model, self.study.seed, &batch)?;

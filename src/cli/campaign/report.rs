@@ -18,6 +18,7 @@ use crate::{
         efficiency::{EFFICIENCY, Efficiency},
         history::History,
         run::RunDir,
+        score::Measure,
     },
 };
 
@@ -32,8 +33,8 @@ pub fn is_complete(dir: &Path) -> bool {
 
 /// A finished run in a line.
 pub fn line(dir: &Path, took: Duration) -> String {
-    let score = History::read(dir).ok().and_then(|history| history.score());
-    let score = score.map_or("no result".into(), |score| format!("accuracy {score:.4}"));
+    let score = History::read(dir).ok().and_then(|history| Some(history.measure.score(history.score()?)));
+    let score = score.map_or("no result".into(), |score| score.to_string());
     format!("{}: {score}, {:.1} s", dir.display(), took.as_secs_f64())
 }
 
@@ -59,6 +60,7 @@ struct Row {
     name: String,
     runs: usize,
     scores: Vec<f64>,
+    measure: Measure,
     seconds: Option<f64>,
     /// Means of [`COSTS`], of the runs that were evaluated.
     costs: Vec<Option<f64>>,
@@ -77,11 +79,11 @@ impl Row {
     }
 
     fn best(&self) -> Option<f64> {
-        self.scores.iter().copied().reduce(f64::max)
+        self.scores.iter().copied().reduce(|a, b| self.measure.best(a, b))
     }
 
     fn worst(&self) -> Option<f64> {
-        self.scores.iter().copied().reduce(f64::min)
+        self.scores.iter().copied().reduce(|a, b| if self.measure.better(a, b) { b } else { a })
     }
 
     /// Numbers as texts, in the order of [`Report::columns`] after the name.
@@ -100,9 +102,6 @@ impl Row {
         results.into_iter().chain(self.costs.iter().map(cost)).collect()
     }
 }
-
-const COLUMNS: [&str; 7] =
-    ["variant", "complete runs", "mean accuracy", "standard deviation", "best", "worst", "seconds per batch"];
 
 /// What a network costs, as a column.
 type Cost = (&'static str, fn(&Efficiency) -> Option<f64>);
@@ -150,9 +149,16 @@ impl<'a> Report<'a> {
     }
 
     /// What the cells of a row say.
-    fn columns(&self) -> Vec<&'static str> {
+    fn columns(&self) -> Vec<String> {
+        let mean = format!("mean {}", self.measure());
+        let results = ["variant", "complete runs", &mean, "standard deviation", "best", "worst", "seconds per batch"];
         let costs = COSTS.iter().filter(|_| self.plan.evaluate).map(|(name, _)| *name);
-        COLUMNS.into_iter().chain(costs).collect()
+        results.into_iter().chain(costs).map(String::from).collect()
+    }
+
+    /// What says how good the runs are.
+    fn measure(&self) -> String {
+        Measure::of_runs(self.runs.iter().map(|run| &run.history)).1
     }
 
     /// The mean of a cost over the runs of a variant that were evaluated.
@@ -168,6 +174,7 @@ impl<'a> Report<'a> {
             Row {
                 name: variant.name.clone(),
                 runs: self.of(k).count(),
+                measure: self.of(k).map(|run| run.history.measure).next().unwrap_or_default(),
                 scores: self.of(k).filter_map(|run| run.history.score()).collect(),
                 seconds: seconds.get(seconds.len() / 2).copied(),
                 costs: COSTS.iter().filter(|_| self.plan.evaluate).map(|cost| self.cost(k, cost)).collect(),
@@ -180,7 +187,7 @@ impl<'a> Report<'a> {
     /// # Errors
     /// When the folder cannot be written to.
     pub fn write(&self, out: &Path) -> Result<()> {
-        let mut runs = String::from("variant,seed,complete,updates,accuracy,seconds per batch,folder\n");
+        let mut runs = format!("variant,seed,complete,updates,{},seconds per batch,folder\n", self.measure());
         for run in &self.runs {
             let number = |x: Option<f64>| x.map(|x| x.to_string()).unwrap_or_default();
             let cells = [
@@ -194,7 +201,7 @@ impl<'a> Report<'a> {
             ];
             runs.push_str(&csv(&cells));
         }
-        let mut summary = csv(&self.columns().into_iter().map(String::from).collect::<Vec<_>>());
+        let mut summary = csv(&self.columns());
         for row in self.rows() {
             let cells = row.cells();
             summary.push_str(&csv(&std::iter::once(row.name).chain(cells).collect::<Vec<_>>()));
@@ -226,8 +233,9 @@ fn csv(cells: &[String]) -> String {
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.columns();
         let align = |k: usize| if k == 0 { Align::Left } else { Align::Right };
-        let mut table = Table::new(self.columns().into_iter().enumerate().map(|(k, c)| (c, align(k))));
+        let mut table = Table::new(columns.iter().enumerate().map(|(k, c)| (c.as_str(), align(k))));
         for row in self.rows() {
             table.row([row.name.clone()].into_iter().chain(row.cells()));
         }

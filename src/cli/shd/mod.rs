@@ -262,17 +262,20 @@ pub fn run(mut args: Args, global: &Global) -> Result<()> {
         );
     }
     let line = |r: &EpochReport| {
-        let best =
-            if r.best { format!("\nBest model saved with {} acc={:.4}", r.split, r.accuracy) } else { String::new() };
+        let best = if r.best {
+            format!("\nBest model saved with {} acc={:.4}", r.split, r.score.value())
+        } else {
+            String::new()
+        };
         format!(
             "Epoch {e}: lr={}\nEpoch {e}: train loss={:.6}\nEpoch {e}: train acc={:.4}\nEpoch {e}: train elapsed time={:.2} s\n\
              Epoch {e}: {split} loss={:.6}\nEpoch {e}: {split} acc={:.4}{best}\n{}",
             r.lr,
             r.training_loss,
-            r.training_accuracy,
+            r.training_score,
             r.seconds,
             r.loss,
-            r.accuracy,
+            r.score.value(),
             "-".repeat(64),
             e = r.epoch,
             split = r.split,

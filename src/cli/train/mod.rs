@@ -27,6 +27,7 @@ use crate::{
         record::{self, Change, Entry, Setting},
         replicas::Parts,
         run::{RunDir, RunError},
+        score::Measure,
         session::Session,
         stop,
         team::Team,
@@ -358,8 +359,11 @@ fn conclude(trainer: &Trainer<'_>, outcome: &Outcome, history: &History, dt: f64
             return Err(Stopped(stop::requested().unwrap_or_default()).into());
         }
         Ending::Reached => {
-            let wanted = trainer.settings.stop_at.unwrap_or_default() * 100.0;
-            say!("Accuracy reaches {wanted}% at batch {}. Stop training.", at - 1);
+            let wanted = trainer.settings.stop_at.unwrap_or_default();
+            match Measure::of(trainer.spec.objective.target) {
+                Measure::Accuracy => say!("Accuracy reaches {}% at batch {}. Stop training.", wanted * 100.0, at - 1),
+                Measure::Nmse => say!("NMSE reaches {wanted} at batch {}. Stop training.", at - 1),
+            }
         }
         Ending::Settled => say!("The evaluation has stopped improving, at update {at}. Stop training."),
         Ending::Finished => {}
@@ -370,18 +374,18 @@ fn conclude(trainer: &Trainer<'_>, outcome: &Outcome, history: &History, dt: f64
     if trainer.task.samples(Split::Test)?.is_some() {
         let eval = EvalProgram::new(trainer.session, &trainer.spec)?;
         let last = trainer.evaluate(&eval, &outcome.state, Split::Test)?;
-        say!("test accuracy {:.4}, test loss {:.4} after {at} updates", last.accuracy, last.loss);
+        say!("test {}, test loss {:.4} after {at} updates", last.score, last.loss);
         let mut reported = last;
         if trainer.settings.select {
             let Spec { model, optimizer, .. } = &trainer.spec;
             let (best, progress) = checkpoint::load(dir, Name::Best, trainer.session, model, optimizer.rule)?;
             reported = trainer.evaluate(&eval, &best, Split::Test)?;
             say!(
-                "best checkpoint, epoch {} ({} accuracy {:.4}): test accuracy {:.4}, test loss {:.4}",
+                "best checkpoint, epoch {} ({} {}): test {}, test loss {:.4}",
                 progress.best_epoch,
                 trainer.settings.evaluate.as_deref().unwrap_or("training"),
-                progress.best.unwrap_or_default(),
-                reported.accuracy,
+                reported.score.measure().score(progress.best.unwrap_or_default()),
+                reported.score,
                 reported.loss
             );
         }
