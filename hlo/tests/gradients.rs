@@ -299,6 +299,11 @@ fn table() -> Vec<Case> {
             let all: Vec<_> = (0..41 * 9).map(|k| (k % 3, 1)).chain([(0, 0), (2, 3)]).collect();
             x.sparse_dot(w, &Synapses::new(3, 4, &all))
         }),
+        // Enough lanes that a program goes over tiles; one place hears nothing.
+        two("SparseDot", "in tiles", any(&[3, 520]), any(&[299]), |x, w| {
+            let all: Vec<_> = (0..299).map(|k| (k % 3, k / 4)).collect();
+            x.sparse_dot(w, &Synapses::new(3, 75, &all))
+        }),
         case("SparseOuter", "the gradient of the weights", vec![any(&[4, 9]), any(&[5]), any(&[3, 9])], |g, v| {
             let synapses = Synapses::new(4, 3, &[(0, 0), (3, 0), (1, 1), (3, 2), (0, 0)]);
             let f = Func::trace(&[f64s(&[4, 9]), f64s(&[5])], |_, p| vec![p[0].sparse_dot(&p[1], &synapses)]);

@@ -16,8 +16,9 @@
 //!
 //! XLA's CPU compiler makes one loop of a gather and whatever computes its operand and reads its result: a transposition in front of the
 //! gather is then carried out once for each synapse, element by element, across memory; and a sum over lanes is a chain of scalar
-//! additions, during which the processor waits for the next row. Both products therefore go over tiles of rows in a loop, to which the
-//! operands come as arrays; what a tile gives is finished and stored in the next iteration, so that it is an array too.
+//! additions, during which the processor waits for the next row. What comes out of a loop is an array. So `SparseDot` passes its operand
+//! and its result through a loop that writes a row of them once more, and `SparseOuter` goes over tiles of rows: a tile gives [`LANES`]
+//! sums for each place, which the next iteration adds and stores.
 
 use std::{cell::OnceCell, fmt, rc::Rc};
 
@@ -95,59 +96,78 @@ impl Heard {
     }
 }
 
-/// How a product goes over a table.
+/// What is emitted for a product.
 struct Pass<'a> {
     heard: &'a Heard,
-    /// Lanes of the operand, and of it padded.
-    lanes: [usize; 2],
-    /// Whether the other operand has lanes too.
-    both: bool,
-    /// Values that a row of the table gives.
-    size: usize,
+    /// Lanes of the operand, padded.
+    lanes: usize,
     /// From what is heard, `[t, width, L]`, and rows of the other operand.
     part: &'a dyn Fn(&Tensor, &Tensor) -> Tensor,
-    finish: &'a dyn Fn(&Tensor) -> Tensor,
 }
 
 impl Pass<'_> {
-    fn emit(&self, e: &mut Emitter<'_>, args: &[i64], result: &Shape) -> i64 {
-        let Heard { rows, width, .. } = *self.heard;
-        let index = e.places(&Shape::s32([rows, width]), &self.heard.heard);
-        let tile = (TILE_BYTES / (4 * self.size)).clamp(1, rows.div_ceil(2).max(1));
+    fn is_small(&self) -> bool {
+        self.heard.heard.len() * self.lanes < SMALL
+    }
+
+    fn index(&self, e: &mut Emitter<'_>) -> i64 {
+        e.places(&Shape::s32([self.heard.rows, self.heard.width]), &self.heard.heard)
+    }
+
+    /// The operand with a row of zeros more where some place hears nothing, and lanes that are zeros.
+    fn operand(&self, e: &mut Emitter<'_>, x: i64) -> i64 {
+        let silent = self.heard.places().count() < self.heard.heard.len();
+        self.pad(e, x, usize::from(silent))
+    }
+
+    /// `rows` more rows of zeros, and lanes that are zeros.
+    fn pad(&self, e: &mut Emitter<'_>, x: i64, rows: usize) -> i64 {
+        let shape = e.shape(x).clone();
+        let padded = |_: &Graph, p: &[Tensor]| vec![p[0].pad(&[0, 0], &[rows, self.lanes - shape.dims[1]])];
+        let padded = Func::trace(std::slice::from_ref(&shape), padded);
+        e.inline(&padded, &[x])[0]
+    }
+
+    /// `part` of the first `rows` rows of the table, then `finish`.
+    fn direct(&self, e: &mut Emitter<'_>, args: [i64; 3], rows: usize, finish: &dyn Fn(&Tensor) -> Tensor) -> i64 {
+        let all = Func::trace(&args.map(|id| e.shape(id).clone()), |g, p| {
+            let cut = |t: &Tensor| t.slice_axis(0, 0, rows);
+            vec![finish(&(self.part)(&g.apply(Pick, &[&p[0], &cut(&p[2])]), &cut(&p[1])))]
+        });
+        e.inline(&all, &args)[0]
+    }
+
+    /// Goes over the table tile by tile; a row of `part` has `size` values.
+    fn tiled(
+        &self,
+        e: &mut Emitter<'_>,
+        args: [i64; 3],
+        size: usize,
+        result: &Shape,
+        finish: &dyn Fn(&Tensor) -> Tensor,
+    ) -> i64 {
+        let rows = self.heard.rows;
+        let tile = (TILE_BYTES / (4 * size)).clamp(1, rows.div_ceil(2));
         let tile = rows.div_ceil(rows.div_ceil(tile));
-        let work = rows * width * self.lanes[1];
-        let shapes = [e.shape(args[0]).clone(), e.shape(args[1]).clone()];
-        let ready = Func::trace(&shapes, |_, p| {
-            let more = self.lanes[1] - self.lanes[0];
-            let silent = usize::from(self.heard.places().count() < self.heard.heard.len());
-            let x = p[0].pad(&[0, 0], &[silent, more]);
-            vec![x, if self.both { p[1].pad(&[0, 0], &[0, more]) } else { p[1].clone() }]
-        });
-        let ready_ids = e.inline(&ready, args);
-        let [x, other] = [0, 1].map(|k| ready.results()[k].shape().clone());
-        let index_shape = Shape::s32([rows, width]);
-        if self.lanes[0] == 1 || work < SMALL || tile >= rows {
-            let all = Func::trace(&[x, other, index_shape], |g, p| {
-                vec![(self.finish)(&(self.part)(&g.apply(Pick, &[&p[0], &p[2]]), &p[1]))]
-            });
-            return e.inline(&all, &[ready_ids[0], ready_ids[1], index])[0];
-        }
+        let [x, other, index] = args.map(|id| e.shape(id).clone());
+        // A position behind the last tile is moved inside; what two tiles share comes out the same.
         let start = |counter: &Tensor, back: f64| (counter - back) * tile as f64;
-        let mut given = Shape::s32([]);
-        let new = Func::trace(&[Shape::s32([]), x, other, index_shape], |g, p| {
-            // Positions behind the last tile are moved inside; what two tiles share comes out the same.
+        let new = Func::trace(&[Shape::s32([]), x.clone(), other, index], |g, p| {
             let cut = |t: &Tensor| t.dynamic_slice(&start(&p[0], 0.0), tile);
-            let part = (self.part)(&g.apply(Pick, &[&p[1], &cut(&p[3])]), &cut(&p[2]));
-            given = part.shape().clone();
-            vec![part]
+            vec![(self.part)(&g.apply(Pick, &[&p[1], &cut(&p[3])]), &cut(&p[2]))]
         });
+        let given = new.results()[0].shape().clone();
         let store = Func::trace(&[Shape::s32([]), given.clone(), result.clone()], |_, p| {
-            vec![p[2].dynamic_update(&(self.finish)(&p[1]), &start(&p[0], 1.0))]
+            vec![p[2].dynamic_update(&(finish)(&p[1]), &start(&p[0], 1.0))]
         });
-        let zero = e.constant(result.dtype, 0.0);
-        let [given, sum] = [&given, result].map(|s| e.push("broadcast", s, &[zero], |_| {}));
+        // All of it is overwritten. (Equal zeros of several loops would be one array, and a copy for each.)
+        let anything = Func::trace(&[x], |_, p| {
+            let one = p[0].slice_axis(0, 0, 1).slice_axis(1, 0, 1).reshape(&[]);
+            [&given, result].map(|shape| one.broadcast_to(&shape.dims)).to_vec()
+        });
+        let anything = e.inline(&anything, &args[..1]);
         let tiles = rows.div_ceil(tile);
-        let done = e.counted_loop(tiles, &[ready_ids[0], ready_ids[1], index, given, sum], |e, counter, s| {
+        let done = e.counted_loop(tiles, &[&args[..], &anything].concat(), |e, counter, s| {
             let sum = e.inline(&store, &[counter, s[3], s[4]])[0];
             let part = e.inline(&new, &[counter, s[0], s[1], s[2]])[0];
             vec![s[0], s[1], s[2], part, sum]
@@ -155,6 +175,14 @@ impl Pass<'_> {
         let last = e.constant(DType::S32, tiles as f64);
         e.inline(&store, &[last, done[3], done[4]])[0]
     }
+}
+
+/// The array `x` itself, whose first row is given, as the result of a loop that writes this row twice.
+fn settled(e: &mut Emitter<'_>, x: i64, first: i64) -> i64 {
+    let write = Func::trace(&[x, first].map(|id| e.shape(id).clone()), |g, p| {
+        vec![p[0].dynamic_update(&p[1], &g.scalar(DType::S32, 0.0))]
+    });
+    e.counted_loop(2, &[x, first], |e, _, s| vec![e.inline(&write, s)[0], s[1]])[0]
 }
 
 /// `y[r, l] = sum_d table[r, d] x[heard[r, d], l]` of `x: [pre, L]` and a table `[rows, width]`.
@@ -218,9 +246,17 @@ impl Primitive for SparseDot {
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         let lanes = results[0].dims[1];
         let part = |h: &Tensor, table: &Tensor| (h * &table.broadcast(h.dims(), &[0, 1])).sum(&[1]);
-        let (heard, finish) = (&*self.heard, &Tensor::clone);
-        let pass = Pass { heard, lanes: [lanes; 2], both: false, size: lanes, part: &part, finish };
-        vec![pass.emit(e, args, &results[0])]
+        let pass = Pass { heard: &self.heard, lanes, part: &part };
+        let (x, index) = (pass.operand(e, args[0]), pass.index(e));
+        if lanes == 1 || pass.is_small() {
+            return vec![pass.direct(e, [x, args[1], index], self.heard.rows, &Tensor::clone)];
+        }
+        let first = Func::trace(&[e.shape(args[0]).clone()], |_, p| vec![p[0].slice_axis(0, 0, 1)]);
+        let first = e.inline(&first, &args[..1])[0];
+        let x = settled(e, x, first);
+        let operands = [x, args[1], index];
+        let [first, all] = [1, self.heard.rows].map(|rows| pass.direct(e, operands, rows, &Tensor::clone));
+        vec![settled(e, all, first)]
     }
     fn flops(&self, _: &[&Shape], results: &[&Shape]) -> u64 {
         2 * (self.heard.places().count() * results[0].dims[1]) as u64
@@ -285,9 +321,13 @@ impl Primitive for SparseOuter {
             let few = |from: usize| Some(all.slice_axis(2, from, groups.min(from + WIDEST)).sum(&[2]));
             Tensor::sum_of((0..groups).step_by(WIDEST).map(few)).unwrap_or_else(|| all.sum(&[2]))
         };
-        let (heard, finish) = (&*self.heard, &|t: &Tensor| t.sum(&[2]));
-        let (lanes, size) = ([lanes, lanes.next_multiple_of(kept)], self.heard.width * kept);
-        vec![Pass { heard, lanes, both: true, size, part: &part, finish }.emit(e, args, &results[0])]
+        let pass = Pass { heard: &self.heard, lanes: lanes.next_multiple_of(kept), part: &part };
+        let finish = |t: &Tensor| t.sum(&[2]);
+        let operands = [pass.operand(e, args[0]), pass.pad(e, args[1], 0), pass.index(e)];
+        if lanes == 1 || pass.is_small() {
+            return vec![pass.direct(e, operands, self.heard.rows, &finish)];
+        }
+        vec![pass.tiled(e, operands, self.heard.width * kept, &results[0], &finish)]
     }
     fn flops(&self, args: &[&Shape], _: &[&Shape]) -> u64 {
         2 * (self.heard.places().count() * args[0].dims[1]) as u64
