@@ -306,7 +306,7 @@ fn table() -> Vec<Case> {
         }),
         case("SparseOuter", "the gradient of the weights", vec![any(&[4, 9]), any(&[5]), any(&[3, 9])], |g, v| {
             let synapses = Synapses::new(4, 3, &[(0, 0), (3, 0), (1, 1), (3, 2), (0, 0)]);
-            let f = Func::trace(&[f64s(&[4, 9]), f64s(&[5])], |_, p| vec![p[0].sparse_dot(&p[1], &synapses)]);
+            let f = Func::trace(&[f64s([4, 9]), f64s([5])], |_, p| vec![p[0].sparse_dot(&p[1], &synapses)]);
             vjp(g, &f, &v[..2], &[false, true]).pull(&[Some(v[2].clone())]).into_iter().flatten().collect()
         }),
         two("DynamicSlice", "", any(&[4, 2]), position(), |x, i| x.dynamic_slice(i, 2)),
