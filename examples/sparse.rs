@@ -2,10 +2,14 @@
 //!
 //! `cargo run --release --example sparse [NEURONS DEGREE BATCH STEPS RULE..]`; without arguments a small one, by D-RTRL, ES-D-RTRL and
 //! BPTT. 2 million synapses: `20000 100 1 1000 d-rtrl es-d-rtrl`.
+//!
+//! With the name of another device as the last argument, `cuda:h100`, the gradient is not run but compiled for that device, which need not
+//! be here, and the compiler says what memory it takes.
 
-use std::time::Instant;
+use std::{num::NonZeroUsize, time::Instant};
 
 use etrace::{prelude::*, rng::Stream, settings::Listed};
+use hlo::{DType, Func, Shape, lower, pjrt};
 
 /// Input lines, each a Poisson train.
 const INPUTS: usize = 200;
@@ -27,6 +31,40 @@ fn network(batch: usize, neurons: usize, degree: usize) -> Result<Model, Box<dyn
     Ok(model)
 }
 
+/// What the gradient of a sequence takes on a device that need not be here.
+fn compile_for(
+    target: &str,
+    model: &Model,
+    steps: usize,
+    config: &LearnerConfig,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let learner = Learner::new(model, &Objective::default(), config)?;
+    let batch = model.batch();
+    let data = [Shape::f32([steps, batch, INPUTS]), Shape::new(DType::S32, [batch])];
+    let shapes: Vec<Shape> = (model.params.iter().map(|p| p.shape.clone()))
+        .chain(model.states.iter().map(|s| s.shape.clone()))
+        .chain(data)
+        .collect();
+    let (n, s) = (model.params.len(), model.states.len());
+    let gradient = Func::trace(&shapes, |g, v| {
+        let out = learner.sequence(g, &v[..n], &v[n..n + s], &v[n + s], &v[n + s + 1]);
+        [vec![out.loss], out.grads, out.states].concat()
+    });
+    let names = |of: &str, count: usize| (0..count).map(|k| format!("{of}{k}")).collect::<Vec<_>>();
+    let (arguments, results) = (names("a", shapes.len()), names("r", gradient.results().len()));
+    let program = lower("gradient", &gradient, &arguments, &results, &[])?;
+    let plugin = pjrt::locate(pjrt::aot::plugin_kind(target)?, None, &mut |_| {})?;
+    let report = pjrt::aot::compile(&plugin, target, &program, NonZeroUsize::MIN)?;
+    println!(
+        "{target}: {:?}, {:?}, {} MiB in all, compiled in {:.0} s",
+        learner.form(steps),
+        report.memory,
+        report.memory.total() >> 20,
+        report.seconds
+    );
+    Ok(())
+}
+
 /// The most memory that this process ever had, in MiB; 0 where the system does not say.
 fn most_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -35,7 +73,12 @@ fn most_memory() -> u64 {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    // The compiler of another device runs in a process of its own: this program again.
+    if std::env::var_os(pjrt::aot::CHILD).is_some() {
+        std::process::exit(pjrt::aot::child_main());
+    }
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let target = args.pop_if(|last| last.contains(':'));
     let number = |k: usize, standard: usize| args.get(k).map_or(Ok(standard), |a| a.parse());
     let (neurons, degree, batch, steps) = (number(0, 500)?, number(1, 20)?, number(2, 4)?, number(3, 50)?);
     let rules: Vec<&str> = if args.len() > 4 {
@@ -43,11 +86,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     } else {
         vec!["d-rtrl", "es-d-rtrl", "bptt"]
     };
-    let session = Session::cpu()?;
     let model = network(batch, neurons, degree)?;
     let synapses: usize = model.params.iter().filter(|p| p.name != "out.weight").map(|p| p.shape.elements()).sum();
     println!("{neurons} neurons, {synapses} synapses and biases, batch {batch}, {steps} steps");
-
+    if let Some(target) = target {
+        for rule in rules {
+            let config = LearnerConfig { method: <Method as Listed>::by_name(rule)?, ..LearnerConfig::default() };
+            print!("{rule:>10}, ");
+            compile_for(&target, &model, steps, &config)?;
+        }
+        return Ok(());
+    }
+    let session = Session::cpu()?;
     let mut random = Stream::new(1, "trains");
     let spikes =
         (0..steps * batch * INPUTS).map(|_| f32::from(u8::from(random.uniform() < 0.05))).collect::<Vec<f32>>();

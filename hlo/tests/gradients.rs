@@ -21,6 +21,7 @@ use hlo::{
         conv::Slide,
         elementwise::{BINARY, BITWISE, UNARY},
         scan::Scan,
+        sparse::Synapses,
         take::Places,
     },
     scan, scan_whole,
@@ -285,6 +286,29 @@ fn table() -> Vec<Case> {
         one("Take", "some twice, one never", any(&[5, 2]), |x| {
             x.take(&Rc::new(Places::new(&[2, 3], vec![4, 0, 1, 1, 2, 4])))
         }),
+        one("Take", "a place that reads nothing", any(&[3, 2]), |x| {
+            x.take(&Rc::new(Places::new(&[4], vec![3, 0, 2, 3])))
+        }),
+        two("SparseDot", "even", any(&[4, 3]), any(&[6]), |x, w| {
+            x.sparse_dot(w, &Synapses::new(4, 3, &[(0, 0), (3, 0), (1, 1), (1, 1), (3, 2), (0, 2)]))
+        }),
+        two("SparseDot", "uneven, empty rows, one lane", any(&[4, 1]), any(&[7]), |x, w| {
+            x.sparse_dot(w, &Synapses::new(4, 5, &[(0, 4), (3, 2), (1, 2), (1, 4), (3, 2), (0, 2), (2, 2)]))
+        }),
+        two("SparseDot", "segments of segments", any(&[3, 2]), any(&[41 * 9 + 2]), |x, w| {
+            let all: Vec<_> = (0..41 * 9).map(|k| (k % 3, 1)).chain([(0, 0), (2, 3)]).collect();
+            x.sparse_dot(w, &Synapses::new(3, 4, &all))
+        }),
+        // Enough lanes that a program goes over tiles; one place hears nothing.
+        two("SparseDot", "in tiles", any(&[3, 520]), any(&[299]), |x, w| {
+            let all: Vec<_> = (0..299).map(|k| (k % 3, k / 4)).collect();
+            x.sparse_dot(w, &Synapses::new(3, 75, &all))
+        }),
+        case("SparseOuter", "the gradient of the weights", vec![any(&[4, 9]), any(&[5]), any(&[3, 9])], |g, v| {
+            let synapses = Synapses::new(4, 3, &[(0, 0), (3, 0), (1, 1), (3, 2), (0, 0)]);
+            let f = Func::trace(&[f64s([4, 9]), f64s([5])], |_, p| vec![p[0].sparse_dot(&p[1], &synapses)]);
+            vjp(g, &f, &v[..2], &[false, true]).pull(&[Some(v[2].clone())]).into_iter().flatten().collect()
+        }),
         two("DynamicSlice", "", any(&[4, 2]), position(), |x, i| x.dynamic_slice(i, 2)),
         case("DynamicUpdate", "", vec![any(&[4, 2]), any(&[2, 2]), position()], |_, v| {
             vec![v[0].dynamic_update(&v[1], &v[2])]
@@ -355,6 +379,7 @@ fn table() -> Vec<Case> {
 /// Primitives without a row, with the reason.
 const NO_ROW: &[(&str, &str)] = &[
     ("AllReduce", "a sum over devices, which one device does not have; no derivative is taken through it"),
+    ("Pick", "is made while a sparse product is emitted, after all derivatives are taken"),
     ("Placeholder", "stands for a tangent while a derivative is taken; never lowered"),
 ];
 

@@ -188,7 +188,8 @@ fn computed_positions() {
     let at = s32s(&[]);
     let take = |places: &[i32]| Take { places: Rc::new(Places::new(&[places.len()], places.to_vec())) };
     accepted(take(&[2, 0, 2, 1, 3]), &[f64s([4, 3])], f64s([5, 3]));
-    refused(take(&[4]), &[f64s([4, 3])]);
+    accepted(take(&[4, 1]), &[f64s([4, 3])], f64s([2, 3]));
+    refused(take(&[5]), &[f64s([4, 3])]);
     refused(take(&[-1]), &[f64s([4, 3])]);
     refused(take(&[0]), &[f64s([])]);
     accepted(DynamicSlice { size: 2 }, &[f64s([4, 3]), at.clone()], f64s([2, 3]));

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use hlo::{Tensor, ops::take::Places};
+use hlo::{Tensor, ops::sparse::Synapses};
 
 use super::{Init, StepContext};
 use crate::rng::Stream;
@@ -15,11 +15,8 @@ pub struct Connections {
     post: usize,
     /// Synapses of the neuron with the most.
     degree: usize,
-    synapses: usize,
-    /// The neuron that each synapse hears, `[post, degree]`; `pre` where there is none.
-    heard: Rc<Places>,
-    /// The weight of each synapse, `[post, degree]`; nothing if all neurons have equally many.
-    weights: Option<Rc<Places>>,
+    count: usize,
+    synapses: Rc<Synapses>,
 }
 
 /// A pattern that cannot be.
@@ -42,25 +39,17 @@ impl Connections {
         }
         let mut counts = vec![0usize; post];
         synapses.iter().for_each(|&(_, j)| counts[j] += 1);
-        let degree = counts.iter().copied().max().unwrap_or(0);
-        if degree == 0 || post.saturating_mul(degree) >= i32::MAX as usize || pre >= i32::MAX as usize {
+        let places = post.saturating_mul(32).saturating_add(synapses.len());
+        if synapses.is_empty() || places.max(pre) >= i32::MAX as usize {
             return Err(ConnectionsError(format!(
-                "a pattern has synapses, and less than 2^31 places ({post} neurons with up to {degree} synapses each), got {} synapses; \
-                 spread them more evenly",
+                "a pattern has synapses, and with 32 for each neuron that hears fewer than 2^31, got {} synapses between {pre} and {post} \
+                 neurons; add some, or divide the pattern among several sites",
                 synapses.len()
             )));
         }
-        let (mut heard, mut weights) = (vec![pre as i32; post * degree], vec![synapses.len() as i32; post * degree]);
-        let mut filled = vec![0usize; post];
-        for (k, &(i, j)) in synapses.iter().enumerate() {
-            let place = j * degree + filled[j];
-            (heard[place], weights[place]) = (i as i32, k as i32);
-            filled[j] += 1;
-        }
-        let plain = weights.iter().enumerate().all(|(place, &k)| place == k as usize);
-        let places = |of: Vec<i32>| Rc::new(Places::new(&[post, degree], of));
-        let weights = (!plain).then(|| places(weights));
-        Ok(Connections { pre, post, degree, synapses: synapses.len(), heard: places(heard), weights })
+        let degree = counts.into_iter().max().unwrap_or(0);
+        let count = synapses.len();
+        Ok(Connections { pre, post, degree, count, synapses: Rc::new(Synapses::new(pre, post, synapses)) })
     }
 
     /// `degree` synapses for each of `post` neurons, from neurons drawn with replacement.
@@ -78,7 +67,7 @@ impl Connections {
 
     /// Number of synapses, and of weights.
     pub fn synapses(&self) -> usize {
-        self.synapses
+        self.count
     }
 
     /// The most synapses that a neuron has.
@@ -88,15 +77,7 @@ impl Connections {
 
     /// `y[j] = sum over the synapses of j of w x[i]`: `[B, pre] -> [B, post]`.
     fn apply(&self, x: &Tensor, weight: &Tensor) -> Tensor {
-        // Sequences innermost: what a synapse reads lies together.
-        let x = x.transpose(&[1, 0]);
-        let (x, table) = match &self.weights {
-            None => (x, weight.reshape(&[self.post, self.degree])),
-            // A neuron with fewer synapses hears zeros.
-            Some(places) => (x.pad(&[0, 0], &[1, 0]), weight.pad(&[0], &[1]).take(places)),
-        };
-        let heard = x.take(&self.heard);
-        (&heard * &table.broadcast(heard.dims(), &[0, 1])).sum(&[1]).transpose(&[1, 0])
+        x.transpose(&[1, 0]).sparse_dot(weight, &self.synapses).transpose(&[1, 0])
     }
 }
 
@@ -113,7 +94,7 @@ impl StepContext {
             ));
             return x.graph().placeholder(hlo::Shape::f32([batch, connections.post]));
         }
-        let weight = self.param(&format!("{site}.weight"), &[connections.synapses], init);
+        let weight = self.param(&format!("{site}.weight"), &[connections.count], init);
         self.traced(site, x, &weight, |x, w| connections.apply(x, w))
     }
 }

@@ -11,6 +11,7 @@
 //! | [`pool`] | maxima and means over windows |
 //! | [`reduce`] | sums and extrema over axes, and what is built from them |
 //! | [`index`] | slices at computed positions |
+//! | [`sparse`] | products with sparse matrices |
 //! | [`take`] | elements at given places |
 //! | [`meta`] | operations on the derivative, not on the value: stop-gradient, custom derivative, tags |
 //! | [`scan`] | the loop |
@@ -26,6 +27,7 @@ pub mod pool;
 pub mod reduce;
 pub mod scan;
 pub mod shaping;
+pub mod sparse;
 pub mod take;
 
 pub use leaf::{Constant, Iota, Parameter, Placeholder};

@@ -7,6 +7,7 @@ use std::{fmt, rc::Rc};
 
 use crate::{
     evaluate::HostValue,
+    func::Func,
     graph::Tensor,
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
@@ -15,7 +16,7 @@ use crate::{
     shape::{DType, Shape},
 };
 
-/// For each row of the result, which row of the operand it is.
+/// For each row of the result, which row of the operand it is; the number of rows stands for none, which reads zeros.
 pub struct Places {
     /// Sizes of the axes that take the place of the first one.
     dims: Vec<usize>,
@@ -33,15 +34,20 @@ impl Places {
         Places { dims: dims.to_vec(), places }
     }
 
-    /// For each of `size` rows the numbers of the results that read it, `[size, most]`; `len` stands for none.
+    /// Sizes of the axes that take the place of the first one.
+    pub(crate) fn dims(&self) -> &[usize] {
+        &self.dims
+    }
+
+    /// For each of `size` rows the numbers of the results that read it, `[size, most]`; their number stands for none.
     fn inverse(&self, size: usize) -> Places {
         let mut counts = vec![0usize; size];
-        self.places.iter().for_each(|&p| counts[p as usize] += 1);
+        let there = || self.places.iter().map(|&p| p as usize).enumerate().filter(|&(_, p)| p < size);
+        there().for_each(|(_, p)| counts[p] += 1);
         let most = counts.into_iter().max().unwrap_or(0).max(1);
         let mut places = vec![self.places.len() as i32; size * most];
         let mut filled = vec![0usize; size];
-        for (k, &p) in self.places.iter().enumerate() {
-            let p = p as usize;
+        for (k, p) in there() {
             places[p * most + filled[p]] = k as i32;
             filled[p] += 1;
         }
@@ -49,7 +55,7 @@ impl Places {
     }
 }
 
-/// `y[e.., r..] = x[places[e..], r..]`.
+/// `y[e.., r..] = x[places[e..], r..]`, zero where a place stands for none.
 #[derive(Clone)]
 pub struct Take {
     /// The places.
@@ -71,9 +77,9 @@ impl Primitive for Take {
         let Some((&rows, rest)) = args[0].dims.split_first() else {
             return Err(ShapeError("gather: the operand needs an axis to take from, got a scalar; reshape it".into()));
         };
-        if let Some(bad) = self.places.places.iter().find(|&&p| p < 0 || p as usize >= rows) {
+        if let Some(bad) = self.places.places.iter().find(|&&p| p < 0 || p as usize > rows) {
             return Err(ShapeError(format!(
-                "gather: places must lie on the first axis, got {bad} of {}; count from 0 to {}",
+                "gather: places must lie on the first axis, got {bad} of {}; count from 0 to {}, and {rows} for zeros",
                 args[0],
                 rows.saturating_sub(1)
             )));
@@ -87,10 +93,7 @@ impl Primitive for Take {
         vec![cotangents[0].as_ref().map(|ct| {
             let (size, rest) = args[0].dims().split_first().expect("an axis to take from");
             let flat = ct.reshape(&[&[self.places.places.len()], rest].concat());
-            // One more row, of zeros, for the places that nothing reads.
-            let mut high = vec![0; rest.len() + 1];
-            high[0] = 1;
-            flat.pad(&vec![0; high.len()], &high).take(&Rc::new(self.places.inverse(*size))).sum(&[1])
+            flat.take(&Rc::new(self.places.inverse(*size))).sum(&[1])
         })]
     }
     fn batch(&self, args: &[Mapped], _: usize) -> Vec<Mapped> {
@@ -105,26 +108,47 @@ impl Primitive for Take {
     }
     fn evaluate(&self, args: &[&HostValue], results: &[Shape]) -> Vec<HostValue> {
         let row: usize = args[0].shape.dims[1..].iter().product();
-        let data = self.places.places.iter().flat_map(|&p| &args[0].data[p as usize * row..][..row]).copied().collect();
+        let mut data = vec![0.0; results[0].elements()];
+        for (to, &p) in data.chunks_exact_mut(row.max(1)).zip(&self.places.places) {
+            if let Some(from) = args[0].data.get(p as usize * row..(p as usize + 1) * row) {
+                to.copy_from_slice(from);
+            }
+        }
         vec![HostValue::new(results[0].clone(), data)]
     }
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
-        let rest: Vec<i64> = e.shape(args[0]).dims[1..].iter().map(|&d| d as i64).collect();
-        let axes = self.places.dims.len() as i64;
         let places = e.places(&Shape::new(DType::S32, self.places.dims.clone()), &self.places.places);
-        vec![e.push("gather", &results[0], &[args[0], places], |i| {
-            i.gather_dimension_numbers = Some(GatherDimensionNumbers {
-                offset_dims: (axes..axes + rest.len() as i64).collect(),
-                collapsed_slice_dims: vec![0],
-                start_index_map: vec![0],
-                index_vector_dim: axes,
-            });
-            i.gather_slice_sizes = [&[1], &rest[..]].concat();
-        })]
+        let whole = e.shape(args[0]).clone();
+        if self.places.places.iter().all(|&p| (p as usize) < whole.dims[0]) {
+            return vec![gather(e, args[0], places, &results[0])];
+        }
+        // One more row, of zeros, for the places that read none.
+        let padded = Func::trace(&[whole], |_, p| {
+            let mut high = vec![0; p[0].rank()];
+            high[0] = 1;
+            vec![p[0].pad(&vec![0; high.len()], &high)]
+        });
+        let padded = e.inline(&padded, args)[0];
+        vec![gather(e, padded, places, &results[0])]
     }
     fn range(&self, args: &[Range], _: &[Shape]) -> Range {
-        args[0]
+        args[0].union(Range::point(0.0))
     }
+}
+
+/// Emits the rows of the first axis of `x` at the places of `index`.
+pub(crate) fn gather(e: &mut Emitter<'_>, x: i64, index: i64, result: &Shape) -> i64 {
+    let rest: Vec<i64> = e.shape(x).dims[1..].iter().map(|&d| d as i64).collect();
+    let axes = e.shape(index).rank() as i64;
+    e.push("gather", result, &[x, index], |i| {
+        i.gather_dimension_numbers = Some(GatherDimensionNumbers {
+            offset_dims: (axes..axes + rest.len() as i64).collect(),
+            collapsed_slice_dims: vec![0],
+            start_index_map: vec![0],
+            index_vector_dim: axes,
+        });
+        i.gather_slice_sizes = [&[1], &rest[..]].concat();
+    })
 }
 
 impl Tensor {

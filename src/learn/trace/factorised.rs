@@ -75,12 +75,19 @@ impl ChunkView<'_> {
                 }
                 continue;
             };
+            let owner = self.plan.input_owner(self.structure, op);
+            let old = traces.and_then(|t| t.get(&Slot::Input(owner)));
+            // In a chunk of one step the old trace is read through the same derivative: one product for both.
+            if let (1, None, None, Some(old), Some((_, r))) = (self.length, &q0, &direct, old, &filtered) {
+                let x = x + (old * self.plan.input_decay).reshape(x.dims());
+                out.add(k, op.gradient(self.phis, Some(&x), r));
+                continue;
+            }
             if let Some(w) = Tensor::sum_of([filtered.as_ref().map(|(_, r)| r.clone()), direct]) {
                 out.add(k, op.gradient(self.phis, Some(x), &w));
             }
             let Some((r0, _)) = &filtered else { continue };
-            let owner = self.plan.input_owner(self.structure, op);
-            if let Some(ex) = traces.and_then(|t| t.get(&Slot::Input(owner))) {
+            if let Some(ex) = old {
                 out.add(k, op.kind.operator().gradient_of_step(op, &self.phis[op.phi], ex, r0));
             }
         }
