@@ -102,7 +102,7 @@ fn counted(model: &Model, inputs: &[f32]) -> (Vec<[f64; 3]>, Vec<String>) {
     });
     let session = etrace::train::session::Session::cpu().expect("a processor");
     let out =
-        session.evaluate("count", &func, &[Array::f32(inputs.to_vec(), shape.dims.clone()).unwrap()]).expect("runs");
+        session.evaluate("count", &func, &[Array::f32(inputs, shape.dims.clone()).unwrap()]).expect("runs");
     let n = synapses.connections.len();
     let value = |k: usize| f64::from(out[k].to_vec::<f32>().unwrap()[0]);
     ((0..n).map(|k| [value(k), value(n + k), value(2 * n + k)]).collect(), synapses.uncounted)
