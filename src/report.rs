@@ -2,6 +2,12 @@
 
 use std::fmt;
 
+/// Named numbers of bytes in a line, those that are not 0: `arguments 2.0 MiB, temporary 16 KiB`.
+pub fn byte_counts(parts: &[(&str, u64)]) -> String {
+    let named = parts.iter().filter(|(_, size)| *size > 0).map(|(name, size)| format!("{name} {}", bytes(*size)));
+    named.collect::<Vec<_>>().join(", ")
+}
+
 /// How the cells of a column stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {

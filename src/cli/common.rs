@@ -5,14 +5,13 @@ use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use hlo::hosts::Group;
 use hlo::pjrt::{self, ClientOptions, Device, Devices, Plugin};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Usage, flags};
+use super::{Usage, bar::Bar, flags};
 use crate::train::session::{Session, SessionError};
 
 /// One device.
@@ -87,15 +86,9 @@ impl Global {
         Global { threads: NonZeroUsize::new(threads), ..self.clone() }
     }
 
-    /// A bar for `length` things, drawn on standard error if a person is looking.
-    pub fn bar(&self, length: usize, what: &str) -> ProgressBar {
-        if self.quiet {
-            return ProgressBar::hidden();
-        }
-        let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {msg}");
-        let bar = ProgressBar::new(length as u64).with_prefix(what.to_string());
-        bar.enable_steady_tick(Duration::from_millis(200));
-        bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "))
+    /// How far a work of `length` things is, on standard error.
+    pub fn bar(&self, length: usize, what: &str) -> Bar {
+        Bar::new(self, Some(length as u64), what)
     }
 
     /// A line on standard error that `--quiet` suppresses.

@@ -16,7 +16,7 @@ use crate::{
     say,
     settings::leaves,
     train::{
-        history::{History, WINDOW, score_axis},
+        history::{History, WINDOW, loss_axis, score_axis},
         run::RunDir,
         score::Measure,
     },
@@ -73,7 +73,7 @@ pub fn run(args: &Args, _: &Global) -> Result<()> {
     say!("{score}: of the last evaluation, else the mean of the last {WINDOW} batches");
     let groups: Vec<(String, Vec<&History>)> =
         runs.iter().map(|(name, _, history)| (name.clone(), vec![history])).collect();
-    let [svg, png] = curves("Comparison", &groups).save(&args.out)?;
+    let [svg, png] = curves("Comparison of runs", &groups).save(&args.out)?;
     say!("written to {} and {}", svg.display(), png.display());
     Ok(())
 }
@@ -121,11 +121,13 @@ pub fn curves(title: &str, groups: &[(String, Vec<&History>)]) -> Panels {
     let label =
         |name| if tested { format!("{name} of evaluations") } else { format!("{name}, mean of {WINDOW} batches") };
     let panels =
-        measures.into_iter().fold(Panels::new(title, Axis::new("update")).subtitle(subtitle), |all, measure| {
+        measures.into_iter().fold(Panels::new(title, Axis::new("batch")).subtitle(subtitle), |all, measure| {
             let of = |run: &History| if run.measure == measure { score(run) } else { Vec::new() };
             all.panel(panel(score_axis(measure, &label(measure.name())), &of))
         });
-    panels.panel(panel(Axis::new(format!("loss, mean of {WINDOW} batches")), &|run| run.smoothed_loss()))
+    let losses = groups.iter().flat_map(|(_, runs)| runs.iter().flat_map(|run| run.smoothed_loss()));
+    let axis = loss_axis(&format!("loss, mean of {WINDOW} batches"), losses.map(|(_, loss)| loss));
+    panels.panel(panel(axis, &|run| run.smoothed_loss()))
 }
 
 fn series(name: &str, curves: &[Vec<(u64, f64)>]) -> Series {

@@ -1,23 +1,30 @@
 //! `etrace eval`: how good a trained network is.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, ValueEnum};
 use tasks::{Split, Task};
 
 use super::{
-    Global, OrUsage, common,
+    Global, OrUsage,
+    bar::Bar,
+    common,
     flags::{ReplicaFlag, some_passes},
 };
 use crate::{
-    experiment::Experiment,
+    cell::Model,
+    experiment::{Experiment, NetConfig},
+    net::Unstable,
     say,
     train::{
         checkpoint::{self, write_atomic},
         efficiency::{EFFICIENCY, EfficiencyProgram},
-        evaluate::{Evaluation, Rates, evaluate, layer_label},
-        program::EvalProgram,
+        evaluate::{Evaluation, Rates, evaluate_and_tell, layer_label},
+        program::{EvalProgram, TrainState},
         replicas::Parts,
     },
 };
@@ -98,7 +105,12 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let (state, progress) = checkpoint::load(&args.run, name, &session, &spec.model, spec.optimizer.rule)?;
     let program = EvalProgram::new(&session, &spec)?;
     let settings = &experiment.settings;
-    let found = evaluate(&program, &task, &state, split, (settings.seed, batches), settings.threads)?;
+    let total = batches.map_or_else(|| task.batches(split, spec.batch()), |n| Ok(Some(n)))?;
+    let bar = Bar::new(global, total, "batches");
+    let of = (settings.seed, batches);
+    let found = evaluate_and_tell(&program, &task, &state, split, of, settings.threads, &mut || bar.inc());
+    bar.finish();
+    let found = found?;
     say!(
         "{}, {name} checkpoint after {} updates: {split} {}, loss {:.4}, {} samples",
         task.name(),
@@ -109,6 +121,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     );
     let dir = args.out.as_deref().unwrap_or(&args.run);
     report(&found, task.as_ref(), split, experiment.net.dt(), dir)?;
+    unstable(&experiment.net, &spec.model, &state)?;
     let counted = (settings.seed, args.batches);
     let efficiency = EfficiencyProgram::new(&session, &spec)?.run(&task, &state, split, counted, &found)?;
     say!("{efficiency}");
@@ -149,6 +162,25 @@ pub fn report(found: &Evaluation, task: &dyn Task, split: Split, dt: f64, dir: &
     if !found.answers.is_empty() {
         found.write(dir, &format!("{} {split}: accuracy {:.3}", task.name(), found.score.value()))?;
         say!("confusions in {}/confusion.csv, .svg, .png", dir.display());
+    }
+    Ok(())
+}
+
+/// Warns of layers with neurons whose states grow without bound between spikes.
+///
+/// # Errors
+/// When the parameters cannot be read from the device.
+pub fn unstable(net: &NetConfig, model: &Model, state: &TrainState) -> Result<()> {
+    let mut params = BTreeMap::new();
+    for (spec, buffer) in model.params.iter().zip(&state.params) {
+        params.insert(spec.name.clone(), buffer.to_array()?.to_f64_vec());
+    }
+    for Unstable { layer, neurons, of, largest } in net.unstable(&params) {
+        say!(
+            "warning: {neurons} of {of} neurons of layer {layer} have an unstable transition (largest eigenvalue {largest:.4}, above 1): \
+             between spikes their states grow without bound, and gradients with them; use a cell without adaptation, clip gradients \
+             (optimizer.clip), or shorten the sequences"
+        );
     }
     Ok(())
 }

@@ -8,6 +8,7 @@
 //! Errors are one paragraph on standard error: the rule, what was got, what to do next.
 
 pub mod analyze;
+mod bar;
 pub mod campaign;
 pub mod common;
 pub mod compare;

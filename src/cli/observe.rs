@@ -178,7 +178,7 @@ fn outputs(seen: &Observation, b: usize, dt: f64) -> Vec<Panel> {
     if seen.kind == Target::VECTORS {
         let shown = seen.classes().min(CURVES);
         let label = |k| if seen.classes() == 1 { "output".into() } else { format!("output {k}") };
-        let both = |k| [line("target".into(), seen.curve(b, k)).style(7), line("output".into(), seen.output(b, k))];
+        let both = |k| [line("output".into(), seen.output(b, k)), line("target".into(), seen.curve(b, k)).style(8)];
         return (0..shown).map(|k| Panel::traces(Axis::new(label(k)), both(k))).collect();
     }
     let classes = (0..seen.classes()).map(|c| line(format!("class {c}"), seen.output(b, c)));
@@ -187,7 +187,7 @@ fn outputs(seen: &Observation, b: usize, dt: f64) -> Vec<Panel> {
         let steps = seen.steps(b);
         let targets = steps.iter().map(|(t, target, _)| (time(*t), f64::from(*target)));
         let answers = steps.iter().map(|(t, _, answer)| (time(*t), *answer as f64));
-        let both = [Series::new("target", targets).style(7), Series::new("answer", answers)];
+        let both = [Series::new("answer", answers), Series::new("target", targets).style(8)];
         panels.push(Panel::traces(Axis::new("class").range(0.0, seen.classes() as f64 - 1.0), both));
     }
     panels
@@ -211,7 +211,8 @@ fn frames(seen: &Observation, b: usize, [polarities, height, width]: [usize; 3],
     }
     HeatMap::new(format!("Frames of sample {b}"), [rows, row], values, Axis::new("on less off events"))
         .subtitle(format!("one every {} ms, from left to right and then down; grey parts them", every as f64 * dt))
-        .x(Axis::new("pixels"), 0.0, row as f64)
+        .gaps()
+        .x(Axis::new("pixels, frames side by side"), 0.0, row as f64)
         .y(Axis::new("pixels"), 0.0, rows as f64)
         .colors(ColorMap::Diverging)
         .square()
@@ -223,30 +224,32 @@ fn draw(seen: &Observation, b: usize, task: &dyn Task, dt: f64, out: &Path) -> R
     let points = |values: Vec<f32>| values.into_iter().enumerate().map(move |(t, v)| (time(t), f64::from(v)));
     let events = |spikes: Vec<(usize, usize)>| spikes.into_iter().map(move |(t, i)| (time(t), i)).collect::<Vec<_>>();
     let input = match task.frame() {
-        None => Panel::raster("input", seen.batch.n_in, events(seen.input_spikes(b))),
+        None => Panel::raster("spikes, by input", seen.batch.n_in, events(seen.input_spikes(b))),
         // Frames have a picture of their own.
         Some(_) => {
             let counts = (0..seen.batch.steps).map(|t| seen.batch.at(t, b).iter().map(|c| f32::from(*c)).sum());
             Panel::traces(Axis::new("input events"), [Series::new("all", points(counts.collect())).markers(false)])
         }
     };
-    let mut panels = Panels::new(format!("Sample {b}"), Axis::new("time (ms)").range(0.0, time(seen.batch.steps)))
-        .subtitle(verdict(seen, b))
-        .width(1000)
-        .panel(input);
+    let mut panels =
+        Panels::new(format!("{}, sample {b}", task.name()), Axis::new("time (ms)").range(0.0, time(seen.batch.steps)))
+            .subtitle(verdict(seen, b))
+            .width(1000)
+            .panel(input);
     for (name, from, to) in task.phases() {
         panels = panels.phase(&name, time(from), time(to));
     }
     for (layer, neurons) in seen.layers() {
         let label = |what: &str| if layer.is_empty() { what.to_string() } else { format!("{layer} {what}") };
-        panels = panels.panel(Panel::raster(label("spikes"), neurons, events(seen.spikes(&layer, b))));
+        panels = panels.panel(Panel::raster(label("spikes, by neuron"), neurons, events(seen.spikes(&layer, b))));
         let shown = (0..neurons).step_by(neurons.div_ceil(TRACES).max(1));
         let traces: Vec<Series> = shown
             .map(|i| Series::new(format!("{i}"), points(seen.potential(&layer, b, i))).markers(false))
             .filter(|_| !seen.potential(&layer, b, 0).is_empty())
             .collect();
         if !traces.is_empty() {
-            panels = panels.panel(Panel::traces(Axis::new(label("potential")), traces).stacked().height(180));
+            panels =
+                panels.panel(Panel::traces(Axis::new(label("potential, by neuron")), traces).stacked().height(180));
         }
     }
     let panels = outputs(seen, b, dt).into_iter().fold(panels, Panels::panel);

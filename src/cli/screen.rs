@@ -1,8 +1,6 @@
 //! What a person sees while training: one line per batch or epoch, and a progress bar.
 
-use indicatif::{ProgressBar, ProgressStyle};
-
-use super::{Global, eval};
+use super::{bar::Bar, eval};
 use crate::{
     experiment::Experiment,
     report::bytes,
@@ -67,8 +65,8 @@ pub struct EpochReport<'a> {
 
 /// What a person sees while training.
 pub struct Screen<'a> {
-    /// The progress bar.
-    pub bar: ProgressBar,
+    /// Batches done, and how many there are.
+    pub bar: Bar,
     session: &'a Session,
     optimizer: Optimizer,
     batch: f64,
@@ -83,13 +81,18 @@ pub struct Screen<'a> {
 
 impl<'a> Screen<'a> {
     /// Before the first event.
-    pub fn new(global: &Global, session: &'a Session, experiment: &Experiment, lines: Lines) -> Screen<'a> {
-        let bar = if global.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
-        let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    pub fn new(session: &'a Session, experiment: &Experiment, lines: Lines, bar: Bar) -> Screen<'a> {
         let (optimizer, batch) = (experiment.optimizer.clone(), experiment.settings.batch as f64);
         let (lr, best) = (optimizer.lr, None);
         Screen { bar, session, optimizer, batch, lines, epoch: Vec::new(), lr, best, warned: Vec::new() }
+    }
+
+    /// Memory in use, where that is known.
+    fn in_use(&self) -> String {
+        match sweep::in_use(self.session) {
+            0 => String::new(),
+            n => format!(" {}", bytes(n)),
+        }
     }
 
     fn gigabytes(&self) -> f64 {
@@ -115,13 +118,13 @@ impl<'a> Screen<'a> {
                     };
                     self.bar.suspend(|| say!("{}", line(&report)));
                 }
-                self.bar.set_message(format!(
-                    "epoch {epoch} update {step} loss {loss:.4} {} {score:.3} smoothed {smoothed:.3} {:.0} samples/s {}",
+                self.bar.message(format!(
+                    "epoch {epoch} loss {loss:.4} {} {score:.3} smoothed {smoothed:.3} {:.0} samples/s{}",
                     measure.short(),
                     self.batch / seconds.max(1e-9),
-                    bytes(sweep::in_use(self.session))
+                    self.in_use()
                 ));
-                self.bar.tick();
+                self.bar.inc();
             }
             Event::Evaluation { epoch, split, loss, score, rates, .. } => {
                 let n = self.epoch.len().max(1) as f64;

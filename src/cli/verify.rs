@@ -45,10 +45,10 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let session = global.session()?;
     let bar = global.bar(names.len(), "verifying");
     let report = verify::run(&session, &source, args.thorough, |progress| match progress {
-        Progress::Began(name) => bar.set_message(name),
-        Progress::Ended(_) => bar.inc(1),
+        Progress::Began(name) => bar.message(name),
+        Progress::Ended(_) => bar.inc(),
     });
-    bar.finish_and_clear();
+    bar.finish();
     let report = report.map_err(|error| match error {
         VerifyError::Empty(_) => super::Usage(error.into()).into(),
         other => anyhow::Error::from(other),

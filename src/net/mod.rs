@@ -23,6 +23,8 @@ pub use rate_net::RateNet;
 pub use speech_net::{SpeechCell, SpeechNet, SpeechReadout};
 pub use stack::{Stack, layer};
 
+use std::collections::BTreeMap;
+
 use crate::{
     cell::{Mode, Model, rate::RateCell},
     settings::SettingError,
@@ -84,6 +86,26 @@ pub trait Network {
     fn check(&self) -> Result<(), SettingError> {
         Ok(())
     }
+
+    /// Layers with neurons whose transition has an eigenvalue above 1, so that their states grow without bound between spikes; `params`
+    /// are the values of the parameters by name.
+    fn unstable(&self, params: &BTreeMap<String, Vec<f64>>) -> Vec<Unstable> {
+        let _ = params;
+        Vec::new()
+    }
+}
+
+/// A layer with unstable neurons.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unstable {
+    /// Its name.
+    pub layer: String,
+    /// How many neurons.
+    pub neurons: usize,
+    /// Of how many.
+    pub of: usize,
+    /// The largest eigenvalue of all.
+    pub largest: f64,
 }
 
 /// Sizes that a network may get.

@@ -2,9 +2,11 @@
 //! adaptation and with or without connections inside a layer, and a leaky readout:
 //! `docs/spec/speech-and-gesture.md, "Speech network"`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Network, Sizes};
+use super::{Network, Sizes, Unstable};
 use crate::{
     cell::{
         Dense, Init, Mode, Model, StateInit, StepContext, Surrogate,
@@ -219,6 +221,19 @@ impl Network for SpeechNet {
         }
         self.hidden.resize(to.n_layer.unwrap_or(self.hidden.len()), width);
         Ok(())
+    }
+
+    fn unstable(&self, params: &BTreeMap<String, Vec<f64>>) -> Vec<Unstable> {
+        let layer = |k: usize| {
+            let of = |name: &str| params.get(&format!("l{k}.{name}"));
+            let all = of("alpha")?.iter().zip(of("beta")?).zip(of("a")?);
+            let growth = |((alpha, beta), a): ((&f64, &f64), &f64)| AdLif::growth(self.alpha, [*alpha, *beta, *a]);
+            let largest: Vec<f64> = all.map(growth).collect();
+            let neurons = largest.iter().filter(|value| **value > 1.0).count();
+            let most = largest.iter().copied().fold(0.0, f64::max);
+            (neurons > 0).then(|| Unstable { layer: format!("l{k}"), neurons, of: largest.len(), largest: most })
+        };
+        (0..self.hidden.len()).filter_map(layer).collect()
     }
 
     fn check(&self) -> Result<(), SettingError> {

@@ -22,6 +22,7 @@ pub struct HeatMap {
     digits: Option<usize>,
     upward: bool,
     square: bool,
+    gaps: bool,
     size: (f64, f64),
 }
 
@@ -72,6 +73,7 @@ impl HeatMap {
             digits: None,
             upward: false,
             square: false,
+            gaps: false,
             size: (620.0, 480.0),
         }
     }
@@ -123,6 +125,12 @@ impl HeatMap {
     /// With row 0 at the bottom.
     pub fn upward(mut self) -> Self {
         self.upward = true;
+        self
+    }
+
+    /// With values that are no data as gaps between pictures, which need no entry beside the colour bar.
+    pub fn gaps(mut self) -> Self {
+        self.gaps = true;
         self
     }
 
@@ -241,7 +249,7 @@ impl HeatMap {
         }
         let at = (bar.right() + 7.0 + tick_width + 12.0, bar.y + bar.h / 2.0);
         frame::upright_label(scene, &self.value.label, at, bar.h);
-        if self.values.iter().any(|v| !self.value.shows(*v)) {
+        if !self.gaps && self.values.iter().any(|v| !self.value.shows(*v)) {
             let y = bar.bottom() + 15.0;
             scene.rect(Rect { x: bar.x, y: y - 6.0, w: 12.0, h: 12.0 }, Some((style::NO_DATA, 1.0)), None);
             scene.label((bar.x + 17.0, y), NO_DATA, style::TICK, Align::Start, style::MUTED);

@@ -37,7 +37,7 @@ impl Panel {
         Panel { y, height: 110.0, content: Content::Traces { series: series.into_iter().collect(), stacked: false } }
     }
 
-    /// Traces only: each above the next and named at the left, with a bar at the right for the common scale.
+    /// Traces only: each below the next and named at the left, with a bar at the right for the common scale.
     pub fn stacked(mut self) -> Self {
         if let Content::Traces { stacked, .. } = &mut self.content {
             *stacked = true;
@@ -206,7 +206,8 @@ fn fit(panel: &Panel) -> Fitted {
         Content::Traces { series, stacked: true } => fit_stacked(panel, series),
         Content::Traces { series, .. } => {
             let mut y = panel.y.resolve(series.iter().flat_map(Series::extent).map(|p| p.1), 0.06);
-            let named: Vec<_> = series.iter().enumerate().filter(|(_, s)| !s.name().is_empty()).collect();
+            let named = series.iter().enumerate().filter(|(_, s)| !s.name().is_empty() && s.extent().next().is_some());
+            let named: Vec<_> = named.collect();
             let entries: Vec<Entry> =
                 if named.len() > 1 { named.into_iter().map(|(i, s)| s.entry(i, 0)).collect() } else { Vec::new() };
             let height = panel.height.max(frame::size_at_right(&entries).1);
@@ -228,8 +229,8 @@ fn fit_stacked(panel: &Panel, series: &[Series]) -> Fitted {
     let span = ranges.iter().map(|(a, b)| b - a).fold(0.0, f64::max);
     let span = if span > 0.0 && span < 1e200 { span } else { 1.0 };
     let pitch = span * 1.15;
-    // Each trace is centred on its place, the first at the top.
-    let place = |i: usize| (series.len() - 1 - i) as f64 * pitch;
+    // Each trace is centred on its place, the first at the bottom, as the rows of a raster are.
+    let place = |i: usize| i as f64 * pitch;
     let middle = |i: usize| (ranges[i].0 + ranges[i].1) / 2.0;
     let moved: Vec<Series> = series.iter().enumerate().map(|(i, s)| s.looking(i).moved(place(i) - middle(i))).collect();
     let top = series.len().saturating_sub(1) as f64 * pitch;

@@ -58,8 +58,24 @@ pub fn evaluate(
     task: &Arc<dyn Task>,
     state: &TrainState,
     split: Split,
+    of: (u64, Option<u64>),
+    threads: usize,
+) -> Result<Evaluation, TrainError> {
+    evaluate_and_tell(program, task, state, split, of, threads, &mut || {})
+}
+
+/// As [`evaluate`]; `done` is called after each batch.
+///
+/// # Errors
+/// When data or device fail.
+pub fn evaluate_and_tell(
+    program: &EvalProgram,
+    task: &Arc<dyn Task>,
+    state: &TrainState,
+    split: Split,
     (seed, batches): (u64, Option<u64>),
     threads: usize,
+    done: &mut dyn FnMut(),
 ) -> Result<Evaluation, TrainError> {
     let settings = LoaderSettings {
         batch: program.model().batch() * program.parts().0,
@@ -90,6 +106,7 @@ pub fn evaluate(
         if program.target().kind == TargetKind::Class {
             found.answers.extend(answers(&report.out, (rows, classes), &targets, &ids[..real]));
         }
+        done();
     }
     let n = found.samples.max(1) as f64;
     found.loss /= n;
@@ -168,16 +185,24 @@ impl Evaluation {
             let total = row.iter().sum::<u64>().max(1) as f64;
             row.iter().map(|&n| n as f64 / total).collect::<Vec<_>>()
         };
-        let names: Vec<String> = (0..self.classes).map(|c| c.to_string()).collect();
+        // Classes that nobody asked for and nothing was answered with say nothing.
+        let met = |c: &usize| table[*c].iter().any(|n| *n > 0) || table.iter().any(|row| row[*c] > 0);
+        let shown: Vec<usize> = (0..self.classes).filter(met).collect();
+        let names: Vec<String> = shown.iter().map(usize::to_string).collect();
+        let shares = shown.iter().flat_map(|&target| {
+            let row = share(&table[target]);
+            shown.iter().map(move |&answer| row[answer]).collect::<Vec<_>>()
+        });
         HeatMap::new(
-            "Answers",
-            [self.classes; 2],
-            table.iter().flat_map(share),
-            Axis::new("share of the class").range(0.0, 1.0),
+            "Answers to each class",
+            [shown.len(); 2],
+            shares,
+            Axis::new("share of the samples of the class").range(0.0, 1.0),
         )
         .subtitle(title)
         .x_names("answer", names.clone())
         .y_names("target", names)
+        .numbers(2)
         .square()
         .save(dir.join("confusion"))?;
         Ok(())

@@ -144,8 +144,10 @@ impl History {
             Axis::new("norm of the gradient").scale(Scale::Log10),
             [line("before clipping", points(&|u| u.norm.filter(|n| *n > 0.0)))],
         );
-        Panels::new("Training", Axis::new("batch"))
-            .panel(Panel::traces(Axis::new("loss"), loss).height(160))
+        let name = dir.file_name().map_or_else(String::new, |name| format!(" of {}", name.to_string_lossy()));
+        let losses = self.updates.iter().map(|u| u.loss).chain(self.evaluations.iter().map(|e| e.loss));
+        Panels::new(format!("Training{name}"), Axis::new("batch"))
+            .panel(Panel::traces(loss_axis("loss", losses), loss).height(160))
             .panel(Panel::traces(score_axis(self.measure, self.measure.name()), score).height(160))
             .panel(norm.height(120))
             .save(dir.join("curve"))?;
@@ -160,6 +162,16 @@ pub fn score_axis(measure: Measure, label: &str) -> Axis {
         Measure::Accuracy => Axis::new(label).range(0.0, 1.0),
         Measure::Nmse => Axis::new(label).scale(Scale::Log10),
     }
+}
+
+/// The axis of losses: logarithmic where a few are so much larger than the others that these would lie on one line.
+#[cfg(feature = "plot")]
+pub fn loss_axis(label: &str, losses: impl Iterator<Item = f64>) -> Axis {
+    let mut all: Vec<f64> = losses.filter(|loss| loss.is_finite()).collect();
+    all.sort_by(f64::total_cmp);
+    let far = |median: f64| all[0] > 0.0 && all[all.len() - 1] > 20.0 * median;
+    let scale = if all.get(all.len() / 2).is_some_and(|median| far(*median)) { Scale::Log10 } else { Scale::Linear };
+    Axis::new(label).scale(scale)
 }
 
 impl fmt::Display for History {

@@ -15,7 +15,7 @@ use super::{
     settings::Settings,
     trainer::{AHEAD, TrainError},
 };
-use crate::report::bytes;
+use crate::report::{byte_counts, bytes};
 
 /// Bytes, by what they are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,9 +94,13 @@ impl Need {
 
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [programs, batches, data, checkpoint] =
-            [self.programs, self.batches, self.data, self.checkpoint].map(bytes);
-        write!(f, "programs {programs}, batches {batches}, index of the data {data}, checkpoint {checkpoint}")
+        let parts = [
+            ("programs", self.programs),
+            ("batches", self.batches),
+            ("index of the data", self.data),
+            ("checkpoint", self.checkpoint),
+        ];
+        f.write_str(&byte_counts(&parts))
     }
 }
 

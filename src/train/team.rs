@@ -44,19 +44,20 @@ impl Team {
         &self.group
     }
 
-    /// Refuses a process whose `what` is another one than the leader's, in the first line that differs.
+    /// Refuses a process whose `what` is another one than the leader's, in the first line that differs; else waits until all have agreed.
     ///
     /// # Errors
     /// When it is, or a process is lost.
     pub fn agree(&self, what: &str, own: &str) -> Result<(), TrainError> {
         let key = format!("agree/{what}");
         if self.leads() {
-            return Ok(self.group.put(&key, own.as_bytes())?);
+            self.group.put(&key, own.as_bytes())?;
         }
         let text = self.group.get(&key, TOGETHER)?;
         let leaders = String::from_utf8_lossy(&text);
         if leaders == own {
-            return Ok(());
+            // Nobody begins before all have agreed: one that refuses ends, and is lost for the others.
+            return self.wait_for_all(&format!("agreed/{what}"));
         }
         let (mut ours, mut theirs) = (own.lines(), leaders.lines());
         let differ = std::iter::from_fn(|| match (ours.next(), theirs.next()) {

@@ -43,6 +43,18 @@ impl AdLif {
     /// Range of `beta` for time constants of 30 to 120 steps.
     pub const BETA: (f64, f64) = (0.967_216_100_482_005_9, 0.991_701_292_638_876_8);
 
+    /// The largest eigenvalue, in absolute value, of the transition of `(u, w)` in a step without spikes, where these are the values of
+    /// `alpha` (in its `range`), `beta` and `a`. It is above 1 where `a < beta - 1`: such a neuron grows without bound between spikes.
+    pub fn growth(range: (f64, f64), [alpha, beta, a]: [f64; 3]) -> f64 {
+        let (alpha, beta) = (alpha.clamp(range.0, range.1), beta.clamp(AdLif::BETA.0, AdLif::BETA.1));
+        // u' = alpha u - (1 - alpha) (beta w + a u), w' = beta w + a u
+        let (trace, determinant) = (alpha + beta - (1.0 - alpha) * a.clamp(-1.0, 1.0), alpha * beta);
+        match trace * trace - 4.0 * determinant {
+            root if root >= 0.0 => (trace.abs() + root.sqrt()) / 2.0,
+            _ => determinant.sqrt(),
+        }
+    }
+
     fn factor(&self, cx: &mut StepContext, name: &str, range: (f64, f64)) -> Tensor {
         bounded(cx, name, self.n, range)
     }
@@ -81,5 +93,28 @@ impl AdLif {
         cx.set("s", &s);
         observe(cx, &u, &s);
         s
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The border is where `docs/spec/speech-and-gesture.md, "Speech cells"` puts an eigenvalue at 1.
+    #[test]
+    fn neurons_grow_where_the_adaptation_amplifies() {
+        let growth = |a: f64| AdLif::growth(AdLif::ALPHA, [0.9, 0.98, a]);
+        assert!(growth(-0.021) > 1.0 && growth(-0.019) < 1.0);
+        assert!((growth(-0.02) - 1.0).abs() < 1e-9);
+        assert!(growth(-1.0) > growth(-0.5) && (0.0..1.0).contains(&growth(1.0)), "{}", growth(-1.0));
+        // By hand: u' = (0.9 + 0.1) u - 0.098 w, w' = 0.98 w - u for a = -1.
+        let (mut u, mut w) = (1.0f64, -1.0f64);
+        let mut before = 1.0;
+        for _ in 0..200 {
+            before = u;
+            w = 0.98 * w - u;
+            u = 0.9 * u - 0.1 * w;
+        }
+        assert!((u / before - growth(-1.0)).abs() < 1e-9, "{} and {}", u / before, growth(-1.0));
     }
 }

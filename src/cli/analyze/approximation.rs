@@ -47,10 +47,12 @@ pub(super) fn run(flags: &ApproxFlags) -> Result<()> {
         let (low, high) = range(values);
         say!("{title}: {low:.6} to {high:.6}");
         let flat = values.iter().flatten().copied();
-        HeatMap::new(title, [rows, columns], flat, Axis::new("cosine").range(0.0, 1.0))
+        // One scale for both, which a cosine below zero widens.
+        let lowest = range(&measured).0.min(range(&expected).0).min(0.0);
+        HeatMap::new(title, [rows, columns], flat, Axis::new("cosine similarity").range(lowest, 1.0))
             .subtitle(format!("U Bernoulli(p), G normal(1, sigma), rank {rank}"))
-            .x(Axis::new("p"), 0.0, 0.1)
-            .y(Axis::new("sigma"), 0.1, 100.0)
+            .x(Axis::new("p, probability of a 1"), 0.0, 0.1)
+            .y(Axis::new("sigma, standard deviation"), 0.1, 100.0)
             .upward()
             .save(dir.join(name))?;
     }

@@ -48,8 +48,7 @@ struct Training<'a> {
 /// When a process cannot be started.
 pub fn all(plan: &Plan, at_a_time: usize, global: &Global) -> Result<Vec<String>> {
     let mut waiting: VecDeque<&Run> = plan.runs.iter().filter(|run| !report::is_complete(&run.dir)).collect();
-    let bar = global.bar(plan.runs.len(), "campaign");
-    bar.inc((plan.runs.len() - waiting.len()) as u64);
+    let bar = global.bar(plan.runs.len(), "runs").from((plan.runs.len() - waiting.len()) as u64);
     let (mut training, mut failures) = (Vec::<Training<'_>>::new(), Vec::new());
     let mut asked = false;
     while !(training.is_empty() && (waiting.is_empty() || stop::requested().is_some())) {
@@ -65,7 +64,7 @@ pub fn all(plan: &Plan, at_a_time: usize, global: &Global) -> Result<Vec<String>
                     training.push(start(plan, run, global)?);
                     continue;
                 }
-                bar.inc(1);
+                bar.inc();
             }
         }
         std::thread::sleep(PAUSE);
@@ -78,7 +77,7 @@ pub fn all(plan: &Plan, at_a_time: usize, global: &Global) -> Result<Vec<String>
             let ended = training.swap_remove(k);
             let name = ended.run.dir.display();
             if status.success() {
-                bar.inc(1);
+                bar.inc();
                 bar.suspend(|| say!("{}", report::line(&ended.run.dir, ended.since.elapsed())));
             } else if ended.began && RunDir::is_run(&ended.run.dir) && is_locked(&ended.run.dir) {
                 // Another process, which a killed campaign left behind, began it first.
@@ -88,7 +87,7 @@ pub fn all(plan: &Plan, at_a_time: usize, global: &Global) -> Result<Vec<String>
             }
         }
     }
-    bar.finish_and_clear();
+    bar.finish();
     Ok(failures)
 }
 
@@ -107,9 +106,9 @@ pub fn evaluate(plan: &Plan, global: &Global) -> Result<Vec<String>> {
         if !spawn(command, run, global)?.wait().context("cannot wait for an evaluation")?.success() {
             failures.push(format!("{}: {}", run.dir.display(), last_words(&run.dir)));
         }
-        bar.inc(1);
+        bar.inc();
     }
-    bar.finish_and_clear();
+    bar.finish();
     Ok(failures)
 }
 

@@ -284,11 +284,16 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
     let mut results = Results { rows: vec![], net: sweep.net.clone(), batch };
     let out = args.training.run.out.as_deref();
     let failed = || format!("cannot write results to {}", out.unwrap_or(Path::new("")).display());
+    let bar = global.bar(lengths.len() * drives.len() * learners.len(), "points of the sweep");
     // Methods are measured side by side, so that the machine's moods fall on all of them.
     for &steps in &lengths {
         for &drive in drives {
             for config in &learners {
-                results.rows.extend(sweep.point(steps, drive, config)?);
+                bar.message(format!("{} T = {steps}", sweep::label(&config.method)));
+                let row = sweep.point(steps, drive, config)?;
+                bar.inc();
+                bar.suspend(|| row.iter().for_each(results::print_row));
+                results.rows.extend(row);
                 // A sweep that is killed keeps what it has measured.
                 if let Some(out) = out.filter(|_| !results.rows.is_empty()) {
                     results.write_rows(out).with_context(failed)?;
@@ -296,6 +301,7 @@ fn sweep(args: &Args, global: &Global) -> Result<()> {
             }
         }
     }
+    bar.finish();
     results.rows.sort_by_key(|r| learners.iter().position(|l| sweep::label(&l.method) == r.method));
     if results.rows.is_empty() {
         return Ok(());
@@ -385,7 +391,6 @@ impl<'a> Sweep<'a> {
             let online = config.method.is_online();
             (row.form, row.cut) = (online.then(|| used.form.to_string()), used.cut.filter(|_| online));
         }
-        results::print_row(&row);
         Ok(Some(row))
     }
 }

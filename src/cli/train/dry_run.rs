@@ -11,7 +11,7 @@ use hlo::{
 use super::super::{OrUsage, Usage, output};
 use crate::{
     experiment::Experiment,
-    report::bytes,
+    report::{byte_counts, bytes},
     train::{
         program::{Spec, TrainProgram},
         replicas::Parts,
@@ -56,17 +56,14 @@ pub fn described(session: &Session, spec: &Spec, target: Option<&str>) -> Result
             writeln!(text, "  not {form}: {why}")?;
         }
     }
-    writeln!(
-        text,
-        "{} steps; compiled{place} in {seconds:.2} s; needs {} (arguments {}, results {}, donated {}, \
-         temporary {})",
-        spec.steps,
-        bytes(memory.total()),
-        bytes(memory.argument),
-        bytes(memory.output),
-        bytes(memory.alias),
-        bytes(memory.temp)
-    )?;
+    let parts = [
+        ("arguments", memory.argument),
+        ("results", memory.output),
+        ("donated", memory.alias),
+        ("temporary", memory.temp),
+    ];
+    let (all, parts) = (bytes(memory.total()), byte_counts(&parts));
+    writeln!(text, "{} steps; compiled{place} in {seconds:.2} s; needs {all} ({parts})", spec.steps)?;
     let Parts(replicas) = spec.parts;
     if replicas > 1 {
         let part = spec.model.batch();

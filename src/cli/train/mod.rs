@@ -7,13 +7,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use hlo::pjrt::{Device, Devices};
-use tasks::Split;
+use tasks::{Split, Task};
 
 pub use super::screen::{BatchReport, EpochReport, Lines, epoch_line};
 pub use dry_run::{compile_for, described, show};
 pub use flags::{RunFlags, TrainFlags};
 
-use super::{Global, OrUsage, Stopped, common, data, eval, resume::Resumed, screen::Screen, usage};
+use super::{Global, OrUsage, Stopped, bar::Bar, common, data, eval, resume::Resumed, screen::Screen, usage};
 use crate::{
     cell::Model,
     experiment::Experiment,
@@ -29,6 +29,7 @@ use crate::{
         run::{RunDir, RunError},
         score::Measure,
         session::Session,
+        settings::Settings,
         stop,
         team::Team,
         trainer::{Ending, Outcome, Programs, TrainError, Trainer},
@@ -253,9 +254,11 @@ impl<'a> Work<'a> {
         if let Some(untrained) = untrained(programs.train.learner()) {
             say!("{untrained}");
         }
-        let mut screen = Screen::new(self.global, session, &experiment, self.lines);
+        let total = total(&experiment.settings, trainer.task.as_ref())?;
+        let bar = Bar::new(self.global, total, "batches").from(start.1.step);
+        let mut screen = Screen::new(session, &experiment, self.lines, bar);
         let result = trainer.train(programs, start, |event| screen.hear(event));
-        screen.bar.finish_and_clear();
+        screen.bar.finish();
         if let (Ok(_), Some(team)) = (&result, &self.team) {
             // All end at the same update; what follows is the leader's own.
             team.leave();
@@ -272,7 +275,8 @@ impl<'a> Work<'a> {
         let outcome = result?;
         let history = drawn.context("training is complete and saved, but its curve could not be drawn")?;
         logged?;
-        conclude(&trainer, &outcome, &history, experiment.net.dt(), dir)
+        conclude(&trainer, &outcome, &history, experiment.net.dt(), dir)?;
+        eval::unstable(&experiment.net, &trainer.spec.model, &outcome.state)
     }
 
     /// Says again what came of a run that is complete.
@@ -288,6 +292,13 @@ impl<'a> Work<'a> {
         team.iter().for_each(Team::leave);
         Ok(())
     }
+}
+
+/// Batches of a run, where an end is set.
+fn total(settings: &Settings, task: &dyn Task) -> Result<Option<u64>> {
+    let each = task.batches(Split::Train, settings.batch)?;
+    let epochs = settings.epochs.zip(each).map(|(epochs, batches)| epochs.saturating_mul(batches));
+    Ok(settings.batches.into_iter().chain(epochs).min())
 }
 
 /// Trains with a leader, who records the run and says what came of it.
