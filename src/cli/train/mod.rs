@@ -221,9 +221,17 @@ impl<'a> Work<'a> {
     fn agree(&self, progress: &Progress) -> Result<()> {
         let Some(team) = &self.team else { return Ok(()) };
         let now = Setting::new(&self.session, self.global.threads());
-        team.agree("version of etrace", &format!("{} {}", now.version, now.revision.unwrap_or_default())).or_usage()?;
-        team.agree("configuration", &toml::to_string(&self.experiment)?).or_usage()?;
-        team.agree("checkpoint", &serde_json::to_string(progress)?).or_usage()
+        let version = format!("{} {}", now.version, now.revision.unwrap_or_default());
+        let all = [
+            ("version of etrace", version),
+            ("configuration", toml::to_string(&self.experiment)?),
+            ("checkpoint", serde_json::to_string(progress)?),
+        ];
+        let agree = |(what, own): &(&str, String)| team.agree(what, own);
+        all.iter().try_for_each(agree).map_err(|error| match error {
+            TrainError::Setting(text) => usage(text).into(),
+            other => other.into(),
+        })
     }
 
     /// Prints configuration and program.
