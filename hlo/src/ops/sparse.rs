@@ -17,7 +17,7 @@
 //! XLA's CPU compiler makes one loop of a gather and whatever computes its operand and reads its result: a transposition in front of the
 //! gather is then carried out once for each synapse, element by element, across memory; and a sum over lanes is a chain of scalar
 //! additions, during which the processor waits for the next row. What comes out of a loop is an array. So `SparseDot` passes its operand
-//! and its result through a loop that writes a row of them once more, and `SparseOuter` goes over tiles of rows: a tile gives [`LANES`]
+//! and its result through a loop that writes a row of them once more, and `SparseOuter` goes over tiles of rows: a tile gives a few
 //! sums for each place, which the next iteration adds and stores.
 
 use std::{cell::OnceCell, fmt, rc::Rc};

@@ -43,7 +43,7 @@ pub const TARGETS: &[&str] = &["tpu:v5e", "tpu:v4", "cuda:h100"];
 pub const CHILD: &str = "ETRACE_AOT_CHILD";
 
 /// A compilation that takes longer has hung.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// What a compilation for another device found out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -156,19 +156,26 @@ pub fn compile_in(
         .map_err(Error::io(command.get_program()))?;
     let status = wait(child).map_err(Error::io(command.get_program()))?;
     let report = fs::read(folder.0.join("report.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let failed = |what: String, output: String| Error::AotChild {
+    let because = |what: String, output: String, fix: String| Error::AotChild {
         target: target.to_owned(),
         what,
         output: if output.is_empty() { "(none)".into() } else { output },
-        fix: match kind {
+        fix,
+    };
+    let failed = |what, output| {
+        let fix = match kind {
             PluginKind::Cuda => "check that `ptxas` is installed (`etrace plugin install cuda`)".into(),
             _ => format!("reinstall the plugin (`etrace plugin install {kind}`)"),
-        },
+        };
+        because(what, output, fix)
     };
     match (status, report) {
         (Some(_), Some(report)) => read_report(&report, failed),
         (Some(status), None) => Err(failed(format!("died ({status})"), last_words(&errors))),
-        (None, _) => Err(failed(format!("was stopped after {PATIENCE:?}"), last_words(&errors))),
+        (None, _) => {
+            let fix = "give it the machine for itself, or a smaller program: narrower layers, a smaller batch".into();
+            Err(because(format!("was stopped after {PATIENCE:?}"), last_words(&errors), fix))
+        }
     }
 }
 
