@@ -12,7 +12,11 @@ use toml::Value;
 
 use crate::{
     cell::Mode,
-    learn::{LearnError, LossKind, Objective, objective::OfSum, sequence::LearnerConfig},
+    learn::{
+        LearnError, LossKind, Objective,
+        objective::{OfSum, Target},
+        sequence::LearnerConfig,
+    },
     settings::{self, Listed, SettingError, node::choices, range},
     table,
     train::{
@@ -154,6 +158,14 @@ impl Experiment {
         // What is stored must be readable again: reading checks the ranges of task and network.
         let stored = Value::try_from(self).map_err(|e| SettingError::new(e.to_string()))?;
         settings::read::<Experiment>(stored)?;
+        // The target is that of the task, whatever is written here; but who says otherwise is told.
+        let (said, task) = (self.objective.target, Target::from(self.task.targets()));
+        if ![Target::CLASS, task].contains(&said) {
+            return Err(SettingError::new(format!(
+                "the target of a run is what its task says, {task:?}, got {said:?}; leave it at its default, or write the training loop in a \
+                 program (docs/library.md)"
+            )));
+        }
         let (o, r) = (&self.optimizer, &self.objective.regularizer);
         let numbers = [
             ("settings.stop_at", self.settings.stop_at.unwrap_or(0.0), range::FRACTION),
