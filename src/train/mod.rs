@@ -18,6 +18,7 @@ pub mod run;
 pub mod score;
 pub mod session;
 pub mod settings;
+mod stage;
 pub mod stepwise;
 pub mod stop;
 pub mod sweep;

@@ -5,19 +5,22 @@
 //! While a process works on a run it holds a lock, which the system releases when the process ends, however it ends.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    io::{ErrorKind, Read, Seek, SeekFrom, Write},
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{checkpoint::write_atomic, record::Entry};
+use super::{
+    checkpoint::write_atomic,
+    record::Entry,
+    stage::{Stage, lock},
+};
 
-const CONFIG: &str = "config.toml";
+pub(super) const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
 const LOG: &str = "log.jsonl";
-const LOCK: &str = "lock";
 
 /// A run directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +61,7 @@ pub enum RunError {
 
 impl RunError {
     /// For `map_err`: an I/O error with the file it concerns.
-    fn io(path: &Path) -> impl Fn(std::io::Error) -> RunError {
+    pub(super) fn io(path: &Path) -> impl Fn(std::io::Error) -> RunError {
         move |source| RunError::Io { path: path.to_path_buf(), source }
     }
 }
@@ -239,108 +242,12 @@ fn append(file: &mut File, path: &Path, row: &impl Serialize) -> Result<(), RunE
     file.write_all(line.as_bytes()).map_err(RunError::io(path))
 }
 
-/// Locks a folder for this process and writes into the lock file who holds it.
-fn lock(run: &Path) -> Result<File, RunError> {
-    let path = run.join(LOCK);
-    let open = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
-    let mut file = open.map_err(RunError::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let holder = std::fs::read_to_string(&path).unwrap_or_default();
-            let holder = holder.lines().next().map(|who| format!(" by {who}")).unwrap_or_default();
-            return Err(RunError::Locked { path: run.to_path_buf(), holder });
-        }
-        // Some network file systems have no locks; a run there is as safe as it was without.
-        Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {}
-        Err(TryLockError::Error(e)) => return Err(RunError::io(&path)(e)),
-    }
-    let who = format!("process {} on {}\n", std::process::id(), super::record::host());
-    file.set_len(0).and_then(|()| file.write_all(who.as_bytes())).map_err(RunError::io(&path))?;
-    Ok(file)
-}
-
-/// A folder where a run is prepared: beside the run's, or inside it if that exists (it may be the only place on its file
-/// system). Removed on drop unless it became the run.
-struct Stage {
-    path: PathBuf,
-    /// The run's folder.
-    run: PathBuf,
-    inside: bool,
-    lock: Option<File>,
-}
-
-impl Stage {
-    fn new(run: &Path) -> Result<Stage, RunError> {
-        let inside = run.exists();
-        let absolute = if inside { run.canonicalize() } else { std::path::absolute(run) };
-        let run = absolute.map_err(RunError::io(run))?;
-        let name = run.file_name().unwrap_or_default().to_string_lossy();
-        let (parent, prefix) = match run.parent() {
-            Some(parent) if !inside => (parent, format!(".{name}.starting-")),
-            _ => (run.as_path(), ".starting-".to_string()),
-        };
-        std::fs::create_dir_all(parent).map_err(RunError::io(parent))?;
-        clear_leftovers(parent, &prefix);
-        let path = parent.join(format!("{prefix}{}", std::process::id()));
-        std::fs::create_dir(&path).map_err(RunError::io(&path))?;
-        let mut stage = Stage { path, run: run.clone(), inside, lock: None };
-        stage.lock = Some(lock(&stage.path)?);
-        Ok(stage)
-    }
-
-    /// Makes the folder the run. Of several processes that try, one succeeds.
-    fn publish(mut self) -> Result<File, RunError> {
-        let taken = || RunError::Taken { path: self.run.clone() };
-        if RunDir::is_run(&self.run) {
-            return Err(taken());
-        }
-        if self.inside {
-            return self.move_out();
-        }
-        match std::fs::rename(&self.path, &self.run) {
-            Ok(()) => self.lock.take().ok_or_else(|| RunError::Taken { path: self.run.clone() }),
-            Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => Err(taken()),
-            Err(e) => Err(RunError::io(&self.run)(e)),
-        }
-    }
-
-    /// Moves the files to a folder that may hold others. The configuration comes last: with it the run exists.
-    fn move_out(&self) -> Result<File, RunError> {
-        let lock = lock(&self.run)?;
-        if RunDir::is_run(&self.run) {
-            return Err(RunError::Taken { path: self.run.clone() });
-        }
-        let files = std::fs::read_dir(&self.path).map_err(RunError::io(&self.path))?;
-        let names = files.flatten().map(|file| file.file_name()).filter(|name| name != LOCK && name != CONFIG);
-        for name in names.chain([CONFIG.into()]) {
-            let to = self.run.join(&name);
-            std::fs::rename(self.path.join(&name), &to).map_err(RunError::io(&to))?;
-        }
-        Ok(lock)
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        // Gone already, if it became the run.
-        let _ = std::fs::remove_dir_all(&self.path);
-    }
-}
-
-/// Removes what killed processes prepared: folders of this name that nobody holds.
-fn clear_leftovers(parent: &Path, prefix: &str) {
-    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
-        let ours = entry.file_name().to_string_lossy().strip_prefix(prefix).is_some_and(|id| id.parse::<u32>().is_ok());
-        if ours && File::open(entry.path().join(LOCK)).is_ok_and(|file| file.try_lock().is_ok()) {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::stage::{LOCK, clear_leftovers},
+        *,
+    };
 
     struct Folder(PathBuf);
 
@@ -419,6 +326,28 @@ mod tests {
         create(&run).unwrap();
         assert_eq!(folder.names(), [".run.starting-2", "run"]);
         drop(held);
+    }
+
+    /// Between making its folder and locking it a start looks like what a killed process left.
+    #[test]
+    fn a_start_survives_those_who_clear_leftovers() {
+        let folder = Folder::new("claim");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                    clear_leftovers(&folder.0, ".run.starting-");
+                }
+            });
+            let failed = (0..500).find_map(|_| create_again(&folder.0.join("run")).err());
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            assert!(failed.is_none(), "{failed:?}");
+        });
+    }
+
+    fn create_again(run: &Path) -> Result<(), RunError> {
+        drop(create(run)?);
+        std::fs::remove_dir_all(run).map_err(RunError::io(run))
     }
 
     #[test]
