@@ -13,7 +13,10 @@ use super::run::{CONFIG, RunDir, RunError};
 /// The lock file of a run.
 pub(super) const LOCK: &str = "lock";
 
-/// How often a folder is made that others remove.
+/// In the names of folders that were taken away.
+const GONE: &str = ".gone-";
+
+/// How often a folder is made that others take away.
 const CLAIMS: usize = 1000;
 
 /// Locks a folder for this process and writes into the lock file who holds it.
@@ -66,7 +69,7 @@ impl Stage {
     }
 
     /// Makes the folder and locks it. Until it is locked, another process that starts here may take it for one that a killed process left,
-    /// and remove it: then it is made again.
+    /// and take it away: then it is made again.
     fn claim(path: &Path) -> Result<File, RunError> {
         let mut tries = 0;
         loop {
@@ -128,16 +131,24 @@ fn is_at(file: &File, path: &Path) -> bool {
     matches!((file.metadata().map(id), std::fs::metadata(path).map(id)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Removes what killed processes prepared: folders of this name that nobody holds.
+/// Removes what killed processes prepared: folders of this name that nobody holds. One is taken away by a rename while its lock is held,
+/// so that a process that lives after all notices before it writes anything ([`Stage::claim`]); only then is it removed.
 pub(super) fn clear_leftovers(parent: &Path, prefix: &str) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
-        let ours = entry.file_name().to_string_lossy().strip_prefix(prefix).is_some_and(|id| id.parse::<u32>().is_ok());
-        // The lock is held until the folder is gone, so that its process notices if it lives after all.
-        if let Ok(file) = File::open(entry.path().join(LOCK))
-            && ours
+        let (name, path) = (entry.file_name(), entry.path());
+        let Some(id) = name.to_str().and_then(|name| name.strip_prefix(prefix)) else { continue };
+        if id.contains(GONE) {
+            // What was taken away by a process that was killed before it was removed.
+            let _ = std::fs::remove_dir_all(path);
+        } else if id.parse::<u32>().is_ok()
+            && let Ok(file) = File::open(path.join(LOCK))
             && file.try_lock().is_ok()
+            && is_at(&file, &path.join(LOCK))
         {
-            let _ = std::fs::remove_dir_all(entry.path());
+            let gone = parent.join(format!("{prefix}{id}{GONE}{}", std::process::id()));
+            if std::fs::rename(&path, &gone).is_ok() {
+                let _ = std::fs::remove_dir_all(gone);
+            }
         }
     }
 }
