@@ -184,7 +184,7 @@ fn an_evaluation_says_the_same_of_every_sample() {
         let spec = experiment.spec_of(task.steps(), Parts(session.replicas())).expect("it divides");
         let state = program::start(&session, &spec.model, spec.optimizer.rule, 3).expect("parameters");
         let eval = EvalProgram::new(&session, &spec).expect("it compiles");
-        let found = evaluate(&eval, &task, &state, Split::Test, (1, None), 1).expect("an evaluation");
+        let found = evaluate(&eval, &task, &state, Split::Test, (1, None), 1, &mut || {}).expect("an evaluation");
         assert_eq!(found.answers.len(), 11);
         let (answers, loss) = first.get_or_insert_with(|| (found.answers.clone(), found.loss));
         assert_eq!(*answers, found.answers, "{} replicas", session.replicas());

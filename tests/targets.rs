@@ -115,7 +115,7 @@ fn every_form_says_the_same_score() {
             assert!((l - loss).abs() < 1e-4 * loss.max(1.0), "{line}, {learner:?}: loss {l}, evaluation {loss}");
             assert!(report.norm > 0.0, "{line}, {learner:?} learns");
         }
-        let whole = evaluate(&eval, &task, &state, Split::Train, (1, Some(2)), 1).expect("an evaluation");
+        let whole = evaluate(&eval, &task, &state, Split::Train, (1, Some(2)), 1, &mut || {}).expect("an evaluation");
         assert_eq!(whole.samples, 2 * n);
         match whole.score {
             Score::Accuracy(_) => assert_eq!(whole.answers.len(), 3 * 2 * n, "an answer for each step that counts"),

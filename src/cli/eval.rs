@@ -23,7 +23,7 @@ use crate::{
     train::{
         checkpoint::{self, write_atomic},
         efficiency::{EFFICIENCY, EfficiencyProgram},
-        evaluate::{Evaluation, Rates, evaluate_and_tell, layer_label},
+        evaluate::{Evaluation, Rates, evaluate, layer_label},
         program::{EvalProgram, TrainState},
         replicas::Parts,
     },
@@ -108,7 +108,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     let total = batches.map_or_else(|| task.batches(split, spec.batch()), |n| Ok(Some(n)))?;
     let bar = Bar::new(global, total, "batches");
     let of = (settings.seed, batches);
-    let found = evaluate_and_tell(&program, &task, &state, split, of, settings.threads, &mut || bar.inc());
+    let found = evaluate(&program, &task, &state, split, of, settings.threads, &mut || bar.inc());
     bar.finish();
     let found = found?;
     say!(

@@ -3,25 +3,21 @@
 
 use std::{fmt, sync::Arc};
 
-use hlo::{
-    Func, Shape,
-    pjrt::{Arg, Executable},
-};
 use serde::{Deserialize, Serialize};
-use tasks::{Loader, LoaderSettings, Split, Task};
+use tasks::{Split, Task};
 
 use super::{
     evaluate::Evaluation,
-    fed::Fed,
-    program::{ProgramError, Spec, TrainState, drawn_states, initial_states, sequences},
-    replicas::Parts,
-    session::{Session, SessionError},
-    trainer::{TrainError, arrays},
-    update::parameters,
+    forward::{Forward, Given},
+    program::{ProgramError, Spec, TrainState},
+    session::Session,
+    trainer::TrainError,
 };
 use crate::{
-    cell::Model,
-    learn::{Learner, synapses::Synapses},
+    learn::{
+        Learner,
+        synapses::{self, Synapses},
+    },
     report::{Align, Table, bytes},
 };
 
@@ -74,9 +70,7 @@ pub struct Efficiency {
 
 /// A compiled count.
 pub struct EfficiencyProgram {
-    executable: Executable,
-    session: Session,
-    model: Model,
+    forward: Forward,
     synapses: Synapses,
     steps: usize,
 }
@@ -88,26 +82,17 @@ impl EfficiencyProgram {
     /// When the program does not compile.
     pub fn new(session: &Session, spec: &Spec) -> Result<EfficiencyProgram, ProgramError> {
         let learner = Learner::new(&spec.evaluation, &spec.objective, &spec.learner.without_learning())?;
-        let model = &spec.evaluation;
-        let synapses = learner.synapses(model);
-        let arguments = [parameters(model), sequences(model, spec.steps, spec.objective.target)].concat();
-        let shapes: Vec<Shape> = arguments.iter().map(|(_, s)| s.clone()).collect();
-        let n = model.params.len();
-        let func = Func::trace(&shapes, |g, v| {
-            let (given, data) = v[n..].split_at(v.len() - n - 2);
-            let states = initial_states(g, model, given);
-            let counts = learner.count_synapses(g, model, &synapses, &v[..n], &states, &data[0]);
-            let each = counts.effective.into_iter().chain(counts.graded).chain(counts.dense).chain(counts.nonzero);
-            each.chain([counts.updates]).collect()
-        });
-        let names: Vec<String> = arguments.into_iter().map(|(n, _)| n).collect();
+        let synapses = learner.synapses(&spec.evaluation);
         let count = |what: &str| (0..synapses.connections.len()).map(|k| format!("{what}.{k}")).collect::<Vec<_>>();
         let mut results = ["effective", "graded", "dense", "nonzero"].map(count).concat();
         results.push("updates".into());
-        let program = hlo::lower("efficiency", &func, &names, &results, &[]).map_err(SessionError::from)?;
-        let session = session.of_this_process();
-        let executable = Parts(session.replicas()).compile(&session, &program)?;
-        Ok(EfficiencyProgram { executable, session, model: model.clone(), synapses, steps: spec.steps })
+        let forward = Forward::new(session, spec, "efficiency", &results, |g, given| {
+            let Given { params, states, inputs, .. } = given;
+            let counts = learner.count_synapses(g, &spec.evaluation, &synapses, params, states, inputs);
+            let each = counts.effective.into_iter().chain(counts.graded).chain(counts.dense).chain(counts.nonzero);
+            each.chain([counts.updates]).collect()
+        })?;
+        Ok(EfficiencyProgram { forward, synapses, steps: spec.steps })
     }
 
     /// Counts over the first batches of a split, `batches` at most; `found` is what the evaluation said of the same network.
@@ -122,51 +107,26 @@ impl EfficiencyProgram {
         (seed, batches): (u64, u64),
         found: &Evaluation,
     ) -> Result<Efficiency, TrainError> {
-        let parts = Parts(self.session.replicas());
-        let settings = LoaderSettings {
-            batch: self.model.batch() * parts.0,
-            epochs: Some(1),
-            epoch_steps: Some(batches),
-            threads: 1,
-            ahead: 1,
-            ..LoaderSettings::new(split, seed)
-        };
         let n = self.synapses.connections.len();
         let (mut sums, mut sequences) = (vec![0.0; 2 * n + 1], 0.0);
-        let (mut dense, mut nonzero) = (vec![], vec![]);
-        for item in Loader::new(task.clone(), settings)? {
-            let (position, batch) = item?;
-            let real = batch.real;
-            let (inputs, target) = arrays(batch)?;
-            let drawn = drawn_states(&self.model, parts, seed ^ 0xE7A1, position.step);
-            let fed = Fed::upload(&self.session, parts, None, &drawn, &inputs, &target)?;
-            let on = state.params_of_each().zip(&fed.0);
-            let out = self
-                .executable
-                .run_each(on.map(|(params, on)| params.iter().chain(on).map(Arg::Keep).collect()).collect())
-                .map_err(SessionError::from)?;
-            let whole = |k: usize| -> Result<Vec<f32>, TrainError> {
-                let mut all = Vec::new();
-                for part in &out {
-                    let array = part[k].to_array().map_err(SessionError::from)?;
-                    all.extend(array.to_vec::<f32>().map_err(|e| SessionError::from(hlo::pjrt::Error::from(e)))?);
-                }
-                Ok(all)
-            };
+        let mut fixed = vec![0.0; 2 * n];
+        self.forward.each(task, state, split, (seed, Some(batches)), 1, |batch, values| {
             for (sum, k) in sums.iter_mut().zip((0..2 * n).chain([4 * n])) {
-                *sum += whole(k)?[..real].iter().map(|v| f64::from(*v)).sum::<f64>();
+                *sum += values.whole(k)?[..batch.real].iter().map(|v| f64::from(*v)).sum::<f64>();
             }
-            let first = |k: usize| -> Result<f64, TrainError> { Ok(f64::from(whole(k)?[0])) };
-            dense = (2 * n..3 * n).map(first).collect::<Result<_, _>>()?;
-            nonzero = (3 * n..4 * n).map(first).collect::<Result<_, _>>()?;
-            sequences += real as f64;
-        }
+            // The same on every device and in every batch.
+            for (value, k) in fixed.iter_mut().zip(2 * n..4 * n) {
+                *value = f64::from(values.whole(k)?[0]);
+            }
+            sequences += batch.real as f64;
+            Ok(())
+        })?;
         let per_step = 1.0 / (sequences * self.steps as f64).max(1.0);
-        let connection = |(k, c): (usize, &crate::learn::synapses::Connection)| Connection {
+        let connection = |(k, c): (usize, &synapses::Connection)| Connection {
             name: c.name.clone(),
             weights: c.weights,
-            nonzero: nonzero.get(k).copied().unwrap_or_default(),
-            dense: dense.get(k).copied().unwrap_or_default(),
+            nonzero: fixed[n + k],
+            dense: fixed[k],
             effective: sums[k] * per_step,
             spikes: sums[n + k] == 0.0,
         };
@@ -176,18 +136,16 @@ impl EfficiencyProgram {
 
     fn summary(&self, connections: Vec<Connection>, membrane_updates: f64, found: &Evaluation) -> Efficiency {
         let total = |of: &dyn Fn(&Connection) -> f64| connections.iter().map(of).sum::<f64>();
-        let neurons: Vec<f64> = self
-            .model
-            .spiking()
-            .map(|(k, _)| self.model.step.results()[self.model.states.len() + 1 + k].dims()[1] as f64)
-            .collect();
+        let model = self.forward.model();
+        let observed = &model.step.results()[model.states.len() + 1..];
+        let neurons: Vec<f64> = model.spiking().map(|(k, _)| observed[k].dims()[1] as f64).collect();
         let spikes: f64 = found.rates.iter().zip(&neurons).map(|((_, rate), n)| rate * n).sum();
         let all: f64 = neurons.iter().sum();
         let (weights, nonzero) = (total(&|c| c.weights as f64), total(&|c| c.nonzero));
-        let state_bytes: usize = self.model.states.iter().map(|s| s.shape.bytes()).sum();
+        let state_bytes: usize = model.states.iter().map(|s| s.shape.bytes()).sum();
         Efficiency {
-            parameter_bytes: self.model.params.iter().map(|p| p.shape.bytes() as u64).sum(),
-            state_bytes: (state_bytes / self.model.batch().max(1)) as u64,
+            parameter_bytes: model.params.iter().map(|p| p.shape.bytes() as u64).sum(),
+            state_bytes: (state_bytes / model.batch().max(1)) as u64,
             connection_sparsity: if weights > 0.0 { 1.0 - nonzero / weights } else { 0.0 },
             activation_sparsity: (all > 0.0).then(|| 1.0 - spikes / all),
             dense: total(&|c| c.dense),

@@ -4,12 +4,12 @@
 use std::path::Path;
 use std::{fmt, sync::Arc};
 
-use tasks::{Loader, LoaderSettings, Split, Task};
+use tasks::{Split, Task};
 
 use super::{
-    program::{EvalProgram, TrainState, drawn_states},
+    program::{EvalProgram, TrainState},
     score::{Measure, Score},
-    trainer::{TrainError, arrays},
+    trainer::TrainError,
 };
 use crate::{
     learn::objective::TargetKind,
@@ -50,6 +50,7 @@ pub struct Evaluation {
 }
 
 /// Evaluates the parameters of `state` on a split of a task: on all of it, or on `batches`, which a task needs that makes trials for ever.
+/// `done` is called after each batch.
 ///
 /// # Errors
 /// When data or device fail.
@@ -60,54 +61,26 @@ pub fn evaluate(
     split: Split,
     of: (u64, Option<u64>),
     threads: usize,
-) -> Result<Evaluation, TrainError> {
-    evaluate_and_tell(program, task, state, split, of, threads, &mut || {})
-}
-
-/// As [`evaluate`]; `done` is called after each batch.
-///
-/// # Errors
-/// When data or device fail.
-pub fn evaluate_and_tell(
-    program: &EvalProgram,
-    task: &Arc<dyn Task>,
-    state: &TrainState,
-    split: Split,
-    (seed, batches): (u64, Option<u64>),
-    threads: usize,
     done: &mut dyn FnMut(),
 ) -> Result<Evaluation, TrainError> {
-    let settings = LoaderSettings {
-        batch: program.model().batch() * program.parts().0,
-        epochs: Some(1),
-        epoch_steps: batches,
-        threads: threads.max(1),
-        ahead: 2,
-        ..LoaderSettings::new(split, seed)
-    };
-    let classes = program.model().output.dims[1];
+    let classes = program.forward.model().output.dims[1];
     let mut found = Evaluation { classes, ..Evaluation::default() };
     found.rates = program.layers().iter().map(|name| (name.clone(), 0.0)).collect();
     let mut scores = 0.0;
-    for item in Loader::new(task.clone(), settings)? {
-        let (position, batch) = item?;
-        let (real, rows, ids) = (batch.real, batch.batch, batch.ids.clone());
-        let targets = batch.targets.clone();
-        let (inputs, target) = arrays(batch)?;
-        // A stream of its own: evaluation must not change what training draws.
-        let drawn = drawn_states(program.model(), program.parts(), seed ^ 0xE7A1, position.step);
-        let report = program.run(state, &drawn, &inputs, &target)?;
-        found.loss += report.losses[..real].iter().map(|v| f64::from(*v)).sum::<f64>();
-        for (mean, rates) in found.rates.iter_mut().zip(&report.rates) {
-            mean.1 += rates[..real].iter().map(|v| f64::from(*v)).sum::<f64>();
-        }
-        scores += report.scores[..real].iter().map(|v| f64::from(*v)).sum::<f64>();
-        found.samples += real;
+    program.forward.each(task, state, split, of, threads, |batch, values| {
+        let report = program.report(values)?;
+        let sum = |values: &[f32]| values[..batch.real].iter().map(|v| f64::from(*v)).sum::<f64>();
+        found.loss += sum(&report.losses);
+        found.rates.iter_mut().zip(&report.rates).for_each(|(mean, rates)| mean.1 += sum(rates));
+        scores += sum(&report.scores);
+        found.samples += batch.real;
         if program.target().kind == TargetKind::Class {
-            found.answers.extend(answers(&report.out, (rows, classes), &targets, &ids[..real]));
+            let ids = &batch.ids[..batch.real];
+            found.answers.extend(answers(&report.out, (batch.rows, classes), &batch.targets, ids));
         }
         done();
-    }
+        Ok(())
+    })?;
     let n = found.samples.max(1) as f64;
     found.loss /= n;
     found.score = match Measure::of(program.target()) {

@@ -7,6 +7,7 @@ pub mod engine;
 pub mod evaluate;
 mod fed;
 pub mod feed;
+mod forward;
 pub mod history;
 pub mod need;
 pub mod observe;

@@ -47,7 +47,7 @@ impl Need {
         let state = state_bytes(spec);
         let copies = session.in_one_memory();
         let train = planned(train.executable.memory())?.total().saturating_mul(copies);
-        let eval = eval.map(|e| planned(e.executable.memory())).transpose()?.map_or(0, |m| m.total());
+        let eval = eval.map(|e| planned(e.forward.executable.memory())).transpose()?.map_or(0, |m| m.total());
         let eval = eval.saturating_mul(copies);
         let model = &spec.model;
         let inputs = size(&[spec.parts.0, spec.steps, model.input.elements()]);

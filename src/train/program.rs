@@ -11,14 +11,15 @@
 use hlo::{
     DType, Func, Graph, Program, Shape, Tensor,
     array::Array,
-    pjrt::{Arg, Buffer, Executable},
+    pjrt::{Buffer, Executable},
 };
 
 use super::{
+    forward::{self, Forward},
     optimizer::{Optimizer, Rule},
     replicas::{Means, Parts},
     session::{Session, SessionError},
-    update::{Argument, Given, Update, parameters},
+    update::{Argument, Given, Update},
 };
 use crate::{
     cell::{Model, ParamSpec, StateInit, StateSpec},
@@ -85,12 +86,7 @@ pub struct TrainProgram {
 
 /// A compiled evaluation.
 pub struct EvalProgram {
-    /// The compiled program.
-    pub executable: Executable,
-    /// Those of this process: each evaluates alone.
-    session: Session,
-    model: Model,
-    parts: Parts,
+    pub(super) forward: Forward,
     /// Layers that fire.
     layers: Vec<String>,
     target: Target,
@@ -376,33 +372,23 @@ impl EvalProgram {
     pub fn new(session: &Session, spec: &Spec) -> Result<EvalProgram, ProgramError> {
         spec.objective.of_a_task()?;
         let learner = Learner::new(&spec.evaluation, &spec.objective, &spec.learner.without_learning())?;
-        let model = &spec.evaluation;
         let target = spec.objective.target;
-        let arguments = [parameters(model), sequences(model, spec.steps, target)].concat();
-        let shapes: Vec<Shape> = arguments.iter().map(|(_, s)| s.clone()).collect();
-        let n = model.params.len();
         let counted = (spec.steps - spec.learner.warmup.min(spec.steps)).max(1) as f64;
-        let func = Func::trace(&shapes, |g, v| {
-            let (given, data) = v[n..].split_at(v.len() - n - 2);
-            let states = initial_states(g, model, given);
-            let all = learner.evaluated(g, &v[..n], &states, (&data[0], &data[1]), target.per_step);
+        let layers: Vec<String> = spec.evaluation.spiking().map(|(_, layer)| layer.to_string()).collect();
+        let rates = layers.iter().enumerate().map(|(k, _)| format!("rate.{k}"));
+        let results: Vec<String> = ["losses", "scores", "out"].map(String::from).into_iter().chain(rates).collect();
+        let forward = Forward::new(session, spec, "eval", &results, |g, given| {
+            let forward::Given { params, states, inputs, target: answers } = given;
+            let all = learner.evaluated(g, params, states, (inputs, answers), target.per_step);
             let losses = if spec.objective.of_sum == OfSum::Never { all.losses * (1.0 / counted) } else { all.losses };
             let mut results = match all.each {
-                None => vec![losses, hits(&all.out, &data[1]), all.out],
-                Some(each) => vec![losses, spec.objective.scores_of(&each, &data[1]), each],
+                None => vec![losses, hits(&all.out, answers), all.out],
+                Some(each) => vec![losses, spec.objective.scores_of(&each, answers), each],
             };
             results.extend(all.spikes.into_iter().map(|s| s * (1.0 / spec.steps.max(1) as f64)));
             results
-        });
-        let names: Vec<String> = arguments.into_iter().map(|(n, _)| n).collect();
-        let mut results = ["losses", "hits", "out"].map(String::from).to_vec();
-        let layers: Vec<String> = model.spiking().map(|(_, layer)| layer.to_string()).collect();
-        results.extend(layers.iter().enumerate().map(|(k, _)| format!("rate.{k}")));
-        let program = hlo::lower("eval", &func, &names, &results, &[]).map_err(SessionError::from)?;
-        let session = session.of_this_process();
-        let parts = Parts(session.replicas());
-        let executable = parts.compile(&session, &program)?;
-        Ok(EvalProgram { executable, session, model: model.clone(), parts, layers, target })
+        })?;
+        Ok(EvalProgram { forward, layers, target })
     }
 
     /// Runs a whole batch with the parameters of `state`. `drawn` are the states of [`drawn_states`].
@@ -416,44 +402,26 @@ impl EvalProgram {
         inputs: &Array,
         target: &Array,
     ) -> Result<EvalReport, SessionError> {
-        let given = Fed::upload(&self.session, self.parts, None, drawn, inputs, target)?;
-        let on = state.params_of_each().zip(&given.0);
-        let out = self
-            .executable
-            .run_each(on.map(|(params, on)| params.iter().chain(on).map(Arg::Keep).collect()).collect())?;
-        // The parts of each result, one after the other.
-        let whole = |k: usize| -> Result<Vec<f32>, SessionError> {
-            let mut all = Vec::new();
-            for part in &out {
-                all.extend(part[k].to_array()?.to_vec::<f32>().map_err(hlo::pjrt::Error::from)?);
-            }
-            Ok(all)
-        };
-        let rates = (3..3 + self.layers.len()).map(whole).collect::<Result<_, _>>()?;
-        let mut all = whole(2)?;
-        if self.target.per_step && self.parts.0 > 1 {
+        self.report(&self.forward.run(state, drawn, inputs, target)?)
+    }
+
+    /// What the values of a batch say.
+    pub(super) fn report(&self, values: &forward::Values) -> Result<EvalReport, SessionError> {
+        let rates = (3..3 + self.layers.len()).map(|k| values.whole(k)).collect::<Result<_, _>>()?;
+        let (mut out, Parts(parts)) = (values.whole(2)?, self.forward.parts());
+        if self.target.per_step && parts > 1 {
             // [part, T, B / parts, C] to [T, B, C].
-            let row = self.model.output.elements();
-            let steps = all.len() / (row * self.parts.0);
-            let rows = (0..steps).flat_map(|t| (0..self.parts.0).map(move |k| (k * steps + t) * row));
-            all = rows.flat_map(|at| all[at..at + row].iter().copied()).collect();
+            let row = self.forward.model().output.elements();
+            let steps = out.len() / (row * parts);
+            let rows = (0..steps).flat_map(|t| (0..parts).map(move |k| (k * steps + t) * row));
+            out = rows.flat_map(|at| out[at..at + row].iter().copied()).collect();
         }
-        Ok(EvalReport { losses: whole(0)?, scores: whole(1)?, out: all, rates })
+        Ok(EvalReport { losses: values.whole(0)?, scores: values.whole(1)?, out, rates })
     }
 
     /// What the outputs are compared with.
     pub fn target(&self) -> Target {
         self.target
-    }
-
-    /// How many devices share a batch.
-    pub fn parts(&self) -> Parts {
-        self.parts
-    }
-
-    /// The model inside, for the part of a device.
-    pub fn model(&self) -> &Model {
-        &self.model
     }
 
     /// Names of the layers that fire.

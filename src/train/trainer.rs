@@ -460,7 +460,7 @@ impl Trainer<'_> {
     /// # Errors
     /// When data or device fail.
     pub fn evaluate(&self, eval: &EvalProgram, state: &TrainState, split: Split) -> Result<Evaluation, TrainError> {
-        evaluate(eval, &self.task, state, split, (self.settings.seed, None), self.settings.threads)
+        evaluate(eval, &self.task, state, split, (self.settings.seed, None), self.settings.threads, &mut || {})
     }
 }
 
