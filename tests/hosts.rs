@@ -99,50 +99,49 @@ fn other_settings_are_refused() {
     assert!(said(&leader.stderr).contains("process 1 on"), "{}", said(&leader.stderr));
 }
 
-#[test]
-fn a_signal_to_one_stops_both() {
-    let folder = Folder::new("hosts-stop");
-    let whole = folder.path().join("whole");
+/// A long run, undisturbed in the folder `whole`; and for each of two processes the same run, with a signal sent to that one.
+fn disturbed(folder: &Folder, signal: &str, check: impl Fn(usize, &Path, [Output; 2], &Path)) {
     let line = |run: &Path| format!("{SMALL} --epochs 400 --replicas 2 --out {}", run.display());
+    let whole = folder.path().join("whole");
     succeeds(&line(&whole));
     for process in [0, 1] {
         let run = folder.path().join(format!("run-{process}"));
         let two = Two::start([&line(&run), &line(&run)]);
         trains(&run);
-        two.signal(process, "-TERM");
+        two.signal(process, signal);
+        let clock = Instant::now();
         let ends = two.end();
+        assert!(clock.elapsed() < NOTICED, "{:?}", clock.elapsed());
+        check(process, &run, ends, &whole);
+    }
+}
+
+#[test]
+fn a_signal_to_one_stops_both() {
+    let folder = Folder::new("hosts-stop");
+    disturbed(&folder, "-TERM", |_, run, ends, whole| {
         assert_eq!(ends.each_ref().map(|end| end.status.code()), [Some(143); 2], "{}", said(&ends[0].stderr));
         assert!(said(&ends[0].stdout).contains("interrupted after update"));
         let on = format!("dms --resume {}", run.display());
         let ends = Two::start([&on, &on]).end();
         assert!(ends.iter().all(|end| end.status.success()), "{}", said(&ends[0].stderr));
-        assert_eq!(metrics(&run), metrics(&whole));
-        assert!(checkpoint(&run, "last") == checkpoint(&whole, "last"), "as if nothing had happened");
-    }
+        assert_eq!(metrics(run), metrics(whole));
+        assert!(checkpoint(run, "last") == checkpoint(whole, "last"), "as if nothing had happened");
+    });
 }
 
 #[test]
 fn a_killed_process_ends_the_other_and_the_run_goes_on() {
     let folder = Folder::new("hosts-kill");
-    let whole = folder.path().join("whole");
-    let line = |run: &Path| format!("{SMALL} --epochs 400 --replicas 2 --out {}", run.display());
-    succeeds(&line(&whole));
-    for killed in [0, 1] {
-        let run = folder.path().join(format!("run-{killed}"));
-        let two = Two::start([&line(&run), &line(&run)]);
-        trains(&run);
-        two.signal(killed, "-KILL");
-        let clock = Instant::now();
-        let ends = two.end();
-        assert!(clock.elapsed() < NOTICED, "{:?}", clock.elapsed());
+    disturbed(&folder, "-KILL", |killed, run, ends, whole| {
         let other = &ends[1 - killed];
         let why = said(&other.stderr);
         assert_eq!(other.status.code(), Some(1), "{why}");
         assert!(why.contains(&format!("process {killed} on")) && why.contains("--resume"), "{why}");
         // With one process, with as many replicas.
         succeeds(&format!("dms --resume {}", run.display()));
-        assert!(checkpoint(&run, "last") == checkpoint(&whole, "last"), "as if nothing had happened");
-    }
+        assert!(checkpoint(run, "last") == checkpoint(whole, "last"), "as if nothing had happened");
+    });
 }
 
 #[test]

@@ -547,7 +547,9 @@ fn replicas_run_where_they_are_assigned() {
     let default = CompileOptions::default().uncached();
     assert_eq!((CLIENT.process(), CLIENT.devices_everywhere()), (0, CLIENT.device_count()));
     let all = CLIENT.assign_everywhere();
-    assert_eq!((&all, all.here.clone()), (&CLIENT.assign_here(), 0..CLIENT.device_count()));
+    assert_eq!((&all, all.here.clone()), (&CLIENT.assign_here(usize::MAX), 0..CLIENT.device_count()));
+    let one = CLIENT.assign_here(1);
+    assert_eq!((one.devices.as_slice(), one.here), (&all.devices[..1], 0..1));
     let on = |devices: [usize; 2]| Assignment { devices: devices.map(|d| all.devices[d]).to_vec(), here: 0..2 };
     let x = |value: f32, device| CLIENT.upload_to(&Array::f32([value, 0.0], [2]).unwrap(), device).unwrap();
     for devices in [[1, 0], [0, 1]] {

@@ -153,10 +153,7 @@ impl Session {
         let mut options = CompileOptions::default();
         if replicas > 1 {
             // Left to itself a plugin may put them in an order of its own.
-            let mut first = client.assign_here();
-            first.devices.truncate(replicas);
-            first.here = 0..replicas;
-            options = options.assigned(first);
+            options = options.assigned(client.assign_here(replicas));
         }
         Ok(Session { client, options, device, here: 0..replicas })
     }
@@ -194,7 +191,7 @@ impl Session {
     pub fn of_this_process(&self) -> Session {
         let (client, device, mut options) = (self.client.clone(), self.device, self.options.clone());
         if self.here.len() < self.replicas() {
-            options = options.assigned(client.assign_here());
+            options = options.assigned(client.assign_here(self.here.len()));
         }
         Session { client, options, device, here: 0..self.here.len() }
     }

@@ -30,7 +30,7 @@ mod wire;
 
 use service::Service;
 use std::{
-    io::{ErrorKind, Write},
+    io::ErrorKind,
     net::{Shutdown, TcpStream, ToSocketAddrs},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -361,7 +361,6 @@ impl Drop for Group {
     fn drop(&mut self) {
         lock(&self.watch).left = true;
         // Where it was not left, the others notice the end of this connection.
-        let _ = self.member.flush();
         let _ = self.member.shutdown(Shutdown::Both);
     }
 }

@@ -11,7 +11,7 @@ use super::{
     store,
 };
 use crate::{Program, array::Array, hosts::Group};
-use std::{fmt, num::NonZeroUsize, ops::Range, str::FromStr, sync::Arc};
+use std::{fmt, num::NonZeroUsize, str::FromStr, sync::Arc};
 
 /// How a client is created.
 #[derive(Clone, Debug)]
@@ -289,19 +289,21 @@ impl Client {
 
     /// A replica on each device of all processes, those of process 0 first.
     pub fn assign_everywhere(&self) -> Assignment {
-        self.assign(0..self.everywhere.len())
+        let first = self.first();
+        let devices = self.everywhere.iter().map(|d| d.id).collect();
+        Assignment { devices, here: first..first + self.devices.len() }
     }
 
-    /// A replica on each device of this process.
-    pub fn assign_here(&self) -> Assignment {
-        let first = self.everywhere.partition_point(|d| d.process < self.process);
-        self.assign(first..first + self.devices.len())
+    /// A replica on each of the first `count` devices of this process; on all if it has fewer.
+    pub fn assign_here(&self, count: usize) -> Assignment {
+        let count = count.min(self.devices.len());
+        let own = &self.everywhere[self.first()..][..count];
+        Assignment { devices: own.iter().map(|d| d.id).collect(), here: 0..count }
     }
 
-    fn assign(&self, chosen: Range<usize>) -> Assignment {
-        let chosen = &self.everywhere[chosen];
-        let first = chosen.partition_point(|d| d.process < self.process);
-        Assignment { devices: chosen.iter().map(|d| d.id).collect(), here: first..first + self.devices.len() }
+    /// Where the devices of this process begin in the list of all.
+    fn first(&self) -> usize {
+        self.everywhere.partition_point(|d| d.process < self.process)
     }
 
     pub(super) fn device(&self, device: usize) -> Result<*mut ffi::Device> {

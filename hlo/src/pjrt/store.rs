@@ -45,14 +45,8 @@ unsafe extern "C" fn get(args: *mut ffi::KeyValueGetArgs) -> *mut ffi::Error {
         let args = &mut *args;
         let timeout = Duration::from_millis(u64::try_from(args.timeout_in_ms).unwrap_or(0));
         let found = asked(args.user_arg, args.key, args.key_size, |group, key| group.get(key, timeout));
-        match found.and_then(hand_over) {
-            Ok((value, size)) => {
-                (args.value, args.value_size) = (value, size);
-                args.value_deleter = Some(take_back);
-                null_mut()
-            }
-            Err(failure) => refuse(args.callback_error, &failure),
-        }
+        let out = (&mut args.value, &mut args.value_size, &mut args.value_deleter);
+        answer(found, out, args.callback_error)
     }
 }
 
@@ -64,14 +58,8 @@ unsafe extern "C" fn try_get(args: *mut ffi::KeyValueTryGetArgs) -> *mut ffi::Er
         let args = &mut *args;
         let found = asked(args.user_arg, args.key, args.key_size, |group, key| group.try_get(key));
         let found = found.and_then(|value| value.ok_or_else(|| (NOT_FOUND, "no value was put for this key".into())));
-        match found.and_then(hand_over) {
-            Ok((value, size)) => {
-                (args.value, args.value_size) = (value, size);
-                args.value_deleter = Some(take_back);
-                null_mut()
-            }
-            Err(failure) => refuse(args.callback_error, &failure),
-        }
+        let out = (&mut args.value, &mut args.value_size, &mut args.value_deleter);
+        answer(found, out, args.callback_error)
     }
 }
 
@@ -120,6 +108,29 @@ unsafe fn bytes<'a>(start: *const c_char, size: usize) -> &'a [u8] {
     }
     // SAFETY: by the caller's promise.
     unsafe { std::slice::from_raw_parts(start.cast(), size) }
+}
+
+/// Where a callback leaves a value, its size and what frees it.
+type Out<'a> = (&'a mut *mut c_char, &'a mut usize, &'a mut Option<ffi::ValueDeleter>);
+
+/// Hands a value over, or refuses.
+///
+/// # Safety
+/// `make` points at the plugin's maker of errors.
+unsafe fn answer(
+    found: Result<Vec<u8>, Failure>,
+    (value, size, deleter): Out<'_>,
+    make: *const ffi::CallbackError,
+) -> *mut ffi::Error {
+    match found.and_then(hand_over) {
+        Ok((start, length)) => {
+            (*value, *size) = (start, length);
+            *deleter = Some(take_back);
+            null_mut()
+        }
+        // SAFETY: by the caller's promise.
+        Err(failure) => unsafe { refuse(make, &failure) },
+    }
 }
 
 /// The memory of a value of so many bytes.

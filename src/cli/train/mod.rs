@@ -86,7 +86,7 @@ fn team(flags: &RunFlags, global: &Global) -> Result<Option<Team>> {
     let Some(group) = flags.hosts.meet(|text| global.remark(text))? else { return Ok(None) };
     group.on_loss(|lost| {
         super::complain(&TrainError::Lost(lost.clone()).to_string());
-        std::process::exit(1);
+        stop::abandon(1);
     });
     if global.device == Device::Cpu {
         global.remark(
