@@ -115,7 +115,7 @@ pub struct Args {
 enum Action {
     /// Read every file that a task would read; say what is there and what is damaged
     Check {
-        /// Directory with data (NMNIST/, SHD/, DVSGesture/, .h5 files, train/ and test/ with a folder for each class)
+        /// Directory with data (NMNIST/, SHD/, DVSGesture/, .h5 files, train/ and test/ with a folder for each class or with caches of tonic)
         #[arg(value_name = "DIR")]
         dir: PathBuf,
         #[command(flatten)]

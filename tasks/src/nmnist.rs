@@ -263,13 +263,7 @@ pub(crate) fn recordings(dir: &Path) -> Result<Listing<(PathBuf, i32)>> {
             stray(&class, "it is no folder of a class (a name that ends in one digit), and is left out");
             continue;
         };
-        let inside = match files::entries(&class) {
-            Ok(inside) => inside,
-            Err(e) => {
-                out.problems.push(e);
-                continue;
-            }
-        };
+        let Ok(inside) = files::entries(&class).map_err(|e| out.problems.push(e)) else { continue };
         for path in inside {
             if format::is_recording(&path) && !path.is_dir() {
                 out.found.push((path, label));

@@ -37,8 +37,8 @@ pub fn check(dir: &Path, accept: Accept) -> Result<Report> {
         }
         let layout = "NMNIST/Train/<digit>/<5 digits>.bin, NMNIST/Test/... or shd_train.h5, shd_test.h5, ssc_train.h5, ssc_valid.h5, \
              ssc_test.h5, or train/DVSGesture/ibmGestureTrain/<user>_<lighting>/<class>.npy, or trials_to_train.txt with .aedat files, \
-             or clips with a labels.csv, or train/<class>/ and test/<class>/ with recordings";
-        let next = "Name the folder that holds NMNIST/ or the .h5 files".into();
+             or clips with a labels.csv, or train/<class>/ and test/<class>/ with recordings, or train/ and test/ with caches of tonic";
+        let next = "Name the folder that holds NMNIST/, the .h5 files, or train/ and test/".into();
         return Err(files::missing("data", dir.to_owned(), dir, layout, next));
     }
     compare(&mut parts);

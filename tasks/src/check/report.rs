@@ -10,13 +10,13 @@ use crate::events::Sensor;
 /// The kinds of data that are recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// N-MNIST, 40-bit event files.
+    /// N-MNIST.
     NMnist,
     /// SHD, HDF5.
     Shd,
     /// SSC, HDF5.
     Ssc,
-    /// DVS128 Gesture, NumPy or 40-bit event files.
+    /// DVS128 Gesture.
     Gesture,
     /// Recordings of any set, a folder for each class.
     Classes,

@@ -2,7 +2,7 @@
 //!
 //! Event recordings become folders of classes (see `gesture::classes`), one NumPy file with named columns for each, and beside them `classes.txt` and
 //! `sensor.txt`; spike trains (SHD, SSC) become HDF5 files of the same names. What a task makes of the copy is what it makes of the
-//! source, to the byte: times are kept, and the names of files begin with their numbers, so that the order is the same.
+//! source, to the byte: times are kept as they are read, in microseconds, and the names of files begin with their numbers, so that the order is the same.
 //!
 //! The destination appears by one rename when all of it is written. Sources are judged as in training: the first problem ends it.
 
@@ -10,6 +10,8 @@ mod recordings;
 mod spikes;
 
 use std::fmt;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::error::require;
@@ -183,7 +185,9 @@ impl Target {
         let fail = |e: std::io::Error| Error::io(destination, "make the destination", &e);
         let name = destination.file_name().ok_or_else(|| fail(std::io::ErrorKind::InvalidInput.into()))?;
         let parent = destination.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let real = |path: &Path| path.ancestors().find_map(|p| p.canonicalize().ok());
+        // Of a relative path to folders that are not there yet no other ancestor is.
+        let whole = |path: &Path| std::path::absolute(path).ok();
+        let real = |path: &Path| whole(path)?.ancestors().find_map(|p| p.canonicalize().ok());
         let inside = real(parent).zip(real(source)).is_some_and(|(parent, source)| parent.starts_with(source));
         let got = destination.display();
         require(!inside, NAME, "the destination lies outside the source", got, "name a folder beside the source")?;
@@ -191,16 +195,24 @@ impl Target {
         hidden.push(name);
         hidden.push(format!(".unfinished-{}", std::process::id()));
         let unfinished = parent.join(hidden);
-        std::fs::create_dir_all(&unfinished).map_err(fail)?;
+        let left = unfinished.symlink_metadata().is_ok();
+        let next = "remove it: a stopped command left it there";
+        require(!left, NAME, "the place of the unfinished copy is free", unfinished.display(), next)?;
+        std::fs::create_dir_all(parent).and_then(|()| std::fs::create_dir(&unfinished)).map_err(fail)?;
         Ok(Target { unfinished, destination: destination.to_owned() })
     }
 
-    /// Writes one file.
+    /// Writes one file, which is on the disk afterwards: a copy that has its name is whole.
     fn write(&self, name: &Path, bytes: &[u8]) -> Result<()> {
         let path = self.unfinished.join(name);
         let folder = path.parent().unwrap_or(&self.unfinished);
-        let done = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, bytes));
-        done.map_err(|e| Error::io(&path, "write the copy", &e))
+        let write = || {
+            std::fs::create_dir_all(folder)?;
+            let mut file = File::create(&path)?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        };
+        write().map_err(|e| Error::io(&path, "write the copy", &e))
     }
 
     /// Gives the folder its name.

@@ -37,7 +37,7 @@ pub(super) fn write(dir: &Path, set: &Set, target: &Target, settings: ConvertSet
         remarks.extend(said(*split, &more));
     }
     let (what, to) = (set.name(), PathBuf::new());
-    Ok(Converted { what, to, splits, sensor: Some(sensor), times: "microseconds, as in the source", remarks })
+    Ok(Converted { what, to, splits, sensor: Some(sensor), times: "whole microseconds, as they are read", remarks })
 }
 
 fn one_split(

@@ -204,6 +204,11 @@ fn what_is_there_is_not_touched() {
         assert!(m.contains(words), "{m}");
     }
     assert_eq!(files::entries(&source).unwrap().len(), 1);
+    let left = format!(".left.unfinished-{}", std::process::id());
+    dir.write(&format!("{left}/shd_train.h5"), b"of another set");
+    let m = plain(&source, &dir.path().join("left")).unwrap_err().to_string();
+    assert!(m.contains(&left) && m.contains("remove it"), "{m}");
+    assert!(dir.path().join(left).join("shd_train.h5").exists());
     dir.write("src/ssc_train.h5", &data("shd_tiny.h5"));
     let m = plain(&source, &dir.path().join("copy")).unwrap_err().to_string();
     assert!(m.contains("SHD and SSC"), "{m}");

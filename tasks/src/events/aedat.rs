@@ -30,7 +30,7 @@ pub fn decode(bytes: &[u8], path: &Path, reading: &Reading) -> Result<Recording>
     while bytes.get(at) == Some(&b'#') {
         at += bytes[at..].iter().position(|&b| b == b'\n').map_or(bytes.len() - at, |n| n + 1);
     }
-    let mut out = Collector::new(path, reading, TimeUnit::Us, 0);
+    let mut out = Collector::new(path, reading, TimeUnit::Us, 0)?;
     let mut clock = Clock::new(TIMER);
     while at < bytes.len() {
         let packet = Packet::at(bytes, at, path)?;

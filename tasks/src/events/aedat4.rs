@@ -39,7 +39,7 @@ pub fn sensor(bytes: &[u8]) -> Option<Sensor> {
 /// [`Error::Damaged`].
 pub fn decode(bytes: &[u8], path: &Path, reading: &Reading) -> Result<Recording> {
     let head = Head::read(bytes, path)?;
-    let mut out = Collector::new(path, reading, TimeUnit::Us, 0);
+    let mut out = Collector::new(path, reading, TimeUnit::Us, 0)?;
     let mut left = bytes.len().saturating_mul(MOST.0).saturating_add(MOST.1);
     let mut at = head.packets;
     while at < head.end {
@@ -59,7 +59,7 @@ pub fn decode(bytes: &[u8], path: &Path, reading: &Reading) -> Result<Recording>
                     format!("none at byte {at}"),
                 )
             })?;
-            out.reserve(events.len() / EVENT);
+            out.reserve(events.len() / EVENT)?;
             for &[t @ .., x0, x1, y0, y1, p, _, _, _] in events.as_chunks::<EVENT>().0 {
                 let time = i64::from_le_bytes(t) as f64;
                 out.push(at as u64, time, u16::from_le_bytes([x0, x1]), u16::from_le_bytes([y0, y1]), p != 0)?;

@@ -37,7 +37,7 @@ pub fn decode(bytes: &[u8], path: &Path, reading: &Reading) -> Result<Recording>
             offset,
         });
     }
-    let mut out = Collector::new(path, reading, TimeUnit::Us, events.len());
+    let mut out = Collector::new(path, reading, TimeUnit::Us, events.len())?;
     let (mut late, mut clock) = (0, Clock::new(TIMER));
     for (i, &[x, y, b2, b3, b4]) in events.iter().enumerate() {
         if y == OVERFLOW_ROW {

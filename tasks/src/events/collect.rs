@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::{Disorder, Event, Reading, Recording, Sensor, TimeUnit};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// Recordings shorter than this many events are not judged by their polarity.
 const MANY: usize = 100;
@@ -70,18 +70,20 @@ pub(crate) struct Collector<'a> {
 
 impl<'a> Collector<'a> {
     /// For a file whose times are in `unit` unless the reading says otherwise; `events` is how many there will be, at most.
-    pub fn new(path: &'a Path, reading: &'a Reading, unit: TimeUnit, events: usize) -> Self {
-        Collector {
+    pub fn new(path: &'a Path, reading: &'a Reading, unit: TimeUnit, events: usize) -> Result<Self> {
+        let mut new = Collector {
             path,
             reading,
             unit: reading.time_unit.unwrap_or(unit),
-            events: Vec::with_capacity(events),
+            events: Vec::new(),
             remarks: Vec::new(),
             late: 0,
             first_late: (0, 0),
             longest: (0, 0),
             span: (f64::INFINITY, 0.0),
-        }
+        };
+        new.reserve(events)?;
+        Ok(new)
     }
 
     /// The file, for messages.
@@ -90,8 +92,11 @@ impl<'a> Collector<'a> {
     }
 
     /// So many events more will come, at most.
-    pub fn reserve(&mut self, events: usize) {
+    pub fn reserve(&mut self, events: usize) -> Result<()> {
+        let (all, size) = (self.events.len().saturating_add(events), size_of::<Event>() as u64);
+        memory::fits("recording", "its events fit in memory", &[all], size, "cut it into shorter recordings")?;
         self.events.reserve(events);
+        Ok(())
     }
 
     /// Something that was recognised.
@@ -232,7 +237,7 @@ mod tests {
     use super::*;
 
     fn run(reading: Reading, unit: TimeUnit, events: &[(f64, bool)]) -> Result<Recording> {
-        let mut c = Collector::new(Path::new("a.npy"), &reading, unit, events.len());
+        let mut c = Collector::new(Path::new("a.npy"), &reading, unit, events.len()).unwrap();
         events.iter().try_for_each(|&(t, p)| c.push(7, t, 1, 1, p))?;
         c.finish(1)
     }

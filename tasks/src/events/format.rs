@@ -85,7 +85,7 @@ pub fn read(path: &Path, reading: &Reading) -> Result<Recording> {
             path,
             rule,
             got,
-            "give the size with --sensor if all are of that one, or leave it out",
+            "leave it out, or give the size with --sensor if all are of that one (N-MNIST has one sensor only)",
         ));
     }
     (format.decode)(&bytes, path, &Reading { lasts: format.lasts.unwrap_or(reading.lasts), ..*reading })

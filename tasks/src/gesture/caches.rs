@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::classes::{self, CLASSES, SENSOR};
+use super::classes::{self, CLASSES};
 use super::recordings::Recording;
 use crate::events::{Sensor, tonic};
 use crate::remarks::Listing;
@@ -27,9 +27,8 @@ impl Caches {
     /// that are not in folders of splits.
     pub fn find(dir: &Path, split: Split) -> Result<Option<Caches>> {
         let of = |split: Split| files::folder(dir, &[split.name()]).filter(|folder| holds(folder));
-        let is_split = Split::ALL.iter().any(|split| files::name(dir).eq_ignore_ascii_case(split.name()));
         match of(Split::Train).or_else(|| of(Split::Test)) {
-            None if holds(dir) && !is_split => {
+            None if holds(dir) && !classes::is_split(dir) => {
                 let (rule, got) =
                     ("caches lie in train/ and test/, a folder for each split", "caches and neither of them");
                 Err(Error::unusable(dir, rule, got, "move each cache folder to one of these names, below one folder"))
@@ -97,7 +96,7 @@ impl Caches {
 
     /// Files beside the caches that they depend on.
     pub fn tables(&self) -> Vec<PathBuf> {
-        [SENSOR, CLASSES].into_iter().filter_map(|name| files::file(&self.root, name)).collect()
+        classes::tables(&self.root)
     }
 }
 

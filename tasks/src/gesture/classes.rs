@@ -55,13 +55,7 @@ impl Classes {
                 out.remarks.add(&class, "it is no folder of a class, and is left out");
                 continue;
             }
-            let inside = match files::entries(&class) {
-                Ok(inside) => inside,
-                Err(e) => {
-                    out.problems.push(e);
-                    continue;
-                }
-            };
+            let Ok(inside) = files::entries(&class).map_err(|e| out.problems.push(e)) else { continue };
             let (found, strays): (Vec<_>, Vec<_>) = inside.into_iter().partition(|path| is_recording(path));
             let stray = format!("it is no recording ({}), and is left out", format::endings());
             strays.iter().for_each(|path| out.remarks.add(path, stray.as_str()));
@@ -101,8 +95,13 @@ impl Classes {
 
     /// Files beside the recordings that they depend on.
     pub fn tables(&self) -> Vec<PathBuf> {
-        [SENSOR, CLASSES].into_iter().filter_map(|name| files::file(&self.root, name)).collect()
+        tables(&self.root)
     }
+}
+
+/// Files beside the folders of the splits that all recordings depend on.
+pub(super) fn tables(root: &Path) -> Vec<PathBuf> {
+    [SENSOR, CLASSES].into_iter().filter_map(|name| files::file(root, name)).collect()
 }
 
 /// The error for a split whose folder is not beside the others.
@@ -158,6 +157,12 @@ pub(super) fn listed(path: &Path) -> Result<Vec<String>> {
     sorted.sort_unstable();
     let (rule, next) =
         ("classes.txt lists the names of the folders, one a line and each once", "correct the list, or remove it");
+    // A conversion makes folders of these names: none may lead elsewhere.
+    let is_folder = |name: &str| !name.starts_with('.') && Path::new(name).file_name().is_some_and(|own| own == name);
+    if let Some(name) = names.iter().find(|name| !is_folder(name.as_str())) {
+        let got = format!("{}, which no folder can be called", table::quote(name));
+        return Err(Error::unusable(path, rule, got, next));
+    }
     match sorted.windows(2).find(|two| two[0] == two[1]) {
         Some(two) => Err(Error::unusable(path, rule, format!("{} twice", table::quote(two[0])), next)),
         None if names.is_empty() || names.len() > MOST => {
@@ -192,12 +197,15 @@ pub(crate) fn user(name: &str) -> i64 {
     after[..end].parse().unwrap_or(-1)
 }
 
+/// Whether a folder is that of a split by itself: the one of the set is named too low.
+pub(super) fn is_split(dir: &Path) -> bool {
+    Split::ALL.iter().any(|split| files::name(dir).eq_ignore_ascii_case(split.name()))
+}
+
 /// Folders of classes that are not in folders of splits.
 pub(crate) fn whole(dir: &Path) -> Option<Classes> {
     let names = names(dir);
-    // The folder of a split by itself: that of the set is named too low.
-    let is_split = Split::ALL.iter().any(|split| files::name(dir).eq_ignore_ascii_case(split.name()));
-    (names.len() > 1 && !is_split).then(|| Classes { root: dir.to_owned(), folder: dir.to_owned(), names })
+    (names.len() > 1 && !is_split(dir)).then(|| Classes { root: dir.to_owned(), folder: dir.to_owned(), names })
 }
 
 /// What to say of such a folder; `None` for any other.
@@ -245,6 +253,11 @@ mod tests {
         assert_eq!((listed.names.len(), listed.recordings().unwrap().found[0].label), (3, 1));
         dir.write("classes.txt", b"9\n9");
         assert!(Classes::find(dir.path(), Split::Test).unwrap_err().to_string().contains("\"9\" twice"));
+        for name in ["../9", "/9", "9/", "..", ".9"] {
+            dir.write("classes.txt", format!("9\n{name}").as_bytes());
+            let m = Classes::find(dir.path(), Split::Test).unwrap_err().to_string();
+            assert!(m.contains("no folder can be called") && m.contains(name), "{m}");
+        }
         std::fs::remove_file(dir.path().join("classes.txt")).unwrap();
         dir.write("Test/eleven/x.npy", b"");
         let problems = Classes::find(dir.path(), Split::Test).unwrap().unwrap().recordings().unwrap().problems;

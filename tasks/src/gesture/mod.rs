@@ -167,7 +167,8 @@ pub struct Gesture {
 }
 
 impl Gesture {
-    /// Finds the folders; reads no recording yet. Errors: [`Error::Missing`], bad settings.
+    /// Finds the folders, the classes and the sensor; reads no events yet. Errors: [`Error::Missing`], bad settings; [`Error::Damaged`] for
+    /// a sensor or classes that are not known.
     pub fn open(settings: GestureSettings) -> Result<Self> {
         let steps = settings.framing.steps();
         let sizes = match settings.framing {
@@ -197,7 +198,7 @@ impl Gesture {
             (side, "frames have at most as many pixels a side as the sensor")
         };
         let got = format!("frames of {side}x{side} from {sensor}");
-        let next = "choose a smaller frame_size, or leave augment out";
+        let next = "choose a smaller frame_size, which `etrace gesture` has, or leave augment out";
         require(sensor.width.min(sensor.height) >= least, "gesture", rule, got, next)?;
         Ok(Gesture { order: Order::new(settings.passes), splits: Splits::default(), settings, reading, n_out })
     }

@@ -121,14 +121,13 @@ impl Layout {
             Layout::Caches(caches) => caches.recordings()?,
         };
         if all.found.is_empty() && all.problems.is_empty() {
-            let looked_for = self.folder().join("<user>_<lighting>").join("<class>.npy");
-            return Err(files::missing(
-                "DVS128 Gesture",
-                looked_for,
-                self.folder(),
-                LAYOUT,
-                "Unpack the archive again".into(),
-            ));
+            let (what, looked_for, next) = if self.is_of_any_set() {
+                ("a recording", self.folder().to_owned(), "Put recordings of every class there")
+            } else {
+                let looked_for = self.folder().join("<user>_<lighting>").join("<class>.npy");
+                ("DVS128 Gesture", looked_for, "Unpack the archive again")
+            };
+            return Err(files::missing(what, looked_for, self.folder(), LAYOUT, next.into()));
         }
         Ok(all)
     }
@@ -190,13 +189,7 @@ fn cut(folder: &Path) -> Result<Listing<Recording>> {
             out.remarks.add(&of_user, "it is no folder of a user, and is left out");
             continue;
         }
-        let inside = match files::entries(&of_user) {
-            Ok(inside) => inside,
-            Err(e) => {
-                out.problems.push(e);
-                continue;
-            }
-        };
+        let Ok(inside) = files::entries(&of_user).map_err(|e| out.problems.push(e)) else { continue };
         for path in inside {
             let number = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<i64>().ok());
             let is_recording = format::is_recording(&path) && !path.is_dir();

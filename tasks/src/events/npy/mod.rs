@@ -64,7 +64,7 @@ pub(crate) fn of_rows(
 /// The events of an array. Its numbers are at the end of the file.
 fn collect(array: &Array, data: &[u8], length: usize, path: &Path, reading: &Reading) -> Result<Recording> {
     let first_byte = length.saturating_sub(data.len());
-    let mut out = Collector::new(path, reading, array.unit, array.events);
+    let mut out = Collector::new(path, reading, array.unit, array.events)?;
     array.remark.iter().for_each(|r| out.remark(r.as_str()));
     let polarity = Polarity::find(array.columns[2], data, array.events, path)?;
     let mut clock = array.columns[3].number.range().map(Clock::new);

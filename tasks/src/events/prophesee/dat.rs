@@ -47,7 +47,7 @@ pub fn decode(bytes: &[u8], path: &Path, reading: &Reading) -> Result<Recording>
         let (len, offset) = (bytes.len() as u64, (bytes.len() - rest.len()) as u64);
         return Err(Error::Truncated { path: path.to_owned(), word: EVENT as u64, len, offset });
     }
-    let mut out = Collector::new(path, reading, TimeUnit::Us, events.len());
+    let mut out = Collector::new(path, reading, TimeUnit::Us, events.len())?;
     let mut clock = Clock::new(1 << 32);
     for (i, &[a, b, c, d, rest @ ..]) in events.iter().enumerate() {
         let (time, word) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes(rest));

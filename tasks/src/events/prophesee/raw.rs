@@ -24,7 +24,7 @@ pub fn decode(bytes: &[u8], path: &Path, reading: &Reading) -> Result<Recording>
         let (len, offset) = (bytes.len() as u64, (bytes.len() - cut) as u64);
         return Err(Error::Truncated { path: path.to_owned(), word: encoding.word as u64, len, offset });
     }
-    let mut out = Collector::new(path, reading, TimeUnit::Us, (encoding.count)(body));
+    let mut out = Collector::new(path, reading, TimeUnit::Us, (encoding.count)(body))?;
     (encoding.decode)(body, header.len() as u64, &mut out)?;
     out.finish(bytes.len())
 }
