@@ -16,7 +16,7 @@ RUN mkdir /home/etrace/source
 WORKDIR /home/etrace/source
 COPY --chown=etrace:etrace . .
 RUN cargo build --release --locked
-RUN cargo run --release --locked -- memspeed --length 20 --out /tmp/memspeed
+RUN cargo run --release --locked -- memspeed --length 20 --out target/memspeed
 RUN cp "$(target/release/etrace plugin path cpu)" /home/etrace/xla_cpu_pjrt.so
 
 FROM build AS test

@@ -99,9 +99,13 @@ fn flag(arg: &clap::Arg) -> [String; 3] {
     [format!("`{written}`{also}"), default, doc]
 }
 
-/// A sentence in the middle of another.
+/// A sentence in the middle of another; what begins with an abbreviation stays.
 fn lower(text: &str) -> String {
-    let mut chars = text.trim_end_matches('.').chars();
+    let text = text.trim_end_matches('.');
+    if text.chars().nth(1).is_some_and(char::is_uppercase) {
+        return text.into();
+    }
+    let mut chars = text.chars();
     chars.next().map_or(String::new(), |c| c.to_lowercase().chain(chars).collect())
 }
 
