@@ -1,5 +1,5 @@
 //! What a trained network costs where it is used: footprint, sparsity, synaptic operations, as NeuroBench counts them
-//! ([`synapses`](crate::learn::synapses)).
+//! ([`synapses`]).
 
 use std::{fmt, sync::Arc};
 
