@@ -70,6 +70,31 @@ fn a_lag_that_the_graph_bounds_agrees_to_the_bound() {
     }
 }
 
+/// States that the step only hands on are kept like those that it computes.
+#[test]
+fn states_that_are_handed_on_are_kept() {
+    let model = StepContext::trace(2, 3, |cx, x| {
+        let [v, old, older] = ["V", "old", "older"].map(|name| cx.state(name, 4, StateInit::Zeros));
+        let fixed = cx.state("fixed", 4, StateInit::Zeros);
+        let y = cx.dense("cell", &[x], 4, &Dense::new(&[Init::Zeros]));
+        cx.set("V", &(&v * 0.9 + &older * &older * 0.1 + y + &fixed));
+        cx.set("old", &v);
+        cx.set("older", &old);
+        cx.set("fixed", &fixed);
+        cx.dense("out", &[&(&older * &v)], 2, &Dense::new(&[Init::Zeros]))
+    });
+    let case = Case::of(model, objective(), 3, 23);
+    for trace in [TraceSetting::Whole, TraceSetting::Recompute] {
+        for (chunk, warmup) in [(1, 0), (2, 0), (5, 0), (5, 7), (22, 1), (23, 0)] {
+            let of = |config: LearnerConfig| LearnerConfig { warmup, ..config };
+            let gradients = |config| case.gradients(&learner(&case.model, of(config)).expect("a learner"), false);
+            let config = LearnerConfig { trace, chunk: Some(chunk), ..LearnerConfig::default() };
+            let apart = case.worst(&gradients(config), &gradients(textbook()));
+            assert!(apart < 1e-9, "{trace}, chunks of {chunk}, warm-up {warmup}: {apart:e}");
+        }
+    }
+}
+
 /// Evaluation has no form of traces, whatever the training asks for.
 #[test]
 fn what_evaluates_takes_no_form() {
@@ -183,9 +208,9 @@ fn the_planner_weighs_time_against_memory() {
         learner(&model, config).expect("a learner").choice(steps)
     };
     // Few steps are smaller than the traces; many are not.
-    assert_eq!(form(20, None).used.form, Form::Whole);
+    assert_eq!(form(20, None).used.form, Form::Whole { chunk: 20 });
     let long = form(5000, None);
-    assert!(!matches!(long.used.form, Form::Whole), "{:?}", long.used);
+    assert!(!matches!(long.used.form, Form::Whole { .. }), "{:?}", long.used);
     let everything = form(5000, Some(1 << 40));
     let forgets = |cut: Option<f64>| cut.is_none_or(|c| c <= 1e-6);
     let others = everything.turned_down.iter().filter(|(c, _)| forgets(c.cut));

@@ -7,6 +7,7 @@ use hlo::{DType, Func, Graph, Mapped, Shape, Tensor, scan, scan_whole, transform
 
 use super::{
     Learner,
+    backwards::Backwards,
     segment::starts,
     sequence::Data,
     sums::{Adding, Sums},
@@ -40,18 +41,18 @@ impl Learner {
     ) -> (Sums, Vec<Tensor>) {
         let steps = data.inputs.dims()[0];
         let equal = (steps - 1) / length;
-        let (before_last, kept) = self.boundaries(g, phis, states, data.inputs, equal, length);
+        let kept = self.ahead(g, phis, states, data.inputs, equal, Backwards { chunk: length, keep: false });
         let from = equal * length;
         let chunk = Chunk { learner: self, warmup, length: steps - from };
         let inputs = data.inputs.slice_axis(0, from, steps);
         let target = self.prepared.target_of(data.target, from, steps);
         let at = g.scalar(DType::S32, from as f64);
         let nothing: Vec<Tensor> = states.iter().map(Tensor::zeros_like).collect();
-        let last = chunk.back(g, phis, &before_last, &[&inputs, &target, &at], &nothing);
+        let last = chunk.back(g, phis, &kept.last, &[&inputs, &target, &at], &nothing);
         if equal == 0 {
             return (last.sums, last.states);
         }
-        let others = Chunk { length, ..chunk }.others(g, phis, data, &kept, last.arriving);
+        let others = Chunk { length, ..chunk }.others(g, phis, data, &kept.before, last.arriving);
         (last.sums.add(others), last.states)
     }
 }

@@ -25,6 +25,7 @@ use super::{
 };
 
 /// What the recurrence of a chunk leaves behind.
+#[derive(Clone)]
 pub struct Forward {
     /// States after the chunk.
     pub states: Vec<Tensor>,
@@ -37,9 +38,21 @@ pub struct Forward {
 impl Forward {
     /// Runs `steps` steps. `inputs: [K, B, n_in]`.
     pub fn run(g: &Graph, p: &Prepared, s: &Structure, phis: &[Tensor], states: &[Tensor], inputs: &Tensor) -> Forward {
-        if inputs.dims()[0] == 1 {
-            return Forward::one(g, p, phis, states, &inputs.at(0));
+        match inputs.dims()[0] {
+            1 => Forward::one(g, p, phis, states, &inputs.at(0)),
+            _ => Forward::looped(g, p, s, phis, states, inputs),
         }
+    }
+
+    /// The same with values of every step, `[K, ..]`, even if there is a single one.
+    pub fn looped(
+        g: &Graph,
+        p: &Prepared,
+        s: &Structure,
+        phis: &[Tensor],
+        states: &[Tensor],
+        inputs: &Tensor,
+    ) -> Forward {
         let kept = kept(p, s);
         let mut results: Vec<Tensor> = p.new_states().to_vec();
         results.extend(kept.iter().map(|&v| p.body.graph().tensor(v)));
@@ -63,6 +76,35 @@ impl Forward {
         Forward { states: after, before: stacks, known: kept.into_iter().zip(known).collect() }
     }
 
+    /// All that [`Forward::again`] asks for, of a loop: `[K, ..]` each.
+    pub fn kept(&self, p: &Prepared, s: &Structure) -> Vec<Tensor> {
+        let known = kept(p, s).into_iter().map(|v| self.known[&v].clone());
+        known.chain(shifted(p).into_iter().map(|k| self.before[k].clone())).collect()
+    }
+
+    /// What a loop from `states` left behind, from what was kept of it.
+    pub fn again(p: &Prepared, s: &Structure, states: &[Tensor], kept: &[Tensor]) -> Forward {
+        let values = self::kept(p, s);
+        let (known, others) = kept.split_at(values.len());
+        let known: HashMap<Value, Tensor> = values.into_iter().zip(known.iter().cloned()).collect();
+        let others: HashMap<usize, Tensor> = shifted(p).into_iter().zip(others.iter().cloned()).collect();
+        let steps = kept[0].dims()[0];
+        let first = |t: &Tensor| t.reshape(&[&[1], t.dims()].concat());
+        let before = |(k, state): (usize, &Tensor)| match (known.get(&p.new_states()[k].value()), others.get(&k)) {
+            _ if steps == 1 => state.clone(),
+            (Some(new), _) => Tensor::concat(&[&first(state), &new.slice_axis(0, 0, steps - 1)], 0),
+            (None, Some(before)) => before.clone(),
+            (None, None) => first(state).broadcast_to(&[&[steps], state.dims()].concat()),
+        };
+        let before = states.iter().enumerate().map(before).collect();
+        let after = |(k, state): (usize, &Tensor)| {
+            known.get(&p.new_states()[k].value()).map_or_else(|| state.clone(), |new| new.at(steps - 1))
+        };
+        let after = states.iter().enumerate().map(after).collect();
+        let known = known.into_iter().map(|(v, t)| (v, if steps == 1 { t.at(0) } else { t })).collect();
+        Forward { states: after, before, known }
+    }
+
     /// Runs a single step. [`Steps`] does not map it, so that what is computed here is found there again.
     fn one(g: &Graph, p: &Prepared, phis: &[Tensor], states: &[Tensor], input: &Tensor) -> Forward {
         let mut args = [phis, states, std::slice::from_ref(input)].concat();
@@ -70,6 +112,19 @@ impl Forward {
         let after = p.body.with_results(p.new_states().to_vec()).call(g, &args);
         Forward { states: after, before: states.to_vec(), known: HashMap::new() }
     }
+}
+
+/// Bytes that [`Forward::kept`] takes for each step, or fewer: what no rule asks for is not there.
+pub fn kept_bytes(p: &Prepared, s: &Structure) -> usize {
+    let known = kept(p, s).into_iter().map(|v| p.body.graph().tensor(v).shape().bytes());
+    known.chain(shifted(p).into_iter().map(|k| p.old_states()[k].shape().bytes())).sum()
+}
+
+/// States that the step does not compute: it hands them on from others.
+fn shifted(p: &Prepared) -> Vec<usize> {
+    let old: Vec<Value> = p.old_states().iter().map(Tensor::value).collect();
+    let new = p.new_states().iter().map(Tensor::value);
+    new.enumerate().filter(|(k, v)| old.contains(v) && old[*k] != *v).map(|(k, _)| k).collect()
 }
 
 /// What the loop computes and the mapped step need not compute again: inputs that depend on states, and outputs, of the recurrent

@@ -17,6 +17,7 @@
 //! [`rule`] (the rules as a table), `recursion` (other recursions than `D`, filters), [`trace`] (their traces), [`sequence`] (a whole
 //! sequence, any method).
 
+mod backwards;
 mod check;
 mod checkpointed;
 pub mod chunk;
@@ -32,7 +33,6 @@ pub mod op;
 pub mod paths;
 pub mod prepare;
 mod projected;
-mod recompute;
 mod recursion;
 pub mod rule;
 mod segment;

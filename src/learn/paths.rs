@@ -116,13 +116,13 @@ fn signals(prepared: &Prepared, structure: &Structure, vjp: Vjp, rule: &dyn Rule
     let steps = Steps::new(&g, prepared, structure, &phis, &forward, &input, &target).with_feedback(rule);
     match vjp {
         Vjp::SingleStep { .. } if traceless(rule, structure) => {
-            Signals { instant: steps.entry_signals().1, ..steps.no_signals() }
+            Signals { instant: steps.entry_signals(&[]).instant, ..steps.no_signals() }
         }
         Vjp::SingleStep { attachment } => {
             let signals = steps.received(steps.signals(attachment), rule, &g.scalar(DType::S32, 0.0), 1);
             steps.hopped(signals, rule)
         }
-        Vjp::MultiStep { .. } => Signals { before: steps.entry_signals().0, ..steps.no_signals() },
+        Vjp::MultiStep { .. } => Signals { before: steps.entry_signals(&[]).before, ..steps.no_signals() },
     }
 }
 

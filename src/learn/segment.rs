@@ -12,7 +12,7 @@ use super::{
     sequence::{Carry, Data},
     signal::Signal,
     sums::{Adding, Sums},
-    trace::{Arriving, ChunkView, Slot, Slots, Stretch},
+    trace::{Arriving, ChunkView, Slot, Slots, Stretch, TraceKind},
     walk::{self, Walked},
 };
 
@@ -34,6 +34,8 @@ pub(super) struct Piece<'a> {
 pub(super) struct Looked<'a> {
     pub phis: &'a [Tensor],
     pub carry: &'a Carry,
+    /// What the recurrence left behind, where it has run already.
+    pub forward: Option<&'a Forward>,
     /// `[K, B, n_in]`.
     pub inputs: &'a Tensor,
     pub target: &'a Tensor,
@@ -125,7 +127,7 @@ impl Learner {
         match self.form(steps) {
             Form::Dense { .. } => self.slots_of(0).values().map(Shape::bytes).sum(),
             Form::FixedLag { lag, .. } => self.slots_of(lag).values().map(Shape::bytes).sum(),
-            Form::Whole | Form::Recompute { .. } => 0,
+            Form::Whole { .. } | Form::Recompute { .. } => 0,
         }
     }
 
@@ -236,8 +238,10 @@ impl Learner {
     ) -> (Carry, Sums) {
         let length = inputs.dims()[0];
         let carried = &carry;
-        let mut seen =
-            self.look(g, &Looked { phis, carry: carried, inputs, target, counts: None, learn, arriving: None });
+        let mut seen = self.look(
+            g,
+            &Looked { phis, carry: carried, forward: None, inputs, target, counts: None, learn, arriving: None },
+        );
         let mut sums = std::mem::replace(&mut seen.sums, self.no_sums(g));
         let walked = std::mem::take(&mut seen.walked);
         self.add_pulled(&mut sums, walked.grads);
@@ -276,7 +280,8 @@ impl Learner {
             let (forward, entry, sums) = self.window(g, phis, &carry.states, &inputs, target);
             (forward, Some((entry, sums)))
         } else {
-            (Forward::run(g, &self.prepared, &self.structure, phis, &carry.states, &inputs), None)
+            let run = || Forward::run(g, &self.prepared, &self.structure, phis, &carry.states, &inputs);
+            (chunk.forward.cloned().unwrap_or_else(run), None)
         };
         let steps = Steps::new(g, &self.prepared, &self.structure, phis, &forward, &inputs, target);
         let steps = steps.with_feedback(self.rule()).with_counts(counts);
@@ -378,7 +383,7 @@ impl Learner {
         let (sums, entry, signal, direct) = match (whole, self.config.vjp) {
             (Some((entry, inside)), _) => (inside, entry, none.after, none.direct),
             (None, Vjp::SingleStep { .. }) if self.traceless() => {
-                (step_sums(steps.entry_signals().1), none.before, none.after, none.direct)
+                (step_sums(steps.entry_signals(&[]).instant), none.before, none.after, none.direct)
             }
             (None, Vjp::SingleStep { attachment }) => {
                 let found = steps.received(steps.signals(attachment), self.rule(), time, self.parts);
@@ -387,12 +392,26 @@ impl Learner {
                 (step_sums(found.instant), first(&found.before), signal, found.direct)
             }
             (None, Vjp::MultiStep { .. }) => {
-                let (before, grads) = steps.entry_signals();
-                (step_sums(grads), first(&before), each(&before, &|t| later(t, length)), none.direct)
+                let found = steps.entry_signals(&self.by_outputs());
+                let signal = each(&found.before, &|t| later(t, length));
+                (step_sums(found.instant), first(&found.before), signal, found.direct)
             }
         };
         let correction = self.correction(time, length);
         (sums, Slots { entry: self.filtered(entry), steps: self.filtered(signal), direct, correction })
+    }
+
+    /// Ops with an input whose weights act through nothing but the outputs of ops with traces: what the loss asks of these outputs joins
+    /// what it asks of the traces, so that both make one product with the input.
+    fn by_outputs(&self) -> Vec<usize> {
+        let (p, s) = (&self.prepared, &self.structure);
+        let joins = |k: usize| {
+            let kind = self.plan.kinds[k];
+            s.ops[k].x.is_some() && matches!(kind, Some(TraceKind::Full | TraceKind::Factorised))
+        };
+        let only =
+            |phi: usize| (0..s.ops.len()).filter(|&k| s.ops[k].phi == phi).all(joins) && s.acts_by_outputs(p, phi);
+        s.traced().filter(|(_, op)| only(op.phi)).map(|(k, _)| k).collect()
     }
 
     /// Divisors of the factorised rule for slots 0 .. K of a chunk that starts after `time` steps, `[K + 1]`.

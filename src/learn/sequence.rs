@@ -6,7 +6,9 @@ use hlo::{DType, Func, Graph, Range, Shape, Tensor, transform::vjp};
 
 pub use super::config::LearnerConfig;
 use super::{
-    Attachment, LearnError, Objective, Prepared, Rule, Structure, Vjp, check,
+    Attachment, LearnError, Objective, Prepared, Rule, Structure, Vjp,
+    backwards::Backwards,
+    check,
     form::{Form, Lagged},
     objective::OfSum,
     paths::Paths,
@@ -223,8 +225,10 @@ impl Learner {
     /// Steps that are computed together, in a sequence of `steps`.
     pub fn chunk_length(&self, steps: usize) -> usize {
         match self.form(steps) {
-            Form::Dense { chunk } | Form::FixedLag { chunk, .. } | Form::Recompute { chunk } => chunk,
-            Form::Whole => steps,
+            Form::Dense { chunk }
+            | Form::FixedLag { chunk, .. }
+            | Form::Whole { chunk }
+            | Form::Recompute { chunk } => chunk,
         }
     }
 
@@ -324,8 +328,12 @@ impl Learner {
             (true, Form::FixedLag { lag, .. }) => {
                 self.forwards(g, &phis, Carry { lag, ..self.start(g, states) }, data, warmup)
             }
-            (true, Form::Whole) => self.backwards(g, &phis, states, data, warmup, steps),
-            (true, Form::Recompute { chunk }) => self.backwards(g, &phis, states, data, warmup, chunk),
+            (true, Form::Whole { chunk }) => {
+                self.backwards(g, &phis, states, data, warmup, Backwards { chunk, keep: true })
+            }
+            (true, Form::Recompute { chunk }) => {
+                self.backwards(g, &phis, states, data, warmup, Backwards { chunk, keep: false })
+            }
         };
         let grads = self.prepared.pull(g, params, &sums.grads);
         let tracked = sums.tracked.iter().map(|sum| sum * (1.0 / steps.max(1) as f64)).collect();

@@ -295,22 +295,34 @@ impl Steps<'_> {
         self.by_group(&self.pull_loss(&self.args, &rules, &seeds, &[]))
     }
 
-    /// `dL/dh` with respect to the states *before* every step, and the gradients of all `phi` in the step (both exact).
-    pub fn entry_signals(&self) -> (Signal, Vec<Option<Tensor>>) {
+    /// Signals of the loss of a step as exact derivatives: `dL/dh` with respect to the states *before* every step (`before`), `dL/dy` of the
+    /// ops `outputs` (`direct`), and the gradients of the `phi` that are not theirs (`instant`).
+    pub fn entry_signals(&self, outputs: &[usize]) -> Signals {
         let (first, last) = (self.prepared.phis, self.prepared.phis + self.prepared.states);
-        let mut args = self.args.clone();
-        let wrt: Vec<usize> = (0..last).filter(|&k| k >= first || self.prepared.is_trained(k)).collect();
-        let mut seeds = Vec::new();
+        let theirs = |phi: usize| outputs.iter().any(|&k| self.structure.ops[k].phi == phi);
+        let learns = |phi: usize| self.prepared.is_trained(phi) && !theirs(phi);
+        let (mut args, mut rules, mut seeds) = (self.args.clone(), self.rules(), Vec::new());
+        let wrt: Vec<usize> = (0..last).filter(|&k| k >= first || learns(k)).collect();
         for &k in &wrt {
             seeds.push(self.graph.placeholder(args[k].primal.shape().clone()));
             args[k].tangent = seeds.last().cloned();
         }
-        let mut cotangents = vec![None; last];
-        for (&k, ct) in wrt.iter().zip(self.pull_loss(&args, &self.rules(), &seeds, &[])) {
+        for &k in outputs {
+            let y = self.place[&self.structure.ops[k].y];
+            seeds.push(self.graph.placeholder(self.func.graph().tensor(y).shape().clone()));
+            rules.perturb.extend(seeds.last().map(|seed| (y, seed.clone())));
+        }
+        let mut found = self.pull_loss(&args, &rules, &seeds, &[]).into_iter();
+        let (mut cotangents, mut signals) = (vec![None; last], self.no_signals());
+        for (&k, ct) in wrt.iter().zip(found.by_ref()) {
             cotangents[k] = ct;
         }
+        for (&k, ct) in outputs.iter().zip(found) {
+            let ct = ct.filter(|t| t.as_constant() != Some(0.0));
+            signals.direct[k] = ct.map(|t| self.of_steps(t, self.output_dims(k)));
+        }
         let states = cotangents.split_off(first);
-        (self.by_group(&states), cotangents)
+        Signals { before: self.by_group(&states), instant: cotangents, ..signals }
     }
 
     /// No signal at all.

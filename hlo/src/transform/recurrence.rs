@@ -57,8 +57,19 @@ pub fn scan_whole(
     inputs: &[Tensor],
     consts: &[Tensor],
 ) -> Looped {
-    let whole = checked(body, length, reverse, carries, inputs, consts);
-    let operands: Vec<&Tensor> = carries.iter().chain(inputs).chain(consts).collect();
+    checked(body, length, reverse, carries, inputs, consts);
+    // A loop is not handed what its body does not read, so that nothing makes it.
+    let live: BTreeSet<usize> = body.live(false).into_iter().map(|(node, _)| node).collect();
+    let params = body.params();
+    let read = |k: usize| k < carries.len() || live.contains(&params[k].value().node);
+    let body = Func::from_values(
+        (0..params.len()).filter(|&k| read(k)).map(|k| params[k].clone()).collect(),
+        body.results().to_vec(),
+    );
+    let given = carries.iter().chain(inputs).chain(consts).enumerate();
+    let operands: Vec<&Tensor> = given.filter(|(k, _)| read(*k)).map(|(_, t)| t).collect();
+    let inputs = (0..inputs.len()).filter(|k| read(carries.len() + k)).count();
+    let whole = Scan { body, length, reverse, carries: carries.len(), inputs };
     let mut results = graph.apply_rc(std::rc::Rc::new(whole), &operands);
     let stacks = results.split_off(carries.len());
     (results, stacks)

@@ -6,8 +6,8 @@
 //! |---|---|---|
 //! | dense | a value for each weight, state and sequence | streams, and states that forget slowly |
 //! | fixed lag | the values of the last W + K steps | states that forget: what is cut off is bounded, and stated |
-//! | whole | the values of all steps | sequences whose values are smaller than the traces |
-//! | recompute | the states at the boundaries of chunks, and the values of one chunk | slow states, with the whole sequence at hand |
+//! | whole | what the recurrence computes in all steps, and the values of one chunk | sequences with room for them |
+//! | recompute | the states at the boundaries of chunks, and the values of one chunk | long sequences |
 //!
 //! The choice is a function of the model, the settings and the length of the sequence alone, not of the machine, so that a run is
 //! the same everywhere. Ops whose trace is small in any case (no value for each weight) keep it, whatever the form, except in the
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Attachment, LearnError, Learner, Vjp,
+    chunk::kept_bytes,
     segment::Looked,
     sequence::{Carry, LearnerConfig},
     signal::Ahead,
@@ -42,7 +43,7 @@ pub enum TraceSetting {
     Dense,
     /// The values of the last steps, where states forget.
     FixedLag,
-    /// The values of all steps.
+    /// The states of all steps, chunks backwards.
     Whole,
     /// Chunks backwards, each computed twice.
     Recompute,
@@ -75,9 +76,12 @@ pub enum Form {
         /// Steps before it, W.
         lag: usize,
     },
-    /// One chunk.
-    Whole,
-    /// Chunks backwards.
+    /// Chunks backwards, after one pass that keeps what the recurrence computes.
+    Whole {
+        /// Steps per chunk, K.
+        chunk: usize,
+    },
+    /// Chunks backwards, each computed twice.
     Recompute {
         /// Steps per chunk, K.
         chunk: usize,
@@ -89,7 +93,7 @@ impl fmt::Display for Form {
         match self {
             Form::Dense { chunk } => write!(f, "dense traces, chunks of {chunk}"),
             Form::FixedLag { chunk, lag } => write!(f, "fixed lag of {lag}, chunks of {chunk}"),
-            Form::Whole => write!(f, "whole sequence"),
+            Form::Whole { chunk } => write!(f, "whole sequence, chunks of {chunk}"),
             Form::Recompute { chunk } => write!(f, "recompute, chunks of {chunk}"),
         }
     }
@@ -189,7 +193,7 @@ impl Learner {
         let lag = lag.filter(|_| !ahead);
         all.extend(lag.map(|lag| self.candidate(Form::FixedLag { chunk, lag: lag.clamp(1, steps.max(1)) }, steps)));
         if !self.has_factorised() {
-            all.push(self.candidate(Form::Whole, steps));
+            all.push(self.candidate(Form::Whole { chunk }, steps));
             all.push(self.candidate(Form::Recompute { chunk }, steps));
         }
         self.choose(trace, all)
@@ -273,7 +277,7 @@ impl Learner {
             matches!(
                 (setting, c.form),
                 (TraceSetting::FixedLag, Form::FixedLag { .. })
-                    | (TraceSetting::Whole, Form::Whole)
+                    | (TraceSetting::Whole, Form::Whole { .. })
                     | (TraceSetting::Recompute, Form::Recompute { .. })
             )
         };
@@ -400,10 +404,14 @@ impl Learner {
                 let moved = (pass(all) + all as f64 / COSTS.fresh) / chunk as f64;
                 (narrow + 4 * all + chunk * stack, values(chunk) + moved)
             }
-            Form::Whole => (steps * stack, values(steps)),
+            Form::Whole { chunk } => {
+                let kept = kept_bytes(&self.prepared, &self.structure);
+                let moved = if steps > chunk { pass(kept) + kept as f64 / COSTS.fresh } else { 0.0 };
+                let all = if steps > chunk { steps * kept + steps.div_ceil(chunk) * states } else { 0 };
+                (all + chunk * stack, values(chunk) + moved)
+            }
             Form::Recompute { chunk } => {
-                let recurrent = self.structure.ops.iter().filter(|op| op.recurrent);
-                let flops: u64 = recurrent.map(|op| op.kind.operator().flops(op, self.batch())).sum();
+                let flops: u64 = self.structure.ops.iter().map(|op| op.kind.operator().flops(op, self.batch())).sum();
                 (steps.div_ceil(chunk) * states + chunk * stack, values(chunk) + flops as f64 / COSTS.rate)
             }
         };
@@ -468,8 +476,16 @@ impl Learner {
         let carry = Carry { states, traces: None, time: g.scalar(DType::S32, 0.0), lag: 0 };
         let target = g.parameter(args.len() + 1, p.targets(2));
         let (phis, counts) = (&args[..p.phis], None);
-        let chunk =
-            Looked { phis, carry: &carry, inputs: &inputs, target: &target, counts, learn: true, arriving: None };
+        let chunk = Looked {
+            phis,
+            carry: &carry,
+            forward: None,
+            inputs: &inputs,
+            target: &target,
+            counts,
+            learn: true,
+            arriving: None,
+        };
         let seen = self.look(&g, &chunk);
         let Some(slots) = &seen.slots else { return Lagged::default() };
         let outside: BTreeSet<usize> =

@@ -10,7 +10,7 @@
 //! them. So the last W steps of `D, f, m, x` are kept in **rings**, and after each chunk of K steps the recursion runs backwards over W + K
 //! steps; the K oldest are then complete and give their part of the gradient in one product. At the end the rest follows exactly. What
 //! is cut off is at most the largest product of transitions over W steps, times the signals beyond. Without rings (W = 0) and with `lam`
-//! handed from a chunk to the one before it, the same recursion is exact: that is what `learn::recompute` does.
+//! handed from a chunk to the one before it, the same recursion is exact: that is what `learn::backwards` does.
 //!
 //! Cost: products as in the forward pass, and element-wise recursions over (W + K) / K as many steps. Memory: W + K steps of values
 //! `[B, N]`, whatever the length of the sequence and the size of the weights. (`docs/spec/algorithms.md, "Forms of one rule"`)

@@ -1,8 +1,8 @@
 //! An online rule over a whole sequence, backwards: exact in any case, without traces.
 //!
-//! The states at the boundaries of chunks are kept on the way forward; then the chunks are taken from the last to the first, each is
-//! computed again, and the signals that arrive at its start are handed to the one before. One chunk is the whole-sequence form. Not for
-//! streams: the gradient needs the end of the sequence.
+//! On the way forward the states at the boundaries of chunks are kept; then the chunks are taken from the last to the first, and the
+//! signals that arrive at the start of one are handed to the one before. What the recurrence computes within a chunk is either kept as well
+//! (the whole-sequence form) or computed again (the recompute form). Not for streams: the gradient needs the end of the sequence.
 
 use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
 
@@ -15,6 +15,25 @@ use super::{
     trace::{Arriving, Stretch},
 };
 
+/// How a sequence is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Backwards {
+    /// Steps per chunk.
+    pub chunk: usize,
+    /// Whether what the recurrence computes is kept for every step, or computed again.
+    pub keep: bool,
+}
+
+/// What is kept of the way forward over equal chunks.
+pub(super) struct Kept {
+    /// States after the last of them.
+    pub last: Vec<Tensor>,
+    /// States before each, `[chunks, B, N]`.
+    pub before: Vec<Tensor>,
+    /// What the recurrence computed in every step, `[chunks, K, B, N]`; nothing where it is computed again.
+    steps: Vec<Tensor>,
+}
+
 /// A chunk, backwards.
 struct Back {
     sums: Sums,
@@ -23,7 +42,7 @@ struct Back {
 }
 
 impl Learner {
-    /// Gradients of a sequence, in chunks of `length` steps; the first `warmup` steps carry no loss.
+    /// Gradients of a sequence; the first `warmup` steps carry no loss.
     pub(super) fn backwards(
         &self,
         g: &Graph,
@@ -31,18 +50,20 @@ impl Learner {
         states: &[Tensor],
         data: Data<'_>,
         warmup: usize,
-        length: usize,
+        how: Backwards,
     ) -> (Sums, Vec<Tensor>) {
         let steps = data.inputs.dims()[0];
-        let length = length.clamp(1, steps.max(1));
+        let length = how.chunk.clamp(1, steps.max(1));
         let equal = (steps - 1) / length;
         // Forward over all chunks but the last, which is taken at once.
-        let (before_last, kept) = self.boundaries(g, phis, states, data.inputs, equal, length);
+        let how = Backwards { chunk: length, ..how };
+        let kept = self.ahead(g, phis, states, data.inputs, equal, how);
         let from = equal * length;
         let inputs = data.inputs.slice_axis(0, from, steps);
         let at = g.scalar(DType::S32, from as f64);
         let target = self.prepared.target_of(data.target, from, steps);
-        let last = self.back(g, phis, &before_last, &inputs, &target, (&at, warmup), None);
+        let forward = self.forward(g, phis, &kept.last, &inputs);
+        let last = self.back(g, phis, &forward, &inputs, &target, (&at, warmup), None);
         if equal == 0 {
             return (last.sums, last.states);
         }
@@ -50,19 +71,20 @@ impl Learner {
         (sums, last.states)
     }
 
-    /// States after `count` chunks, and before each of them.
-    pub(super) fn boundaries(
+    /// The way forward over `count` chunks.
+    pub(super) fn ahead(
         &self,
         g: &Graph,
         phis: &[Tensor],
         states: &[Tensor],
         inputs: &Tensor,
         count: usize,
-        length: usize,
-    ) -> (Vec<Tensor>, Vec<Tensor>) {
+        how: Backwards,
+    ) -> Kept {
         if count == 0 {
-            return (states.to_vec(), vec![]);
+            return Kept { last: states.to_vec(), before: vec![], steps: vec![] };
         }
+        let length = how.chunk;
         let n = states.len();
         let mut consts = phis.to_vec();
         consts.push(inputs.clone());
@@ -72,11 +94,18 @@ impl Learner {
         let body = Func::trace(&shapes, |g, v| {
             let (phis, inputs) = v[n + 1..].split_at(self.prepared.phis);
             let piece = inputs[0].dynamic_slice(&v[n], length).convert(DType::F32);
-            let mut out = Forward::run(g, &self.prepared, &self.structure, phis, &v[..n], &piece).states;
-            out.extend_from_slice(&v[..n]);
-            out
+            let forward = Forward::looped(g, &self.prepared, &self.structure, phis, &v[..n], &piece);
+            let kept = if how.keep { forward.kept(&self.prepared, &self.structure) } else { vec![] };
+            [&forward.states[..], &v[..n], &kept].concat()
         });
-        scan_whole(g, &body, count, false, states, &[starts(g, count, length)], &consts)
+        let (last, mut before) = scan_whole(g, &body, count, false, states, &[starts(g, count, length)], &consts);
+        let steps = before.split_off(n);
+        Kept { last, before, steps }
+    }
+
+    /// The recurrence over a chunk.
+    fn forward(&self, g: &Graph, phis: &[Tensor], states: &[Tensor], inputs: &Tensor) -> Forward {
+        Forward::run(g, &self.prepared, &self.structure, phis, states, &inputs.convert(DType::F32))
     }
 
     /// The chunks before the last one, from the last to the first.
@@ -88,10 +117,10 @@ impl Learner {
         data: Data<'_>,
         warmup: usize,
         (count, length): (usize, usize),
-        kept: &[Tensor],
+        kept: &Kept,
         arriving: &Arriving,
     ) -> Sums {
-        let n = kept.len();
+        let n = kept.before.len();
         let adding = Adding::new(self, g, phis, true);
         let places: Vec<(usize, usize)> = (0..arriving.len())
             .flat_map(|gr| (0..arriving[gr].len()).filter(move |&a| arriving[gr][a].is_some()).map(move |a| (gr, a)))
@@ -101,7 +130,7 @@ impl Learner {
         let mut consts = phis.to_vec();
         consts.extend([data.target.clone(), data.inputs.clone()]);
         let mut rows = vec![starts(g, count, length)];
-        rows.extend_from_slice(kept);
+        rows.extend(kept.before.iter().chain(&kept.steps).cloned());
         let mut shapes: Vec<Shape> = init.iter().map(|t| t.shape().clone()).collect();
         shapes.extend(rows.iter().map(|t| t.shape().with_dims(&t.dims()[1..])));
         shapes.extend(consts.iter().map(|t| t.shape().clone()));
@@ -110,13 +139,18 @@ impl Learner {
             let (carried, rest) = v.split_at(init.len());
             let (at, rest) = (&rest[0], &rest[1..]);
             let (states, rest) = rest.split_at(n);
+            let (steps, rest) = rest.split_at(kept.steps.len());
             let (phis, data) = rest.split_at(self.prepared.phis);
             let (arrives, sums) = carried.split_at(places.len());
             let mut arriving = empty.clone();
             places.iter().zip(arrives).for_each(|(&(gr, a), t)| arriving[gr][a] = Some(t.clone()));
             let piece = data[1].dynamic_slice(at, length);
             let target = self.prepared.target_at(&data[0], at, length);
-            let back = self.back(g, phis, states, &piece, &target, (at, warmup), Some(&arriving));
+            let forward = match steps {
+                [] => self.forward(g, phis, states, &piece),
+                steps => Forward::again(&self.prepared, &self.structure, states, steps),
+            };
+            let back = self.back(g, phis, &forward, &piece, &target, (at, warmup), Some(&arriving));
             let arrived = |(&(gr, a), old): (&(usize, usize), &Tensor)| {
                 back.arriving[gr][a].clone().unwrap_or_else(|| old.zeros_like())
             };
@@ -134,20 +168,30 @@ impl Learner {
         &self,
         g: &Graph,
         phis: &[Tensor],
-        states: &[Tensor],
+        forward: &Forward,
         inputs: &Tensor,
         target: &Tensor,
         (at, warmup): (&Tensor, usize),
         arriving: Option<&Arriving>,
     ) -> Back {
         let length = inputs.dims()[0];
-        let carry = Carry { states: states.to_vec(), traces: None, time: at.clone(), lag: 0 };
+        // No trace, and no state but those of `forward`, is looked at.
+        let carry = Carry { states: vec![], traces: None, time: at.clone(), lag: 0 };
         let counts = (warmup > 0).then(|| {
             let step = g.iota(Shape::s32([length]), 0) + at;
             step.ge(&step.full_like(warmup as f64)).convert(DType::F32)
         });
         let counts = counts.as_ref();
-        let chunk = Looked { phis, carry: &carry, inputs, target, counts, learn: true, arriving: Some(arriving) };
+        let chunk = Looked {
+            phis,
+            carry: &carry,
+            forward: Some(forward),
+            inputs,
+            target,
+            counts,
+            learn: true,
+            arriving: Some(arriving),
+        };
         let seen = self.look(g, &chunk);
         let plan = &self.lagged().all;
         let view = seen.view(self, g, phis);
