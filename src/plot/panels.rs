@@ -232,7 +232,10 @@ fn fit_stacked(panel: &Panel, series: &[Series]) -> Fitted {
     let pitch = span * 1.15;
     // Each trace is centred on its place, the first at the bottom, as the rows of a raster are.
     let place = |i: usize| i as f64 * pitch;
-    let middle = |i: usize| (ranges[i].0 + ranges[i].1) / 2.0;
+    let middle = |i: usize| {
+        let (low, high) = ranges[i];
+        if high - low <= span { (low + high) / 2.0 } else { median(&series[i]) }
+    };
     let moved: Vec<Series> = series.iter().enumerate().map(|(i, s)| s.looking(i).moved(place(i) - middle(i))).collect();
     let top = series.len().saturating_sub(1) as f64 * pitch;
     let mut y = Axis::new("").range(-0.6 * pitch, top + 0.6 * pitch).resolve(std::iter::empty(), 0.0);
@@ -244,6 +247,13 @@ fn fit_stacked(panel: &Panel, series: &[Series]) -> Fitted {
     let length = axis::round_up(span / 2.5);
     let bar = (!series.is_empty()).then(|| (length, number::quantity(length, panel.y.unit, 2)));
     Fitted { y, height, ticks, entries: Vec::new(), series: moved, bar }
+}
+
+/// The value that a trace is at or above half the time.
+fn median(series: &Series) -> f64 {
+    let mut values: Vec<f64> = series.extent().map(|p| p.1).filter(|y| y.is_finite()).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 /// The room for each of several stacked traces: the largest span of values, unless it is so much larger than the others that these would
@@ -390,6 +400,18 @@ mod tests {
         assert!(marks.len() <= SPIKES, "{} marks", marks.len());
         let rows: BTreeSet<i64> = marks.iter().map(|m| (m[0].1 * 100.0) as i64).collect();
         assert_eq!(rows.len(), 200);
+    }
+
+    #[test]
+    fn a_trace_that_grows_without_bound_does_not_flatten_the_others() {
+        let wave =
+            |scale: f64| Series::new("", (0..100).map(move |t| (f64::from(t), scale * (f64::from(t) / 9.0).sin())));
+        let burst = Series::new("", (0..100).map(|t| (f64::from(t), if t == 99 { 1e6 } else { 7.0 })));
+        let panel = Panel::traces(Axis::new("").unit(Unit::Of("mV")), [wave(1.0), burst, wave(1.2)]).stacked();
+        let fitted = fit(&panel);
+        assert_eq!(fitted.bar, Some((5.0, "5 mV".into())));
+        let rest = fitted.series[1].extent().next().map(|p| p.1);
+        assert_eq!(rest, Some(fitted.y.ticks[1].value), "it lies in its place until then");
     }
 
     #[test]

@@ -42,8 +42,8 @@ pub(super) fn run(flags: &ApproxFlags) -> Result<()> {
         (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max))
     };
     for (name, title, values) in [
-        ("measured", "Rank-one approximation: measured", &measured),
-        ("theory", "Rank-one approximation: by theory", &expected),
+        ("measured", "Rank-one approximation, measured", &measured),
+        ("theory", "Rank-one approximation, by theory", &expected),
     ] {
         let (low, high) = range(values);
         say!("{title}: cosine similarity from {low:.6} to {high:.6}");
