@@ -233,8 +233,9 @@ fn fit_stacked(panel: &Panel, series: &[Series]) -> Fitted {
     // Each trace is centred on its place, the first at the bottom, as the rows of a raster are.
     let place = |i: usize| i as f64 * pitch;
     let middle = |i: usize| {
-        let (low, high) = ranges[i];
-        if high - low <= span { (low + high) / 2.0 } else { median(&series[i]) }
+        let ((low, high), first) = (ranges[i], series[i].extent().next().map_or(0.0, |p| p.1));
+        // A trace without bound is in its place until it leaves.
+        if high - low <= span || !first.is_finite() { (low + high) / 2.0 } else { first }
     };
     let moved: Vec<Series> = series.iter().enumerate().map(|(i, s)| s.looking(i).moved(place(i) - middle(i))).collect();
     let top = series.len().saturating_sub(1) as f64 * pitch;
@@ -247,13 +248,6 @@ fn fit_stacked(panel: &Panel, series: &[Series]) -> Fitted {
     let length = axis::round_up(span / 2.5);
     let bar = (!series.is_empty()).then(|| (length, number::quantity(length, panel.y.unit, 2)));
     Fitted { y, height, ticks, entries: Vec::new(), series: moved, bar }
-}
-
-/// The value that a trace is at or above half the time.
-fn median(series: &Series) -> f64 {
-    let mut values: Vec<f64> = series.extent().map(|p| p.1).filter(|y| y.is_finite()).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 /// The room for each of several stacked traces: the largest span of values, unless it is so much larger than the others that these would

@@ -13,6 +13,10 @@ use crate::plot::{Axis, Figure, Panel, Panels, PlotError, Scale, Series, Unit};
 /// How many batches are averaged where single ones are too noisy.
 pub const WINDOW: usize = 20;
 
+/// The look of evaluations.
+#[cfg(feature = "plot")]
+const EVALUATION: usize = 2;
+
 /// A training step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Update {
@@ -133,32 +137,54 @@ impl History {
         let points = |f: &dyn Fn(&Update) -> Option<f64>| -> Vec<(f64, f64)> {
             self.updates.iter().filter_map(|u| Some((u.step as f64, f(u)?))).collect()
         };
-        let tested = |f: fn(&Evaluation) -> f64| self.evaluations.iter().map(move |e| (e.step as f64, f(e)));
         let line = |name: &str, points| Series::new(name, points).markers(false);
         let scale = score_scale(self.measure);
         let trend = self.trend(scale, WINDOW, |u| u.score);
-        let mut loss = vec![line("each batch", points(&|u| Some(u.loss)))];
         let mut score = vec![
             line("each batch", points(&|u| Some(u.score))),
             line(&trend_name(scale, WINDOW), trend.into_iter().map(|(s, a)| (s as f64, a)).collect()),
         ];
         if !self.evaluations.is_empty() {
-            loss.push(Series::new("evaluation", tested(|e| e.loss)).style(2));
-            score.push(Series::new("evaluation", tested(|e| e.score)));
+            score.push(Series::new("evaluation", self.tested(|e| e.score)).style(EVALUATION));
         }
         let norm = Panel::traces(
             Axis::new("gradient norm before clipping").scale(Scale::Log10),
             [line("", points(&|u| u.norm.filter(|n| *n > 0.0)))],
         );
         let name = dir.file_name().map_or_else(String::new, |name| format!(" of {}", name.to_string_lossy()));
-        let losses = self.updates.iter().map(|u| u.loss).chain(self.evaluations.iter().map(|e| e.loss));
-        let loss_axis = Axis::new(loss_name(self.measure)).scale(loss_scale(losses));
-        Panels::new(format!("Training{name}"), Axis::new("batch").unit(Unit::Count))
-            .panel(Panel::traces(loss_axis, loss).height(160))
+        let figure = Panels::new(format!("Training{name}"), Axis::new("batch").unit(Unit::Count));
+        let losses = self.loss_panels(line("each batch", points(&|u| Some(u.loss))), is_of_sum_in_evaluation(dir));
+        losses
+            .into_iter()
+            .fold(figure, Panels::panel)
             .panel(Panel::traces(score_axis(self.measure, self.measure.name()), score).height(160))
             .panel(norm.height(120))
             .save(dir.join("curve"))?;
         Ok(())
+    }
+
+    #[cfg(feature = "plot")]
+    fn tested(&self, value: fn(&Evaluation) -> f64) -> impl Iterator<Item = (f64, f64)> {
+        self.evaluations.iter().map(move |e| (e.step as f64, value(e)))
+    }
+
+    /// The losses of training and evaluation: in one panel, unless they are `apart`, two quantities.
+    #[cfg(feature = "plot")]
+    fn loss_panels(&self, training: Series, apart: bool) -> Vec<Panel> {
+        let name = loss_name(self.measure);
+        let of_training = self.updates.iter().map(|u| u.loss);
+        let of_evaluation = || self.evaluations.iter().map(|e| e.loss);
+        let tested = || Series::new("evaluation", self.tested(|e| e.loss)).style(EVALUATION);
+        let panel = |label: String, scale, series| Panel::traces(Axis::new(label).scale(scale), series).height(160);
+        if self.evaluations.is_empty() {
+            return vec![panel(name.into(), loss_scale(of_training), vec![training])];
+        }
+        if apart {
+            let scales = (loss_scale(of_training), loss_scale(of_evaluation()));
+            let training = panel(format!("{name}, training"), scales.0, vec![training]);
+            return vec![training, panel(format!("{name} of the sum, evaluation"), scales.1, vec![tested()])];
+        }
+        vec![panel(name.into(), loss_scale(of_training.chain(of_evaluation())), vec![training, tested()])]
     }
 }
 
@@ -200,6 +226,14 @@ pub fn score_scale(measure: Measure) -> Scale {
         Measure::Accuracy => Scale::Linear,
         Measure::Nmse => Scale::Log10,
     }
+}
+
+/// Whether a run is trained with the losses of its steps and evaluated with that of the summed output.
+#[cfg(feature = "plot")]
+fn is_of_sum_in_evaluation(dir: &Path) -> bool {
+    let config: Option<toml::Value> = RunDir::config(dir).ok();
+    let of_sum = config.as_ref().and_then(|all| all.get("objective")?.get("of_sum")?.as_str());
+    of_sum == Some("evaluation")
 }
 
 /// The axis of a measure, from 0 to 1 for an accuracy.
@@ -269,6 +303,16 @@ mod tests {
         assert_eq!(history(&scores).smoothed(), [(first, half), (first + 1, half + 1.0), (first + 2, half + 2.0)]);
         assert!(history(&scores[..WINDOW - 1]).smoothed().is_empty());
         assert_eq!((history(&scores[..3]).score(), history(&[]).score()), (Some(1.0), None));
+    }
+
+    #[cfg(feature = "plot")]
+    #[test]
+    fn losses_that_are_not_the_same_quantity_have_panels_of_their_own() {
+        let mut all = history(&[1.0, 2.0]);
+        let training = || Series::new("each batch", []);
+        assert_eq!(all.loss_panels(training(), true).len(), 1, "nothing is evaluated");
+        all.evaluations.push(Evaluation { step: 2, loss: 30.0, score: 0.5, rates: Vec::new() });
+        assert_eq!([false, true].map(|apart| all.loss_panels(training(), apart).len()), [1, 2]);
     }
 
     #[cfg(feature = "plot")]
