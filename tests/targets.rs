@@ -191,7 +191,15 @@ fn an_error_is_not_called_an_accuracy() {
     // Training ends where the error is small enough.
     let stopped =
         succeeds(&format!("train {PATTERN} --epochs 500 --set settings.stop_at=0.9 --out {}", folder.join("stop")));
-    assert!(stopped.contains("NMSE reaches 0.9 at batch"), "{stopped}");
+    let last = fs::read_to_string(folder.join("stop/metrics.jsonl")).expect("metrics").lines().count();
+    assert!(
+        stopped.contains("\nBatch    1, loss") && stopped.contains(&format!("\nBatch {last:4}, loss")),
+        "{stopped}"
+    );
+    assert!(
+        stopped.contains(&format!("NMSE reaches 0.9 at batch {last}.")),
+        "batches count as the lines of the file: {stopped}"
+    );
 
     succeeds(&format!("train {COPYING} --epochs 2 --out {plain}"));
     let both = etrace(&format!("compare {run} {plain} --out {}", folder.join("both")));

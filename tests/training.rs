@@ -358,7 +358,7 @@ fn wrong_values_are_usage_errors() {
         ("shd --model_type GRU", "LIF"),
         ("shd --pdrop 1.5", "pdrop"),
         ("gesture --data /nowhere", "MD5"),
-        ("gesture --frame-size 50", "--frame-size"),
+        ("gesture --frame-size 50", "frame_size divides 128 and is at least 16: got 50; choose"),
         ("gesture --frame-size 20 --dataset made --use-cnn", "--use-cnn"),
         ("gesture --dropout 1 --dataset made", "dropout"),
         ("eval /nowhere", "/nowhere"),

@@ -11,12 +11,12 @@ use toml::Value;
 
 use super::{Global, OrUsage, common};
 use crate::{
-    plot::{Axis, Figure, Panel, Panels, Series},
+    plot::{Axis, Figure, Panel, Panels, Scale, Series, Unit},
     report::{Align, Table},
     say,
     settings::leaves,
     train::{
-        history::{History, WINDOW, loss_axis, score_axis},
+        history::{History, WINDOW, loss_name, loss_scale, score_axis, score_scale, trend_name},
         run::RunDir,
         score::Measure,
     },
@@ -102,35 +102,57 @@ fn differing(all: &[&Value]) -> BTreeMap<String, Vec<String>> {
     found
 }
 
-/// Loss and score over updates of groups of runs: the mean of a group, and a band of one standard deviation where it has several. A run that
+/// Score and loss over batches of groups of runs: the mean of a group, and a band of one standard deviation where it has several. A run that
 /// has ended keeps its last value.
 pub fn curves(title: &str, groups: &[(String, Vec<&History>)]) -> Panels {
-    let tested = groups.iter().all(|(_, runs)| runs.iter().all(|run| !run.evaluations.is_empty()));
-    let score = |run: &History| -> Vec<(u64, f64)> {
-        if tested { run.evaluations.iter().map(|e| (e.step, e.score)).collect() } else { run.smoothed() }
-    };
-    let (measures, _) = Measure::of_runs(groups.iter().flat_map(|(_, runs)| runs.iter().copied()));
-    let several = groups.iter().any(|(_, runs)| runs.len() > 1);
-    let subtitle = if several { "mean of the seeds; bands are one standard deviation" } else { "" };
-    let panel = |axis: Axis, curve: &dyn Fn(&History) -> Vec<(u64, f64)>| {
+    let runs = || groups.iter().flat_map(|(_, runs)| runs.iter().copied());
+    let tested = runs().all(|run| !run.evaluations.is_empty());
+    // A run of fewer batches than a window is to have a curve, too.
+    let window = runs().map(|run| run.updates.len()).min().unwrap_or(1).clamp(1, WINDOW);
+    let panel = |axis: Axis, scale: Scale, curve: &dyn Fn(&History) -> Vec<(u64, f64)>| {
         let of = |(name, runs): &(String, Vec<&History>)| {
-            series(name, &runs.iter().map(|run| curve(run)).collect::<Vec<_>>())
+            series(name, &runs.iter().map(|run| curve(run)).collect::<Vec<_>>(), scale)
         };
-        Panel::traces(axis, groups.iter().map(of)).height(220)
+        Panel::traces(axis.scale(scale), groups.iter().map(of)).height(220)
     };
-    let label =
-        |name| if tested { format!("{name} of evaluations") } else { format!("{name}, mean of {WINDOW} batches") };
-    let panels =
-        measures.into_iter().fold(Panels::new(title, Axis::new("batch")).subtitle(subtitle), |all, measure| {
-            let of = |run: &History| if run.measure == measure { score(run) } else { Vec::new() };
-            all.panel(panel(score_axis(measure, &label(measure.name())), &of))
-        });
-    let losses = groups.iter().flat_map(|(_, runs)| runs.iter().flat_map(|run| run.smoothed_loss()));
-    let axis = loss_axis(&format!("loss, mean of {WINDOW} batches"), losses.map(|(_, loss)| loss));
-    panels.panel(panel(axis, &|run| run.smoothed_loss()))
+    let mut panels = Panels::new(title, Axis::new("batch").unit(Unit::Count));
+    let mut scales = Vec::new();
+    for measure in Measure::of_runs(runs()).0 {
+        let only = |run: &History, curve: &dyn Fn() -> Vec<(u64, f64)>| {
+            if run.measure == measure { curve() } else { Vec::new() }
+        };
+        let scale = score_scale(measure);
+        let of = if tested { " of evaluations".into() } else { format!(", {}", trend_name(scale, window)) };
+        let score = |run: &History| -> Vec<(u64, f64)> {
+            if tested {
+                return run.evaluations.iter().map(|e| (e.step, e.score)).collect();
+            }
+            run.trend(scale, window, |u| u.score)
+        };
+        let axis = score_axis(measure, &format!("{}{of}", measure.name()));
+        panels = panels.panel(panel(axis, scale, &|run| only(run, &|| score(run))));
+        let means = runs().filter(|run| run.measure == measure);
+        let losses = means.flat_map(|run| run.trend(Scale::Linear, window, |u| u.loss));
+        let of_loss = loss_scale(losses.map(|(_, loss)| loss));
+        let axis = Axis::new(format!("{}, {}", loss_name(measure), trend_name(of_loss, window)));
+        panels = panels.panel(panel(axis, of_loss, &|run| only(run, &|| run.trend(of_loss, window, |u| u.loss))));
+        scales.extend([scale, of_loss]);
+    }
+    let several = groups.iter().any(|(_, runs)| runs.len() > 1);
+    panels.subtitle(match (several, scales.contains(&Scale::Log10)) {
+        (false, _) => "",
+        (true, false) => "mean of the seeds; bands are one standard deviation",
+        (true, true) => {
+            "mean of the seeds; bands are one standard deviation; of the logarithms where the axis is logarithmic"
+        }
+    })
 }
 
-fn series(name: &str, curves: &[Vec<(u64, f64)>]) -> Series {
+/// The mean of `curves` and a band of one standard deviation: on a logarithmic scale those of the logarithms, whose band has a lower edge.
+fn series(name: &str, curves: &[Vec<(u64, f64)>], scale: Scale) -> Series {
+    let linear = scale == Scale::Linear;
+    let to = |v: f64| if linear { v } else { v.ln() };
+    let from = |v: f64| if linear { v } else { v.exp() };
     let mut steps: Vec<u64> = curves.iter().flatten().map(|(step, _)| *step).collect();
     steps.sort_unstable();
     steps.dedup();
@@ -142,14 +164,14 @@ fn series(name: &str, curves: &[Vec<(u64, f64)>]) -> Series {
             while curve.get(*at + 1).is_some_and(|(next, _)| *next <= step) {
                 *at += 1;
             }
-            values.extend(curve.get(*at).filter(|(first, _)| *first <= step).map(|(_, value)| *value));
+            values.extend(curve.get(*at).filter(|(first, _)| *first <= step).map(|(_, value)| to(*value)));
         }
         let n = values.len().max(1) as f64;
         let mean = values.iter().sum::<f64>() / n;
-        means.push((step as f64, mean));
+        means.push((step as f64, from(mean)));
         if values.len() > 1 {
             let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
-            band.push((step as f64, mean - deviation, mean + deviation));
+            band.push((step as f64, from(mean - deviation), from(mean + deviation)));
         }
     }
     Series::new(name, means).band(band).markers(false)
@@ -178,12 +200,27 @@ mod tests {
     #[test]
     fn a_band_is_around_the_mean_of_those_that_have_begun() {
         let svg = |curves: &[Vec<(u64, f64)>]| {
-            let panel = Panel::traces(Axis::new("y"), [series("s", curves)]);
+            let panel = Panel::traces(Axis::new("y"), [series("s", curves, Scale::Linear)]);
             Panels::new("t", Axis::new("x")).panel(panel).svg()
         };
         // The second ends early and keeps its value.
         let long = svg(&[vec![(1, 0.0), (2, 1.0), (3, 1.0)], vec![(1, 2.0), (2, 1.0), (3, 1.0)]]);
         let short = svg(&[vec![(1, 0.0), (2, 1.0), (3, 1.0)], vec![(1, 2.0), (2, 1.0)]]);
         assert_eq!(long, short);
+    }
+
+    #[test]
+    fn the_mean_on_a_logarithmic_axis_is_in_the_middle_of_it() {
+        let both = |scale| {
+            let panel = Panel::traces(Axis::new("y"), [series("s", &[vec![(1, 0.01)], vec![(1, 1.0)]], scale)]);
+            Panels::new("t", Axis::new("x")).panel(panel).svg()
+        };
+        let one = |value: f64, (low, high): (f64, f64)| {
+            let series = Series::new("s", [(1.0, value)]).band([(1.0, low, high)]).markers(false);
+            Panels::new("t", Axis::new("x")).panel(Panel::traces(Axis::new("y"), [series])).svg()
+        };
+        let (deviation, mean) = (100f64.ln() / 2f64.sqrt(), 0.1f64.ln());
+        assert_eq!(both(Scale::Log10), one(0.1, ((mean - deviation).exp(), (mean + deviation).exp())));
+        assert_ne!(both(Scale::Log10), both(Scale::Linear));
     }
 }

@@ -97,7 +97,7 @@ pub struct Args {
 /// When flags make no sense or training fails.
 pub fn run(args: Args, global: &Global) -> Result<()> {
     let line = |r: &train::BatchReport| {
-        format!("Batch {:4}, loss = {:.8}, acc = {:.6}, time = {:.5} s", r.index, r.loss, r.score.value(), r.seconds)
+        format!("Batch {:4}, loss = {:.8}, acc = {:.6}, time = {:.5} s", r.number, r.loss, r.score.value(), r.seconds)
     };
     train::run("dms", &args.training.run, args.training.epochs, global, train::Lines::Batches(line), || resolve(&args))
 }

@@ -118,7 +118,7 @@ pub fn run(args: Args, global: &Global) -> Result<()> {
     let line = |r: &train::BatchReport| {
         format!(
             "Batch {:2}, CE={:.8}, L1={:.6}, acc={:.6}, lr={:.6}, mem={:.6} GB, time={:.2} s",
-            r.index,
+            r.number,
             r.loss,
             r.l1,
             r.score.value(),

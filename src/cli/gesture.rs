@@ -42,7 +42,7 @@ const SLICE: u64 = 1_700_000;
 /// --select test takes the epoch that is best on the test set, as published, whose accuracy there is too good.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// Frames of a side of this many pixels: 128, 64 or 32
+    /// Pixels of a side of a frame: 128, 64, 32 or 16 of a recording, 16 to 128 of made gestures; digits have their own
     #[arg(long, default_value_t = gesture_net().frame_size, value_parser = size)]
     frame_size: usize,
     /// What a frame's two polarities become: their mean, or (none) two channels
@@ -218,11 +218,8 @@ pub fn run(mut args: Args, global: &Global) -> Result<()> {
 
 impl Args {
     fn task(&self) -> Result<TaskConfig> {
-        if ![128, 64, 32].contains(&self.frame_size) && self.dataset == Dataset::Gesture {
-            bail!(usage(format!("--frame-size must be 128, 64 or 32, got {}", self.frame_size)));
-        }
         let frame_size = u16::try_from(self.frame_size)
-            .map_err(|_| usage(format!("--frame-size must be from 16 to 128, got {}", self.frame_size)))?;
+            .map_err(|_| usage(format!("--frame-size must be from 16 to 128, got {}; 32 is usual", self.frame_size)))?;
         Ok(match self.dataset {
             Dataset::Gesture => TaskConfig::Gesture(GestureSettings {
                 framing: Framing::Slices { slice: SLICE, frame: self.frame_time * 1000 },
@@ -257,7 +254,10 @@ fn resolve(args: &Args, global: &Global) -> Result<Experiment> {
     // N-MNIST has 34 x 34 pixels, whatever the flag says.
     let frame_size = ((opened.n_in() / 2) as f64).sqrt().round() as usize;
     if args.use_cnn && frame_size < 32 {
-        bail!(usage(format!("--use-cnn needs frames of at least 32 x 32 pixels, got {frame_size} x {frame_size}")));
+        bail!(usage(format!(
+            "--use-cnn needs frames of at least 32 x 32 pixels, got {frame_size} x {frame_size}; choose --frame-size 32 or more, or leave \
+             --use-cnn out"
+        )));
     }
     let net = GestureNet {
         frame_size,

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     experiment::Experiment,
     learn::Target,
-    plot::{Axis, ColorMap, Figure, HeatMap, Panel, Panels, Series},
+    plot::{Axis, Figure, Frames, Panel, Panels, Series, Unit, quantity, round_up},
     report::{Align, Table},
     say,
     train::{
@@ -58,14 +58,17 @@ impl Args {
 /// Seed of batches that training never sees.
 const SEED: u64 = 1_000_000_007;
 
-/// Neurons whose potential is drawn.
+/// Neurons whose potential is drawn at most.
 const TRACES: usize = 8;
+
+/// Potentials are in the unit of the network: at rest they are 0, and thresholds are settings, most of them 1.
+const UNIT: Unit = Unit::Of("a.u.");
 
 /// Outputs with a curve to follow that are drawn at most.
 const CURVES: usize = 8;
 
-/// Frames of a sample that are drawn at most, and how many stand in a row.
-const FRAMES: (usize, usize) = (16, 8);
+/// Frames of a sample that are drawn at most.
+const FRAMES: usize = 16;
 
 /// Runs the command.
 ///
@@ -133,7 +136,7 @@ fn pictures(
         table.row([b.to_string()].into_iter().chain(results));
         draw(&seen, b, task, dt, out)?;
         if let Some(shape) = task.frame() {
-            frames(&seen, b, shape, dt).save(out.join(format!("sample-{b}-frames")))?;
+            frames(&seen, b, task, shape, dt).save(out.join(format!("sample-{b}-frames")))?;
         }
     }
     say!("{table}\n");
@@ -185,38 +188,41 @@ fn outputs(seen: &Observation, b: usize, dt: f64) -> Vec<Panel> {
     let mut panels = vec![Panel::traces(Axis::new("readout"), classes)];
     if seen.kind == Target::CLASSES {
         let steps = seen.steps(b);
-        let targets = steps.iter().map(|(t, target, _)| (time(*t), f64::from(*target)));
-        let answers = steps.iter().map(|(t, _, answer)| (time(*t), *answer as f64));
-        let both = [Series::new("answer", answers), Series::new("target", targets).style(8)];
-        panels.push(Panel::traces(Axis::new("class").range(0.0, seen.classes() as f64 - 1.0), both));
+        let (hits, misses): (Vec<_>, Vec<_>) =
+            steps.into_iter().partition(|(_, target, answer)| *target == *answer as i32);
+        let dots = |name: &str, points: Vec<(f64, f64)>, style| Series::new(name, points).style(style).dots();
+        let answers =
+            |steps: &[(usize, i32, usize)]| steps.iter().map(|(t, _, answer)| (time(*t), *answer as f64)).collect();
+        let missed = misses.iter().map(|(t, target, _)| (time(*t), f64::from(*target))).collect();
+        let both = [
+            dots("right answer", answers(&hits), 2),
+            dots("wrong answer", answers(&misses), 1),
+            dots("target in its place", missed, 0),
+        ];
+        panels.push(Panel::traces(Axis::new("class").unit(Unit::Count).range(-0.5, seen.classes() as f64 - 0.5), both));
     }
     panels
 }
 
 /// Frames of a sample side by side, on events above zero and off events below.
-fn frames(seen: &Observation, b: usize, [polarities, height, width]: [usize; 3], dt: f64) -> HeatMap {
-    let every = seen.batch.steps.div_ceil(FRAMES.0);
-    let shown: Vec<usize> = (0..seen.batch.steps).step_by(every).collect();
-    let columns = shown.len().min(FRAMES.1);
-    let [rows, row] = [shown.len().div_ceil(columns) * (height + 1) - 1, columns * (width + 1) - 1];
-    let mut values = vec![f64::NAN; rows * row];
-    for (k, &t) in shown.iter().enumerate() {
-        let corner = k / columns * (height + 1) * row + k % columns * (width + 1);
+fn frames(seen: &Observation, b: usize, task: &dyn Task, [polarities, height, width]: [usize; 3], dt: f64) -> Frames {
+    let every = seen.batch.steps.div_ceil(FRAMES);
+    let one = if every == 1 { "all are shown".into() } else { format!("one in {every} is shown") };
+    let mut all = Frames::new(
+        format!("{}, sample {b}: frames", task.name()),
+        [height, width],
+        Axis::new("on minus off events").unit(Unit::Count),
+    )
+    .subtitle(format!("events of {dt} ms each; {one}, with the time at which it begins"));
+    for t in (0..seen.batch.steps).step_by(every) {
+        let mut values = vec![0.0; height * width];
         for (i, &count) in seen.batch.at(t, b).iter().enumerate() {
-            let (p, y, x) = (i / (height * width), i / width % height, i % width);
-            let sign = if p + 1 == polarities { 1.0 } else { -1.0 };
-            let cell = &mut values[corner + y * row + x];
-            *cell = if p == 0 { 0.0 } else { *cell } + sign * f64::from(count);
+            let sign = if i / (height * width) + 1 == polarities { 1.0 } else { -1.0 };
+            values[i % (height * width)] += sign * f64::from(count);
         }
+        all = all.picture(format!("{} ms", quantity(t as f64 * dt, Unit::Plain, 6)), values);
     }
-    HeatMap::new(format!("Frames of sample {b}"), [rows, row], values, Axis::new("on less off events"))
-        .subtitle(format!("one every {} ms, from left to right and then down; grey parts them", every as f64 * dt))
-        .gaps()
-        .x(Axis::new("pixels, frames side by side"), 0.0, row as f64)
-        .y(Axis::new("pixels"), 0.0, rows as f64)
-        .colors(ColorMap::Diverging)
-        .square()
-        .size(1000, 360)
+    all
 }
 
 fn draw(seen: &Observation, b: usize, task: &dyn Task, dt: f64, out: &Path) -> Result<()> {
@@ -228,7 +234,10 @@ fn draw(seen: &Observation, b: usize, task: &dyn Task, dt: f64, out: &Path) -> R
         // Frames have a picture of their own.
         Some(_) => {
             let counts = (0..seen.batch.steps).map(|t| seen.batch.at(t, b).iter().map(|c| f32::from(*c)).sum());
-            Panel::traces(Axis::new("input events"), [Series::new("all", points(counts.collect())).markers(false)])
+            Panel::traces(
+                Axis::new("input events").unit(Unit::Count),
+                [Series::new("all", points(counts.collect())).markers(false)],
+            )
         }
     };
     let mut panels =
@@ -242,14 +251,15 @@ fn draw(seen: &Observation, b: usize, task: &dyn Task, dt: f64, out: &Path) -> R
     for (layer, neurons) in seen.layers() {
         let label = |what: &str| if layer.is_empty() { what.to_string() } else { format!("{layer} {what}") };
         panels = panels.panel(Panel::raster(label("spikes, by neuron"), neurons, events(seen.spikes(&layer, b))));
-        let shown = (0..neurons).step_by(neurons.div_ceil(TRACES).max(1));
+        let shown = (0..neurons).step_by(round_up(neurons as f64 / TRACES as f64).max(1.0) as usize);
         let traces: Vec<Series> = shown
             .map(|i| Series::new(format!("{i}"), points(seen.potential(&layer, b, i))).markers(false))
             .filter(|_| !seen.potential(&layer, b, 0).is_empty())
             .collect();
         if !traces.is_empty() {
-            panels =
-                panels.panel(Panel::traces(Axis::new(label("potential, by neuron")), traces).stacked().height(180));
+            panels = panels.panel(
+                Panel::traces(Axis::new(label("potential, by neuron")).unit(UNIT), traces).stacked().height(180),
+            );
         }
     }
     let panels = outputs(seen, b, dt).into_iter().fold(panels, Panels::panel);

@@ -19,8 +19,8 @@ pub enum Lines {
 
 /// A batch in words and numbers.
 pub struct BatchReport {
-    /// Batches before this one.
-    pub index: u64,
+    /// Which batch, from 1: the `step` of its line in `metrics.jsonl`.
+    pub number: u64,
     /// Mean loss per step.
     pub loss: f64,
     /// The term `weight_l1 * sum |w|`, which the loss leaves out.
@@ -108,7 +108,7 @@ impl<'a> Screen<'a> {
                 self.epoch.push((loss, score, *seconds));
                 if let Lines::Batches(line) = self.lines {
                     let report = BatchReport {
-                        index: step - 1,
+                        number: *step,
                         loss,
                         l1: *l1,
                         score: measure.score(score),
@@ -165,7 +165,7 @@ impl<'a> Screen<'a> {
 
 /// The published lines of the memory-and-speed evaluation.
 pub fn epoch_line(r: &EpochReport<'_>) -> String {
-    let (epoch, split, short) = (r.epoch - 1, r.split, r.score.measure().short());
+    let (epoch, split, short) = (r.epoch, r.split, r.score.measure().short());
     format!(
         "Epoch {epoch:4}, training loss = {:.8}, training {short} = {:.6}, time = {:.5} s, memory = {:.2} GB\n\
          Epoch {epoch:4}, {split} loss = {:.8}, {split} {short} = {:.6}",

@@ -72,7 +72,7 @@ pub fn run(args: &Args, global: &Global) -> Result<()> {
     }
     let lines = train::Lines::Batches(|r| {
         let (short, score) = (r.score.measure().short(), r.score.value());
-        format!("Batch {:4}, loss = {:.8}, {short} = {score:.6}, time = {:.5} s", r.index, r.loss, r.seconds)
+        format!("Batch {:4}, loss = {:.8}, {short} = {score:.6}, time = {:.5} s", r.number, r.loss, r.seconds)
     });
     let name = args.config.as_deref().unwrap_or("run");
     let folder = Path::new(name).file_stem().map_or("run".into(), |stem| stem.to_string_lossy().into_owned());

@@ -98,6 +98,10 @@ impl Axis {
         let margin = (high - low) * pad;
         low = bounds(self.low).unwrap_or(low - margin);
         high = bounds(self.high).unwrap_or(high + margin);
+        if self.unit == Unit::Count && !log && high - low < 1.0 {
+            // No count lies between.
+            (low, high) = (low.floor(), high.ceil());
+        }
         if high <= low {
             // The caller's bounds contradict each other or the data; show something rather than nothing.
             high = low + if log { 10f64.ln() } else { low.abs().max(1.0) };
@@ -235,15 +239,18 @@ fn round_step(span: f64, count: usize, unit: Unit, factor: f64, suffix: &str) ->
     if unit == Unit::Bytes && raw > 1.0 / 1024.0 {
         return 2f64.powf(raw.log2().ceil());
     }
-    let clock =
-        matches!(suffix, "min" | "h").then(|| [1.0 / 60.0, 1.0 / 12.0, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0]);
-    if let Some(step) = clock.and_then(|steps| steps.into_iter().find(|s| *s >= raw * factor * 0.999)) {
+    let raw = if unit == Unit::Count { raw.max(1.0) } else { raw * factor };
+    let clock = matches!(suffix, "min" | "h").then_some([10.0, 15.0, 30.0]);
+    if let Some(step) = clock.filter(|_| raw > 5.0).and_then(|steps| steps.into_iter().find(|s| *s >= raw * 0.999)) {
         return step / factor;
     }
-    let raw = raw * factor;
-    let decade = 10f64.powf(raw.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().find(|m| m * decade >= raw * 0.999).unwrap_or(10.0);
-    step * decade / factor
+    round_up(raw * 0.999) / factor
+}
+
+/// The least of 1, 2 and 5 times a power of ten that is not below `value`, which is positive.
+pub fn round_up(value: f64) -> f64 {
+    let decade = 10f64.powf(value.log10().floor());
+    [1.0, 2.0, 5.0].into_iter().map(|m| m * decade).find(|v| *v >= value).unwrap_or(10.0 * decade)
 }
 
 /// About `count` ticks, but at least two where round numbers allow: one alone tells no scale.
@@ -275,17 +282,11 @@ fn ticks_at_round_steps(low: f64, high: f64, count: usize, unit: Unit) -> Vec<Ti
     let suffix = if suffix.is_empty() { String::new() } else { format!(" {suffix}") };
     let label = |v: f64| {
         let v = if v.abs() < step * 1e-6 { 0.0 } else { v };
-        if v == 0.0 && unit == Unit::Count {
-            return "0".to_owned();
-        }
         if unit == Unit::Bytes {
             return number::quantity(v, unit, 5);
         }
         if (-4.0..6.0).contains(&power) {
             let decimals = (-(scaled_step * 1.000_001).log10().floor()).clamp(0.0, 12.0) as usize;
-            // Steps of a quarter or a twelfth need more places than their size tells.
-            let round = (scaled_step * 10f64.powi(decimals as i32)).fract().abs() < 1e-6;
-            let decimals = if round { decimals } else { decimals + 1 };
             return format!("{}{suffix}", number::fixed(v * factor, decimals, false));
         }
         let digits = (power - scaled_step.log10().floor()).clamp(0.0, 12.0) as usize + 1;
@@ -306,13 +307,21 @@ mod tests {
 
     #[test]
     fn ticks_are_round_in_their_unit() {
-        let cases: [(Axis, [f64; 2], usize, &[&str]); 9] = [
+        let cases: [(Axis, [f64; 2], usize, &[&str]); 12] = [
             (Axis::new(""), [0.0, 1.0], 5, &["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
             (Axis::new(""), [-1.0, 1.0], 4, &["−1.0", "−0.5", "0.0", "0.5", "1.0"]),
             (Axis::new(""), [0.0, 3e7], 3, &["0", "10⁷", "2×10⁷", "3×10⁷"]),
             (Axis::new("").unit(Unit::Bytes), [0.0, 2e9], 4, &["0 B", "512 MiB", "1 GiB", "1.5 GiB"]),
             (Axis::new("").unit(Unit::Seconds), [0.0, 0.005], 5, &["0 ms", "1 ms", "2 ms", "3 ms", "4 ms", "5 ms"]),
             (Axis::new("").unit(Unit::Percent), [0.0, 1.0], 3, &["0 %", "50 %", "100 %"]),
+            (Axis::new("").unit(Unit::Count), [1.0, 3.0], 10, &["1", "2", "3"]),
+            (Axis::new("").unit(Unit::Count), [1.0, 1.0], 5, &["0", "1", "2"]),
+            (
+                Axis::new("").unit(Unit::Seconds),
+                [570.0, 600.0],
+                5,
+                &["9.5 min", "9.6 min", "9.7 min", "9.8 min", "9.9 min", "10.0 min"],
+            ),
             (Axis::new("").scale(Scale::Log2), [128.0, 1024.0], 6, &["128", "256", "512", "1024"]),
             (Axis::new("").scale(Scale::Log10), [1e-6, 1e2], 5, &["10⁻⁶", "10⁻⁴", "10⁻²", "10⁰", "10²"]),
             (

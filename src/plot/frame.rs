@@ -2,8 +2,8 @@
 
 use super::axis::Axle;
 use super::font;
-use super::scene::{Align, Pt, Rect, Rgb, Scene, Text, stroke};
-use super::style::{self, EDGE};
+use super::scene::{Align, Mark, Pt, Rect, Rgb, Scene, Text, stroke};
+use super::style::{self, ColorMap, EDGE};
 
 /// Draws title and subtitle across the top and returns the height at which the plot may begin.
 pub(super) fn heading(scene: &mut Scene, title: &str, subtitle: &str) -> f64 {
@@ -87,6 +87,28 @@ pub(super) fn spines(scene: &mut Scene, plot: Rect) {
     scene.lines(vec![corner], stroke(style::AXIS, 1.0));
 }
 
+/// Width of a colour bar in pixels.
+pub(super) const COLOR_BAR: f64 = 14.0;
+
+/// Room for a colour bar with tick labels of `ticks` pixels and a label.
+pub(super) fn width_of_color_bar(label: &str, ticks: f64) -> f64 {
+    COLOR_BAR + 7.0 + ticks + if label.is_empty() { 0.0 } else { 20.0 }
+}
+
+/// What the colours of a plot at the left of `bar` mean.
+pub(super) fn color_bar(scene: &mut Scene, bar: Rect, axle: &Axle, colors: ColorMap, label: &str) {
+    let cells = (0..128).rev().map(|i| colors.at((f64::from(i) + 0.5) / 128.0)).collect();
+    scene.marks.push(Mark::Image { rect: bar, columns: 1, rows: 128, cells });
+    scene.rect(bar, None, Some(stroke(style::AXIS, 0.8)));
+    for tick in &axle.ticks {
+        let y = bar.bottom() - axle.place(tick.value).unwrap_or(0.0) * bar.h;
+        scene.line((bar.right(), y), (bar.right() + 4.0, y), stroke(style::AXIS, 1.0));
+        scene.label((bar.right() + 7.0, y), &tick.label, style::TICK, Align::Start, style::MUTED);
+    }
+    let ticks = axle.ticks.iter().map(|t| font::width(&t.label, style::TICK, false)).fold(0.0, f64::max);
+    upright_label(scene, label, (bar.right() + 7.0 + ticks + 12.0, bar.y + bar.h / 2.0), bar.h);
+}
+
 /// How names are set under the columns of a categorical axis.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Names {
@@ -159,6 +181,8 @@ pub enum Legend {
 pub(super) enum Key {
     /// A line, with the marker of this number if any, on a band if it has one.
     Line { color: Rgb, dash: &'static [f64], marker: Option<usize>, band: bool },
+    /// The marker of this number alone.
+    Dot { color: Rgb, marker: usize },
     /// A filled square.
     Fill(Rgb),
     /// The sign for a reason why points are missing.
@@ -254,6 +278,7 @@ fn draw_entry(scene: &mut Scene, key: Key, lines: &[String], at: Pt) {
                 style::marker(scene, i, (at.0 + KEY_WIDTH / 2.0, middle), 3.6, color);
             }
         }
+        Key::Dot { color, marker } => style::marker(scene, marker, (at.0 + KEY_WIDTH / 2.0, middle), 3.6, color),
         Key::Fill(color) => {
             let rect = Rect { x: at.0 + KEY_WIDTH - 12.0, y: middle - 6.0, w: 12.0, h: 12.0 };
             scene.rect(rect, Some((color, 1.0)), None);

@@ -22,7 +22,6 @@ pub struct HeatMap {
     digits: Option<usize>,
     upward: bool,
     square: bool,
-    gaps: bool,
     size: (f64, f64),
 }
 
@@ -73,7 +72,6 @@ impl HeatMap {
             digits: None,
             upward: false,
             square: false,
-            gaps: false,
             size: (620.0, 480.0),
         }
     }
@@ -84,15 +82,15 @@ impl HeatMap {
         self
     }
 
-    /// With an x axis that runs from `low` at the left edge to `high` at the right edge.
+    /// With an x axis on which the first column lies at `low` and the last at `high`.
     pub fn x(mut self, axis: Axis, low: f64, high: f64) -> Self {
-        self.x = Side { axis, span: bounded_span(low, high, self.x.count), names: Vec::new(), ..self.x };
+        self.x = Side { axis, span: edges(low, high, self.x.count), names: Vec::new(), ..self.x };
         self
     }
 
-    /// With a y axis that runs from `low` at the outer edge of row 0 to `high` at that of the last row.
+    /// With a y axis on which row 0 lies at `low` and the last row at `high`.
     pub fn y(mut self, axis: Axis, low: f64, high: f64) -> Self {
-        self.y = Side { axis, span: bounded_span(low, high, self.y.count), names: Vec::new(), ..self.y };
+        self.y = Side { axis, span: edges(low, high, self.y.count), names: Vec::new(), ..self.y };
         self
     }
 
@@ -125,12 +123,6 @@ impl HeatMap {
     /// With row 0 at the bottom.
     pub fn upward(mut self) -> Self {
         self.upward = true;
-        self
-    }
-
-    /// With values that are no data as gaps between pictures, which need no entry beside the colour bar.
-    pub fn gaps(mut self) -> Self {
-        self.gaps = true;
         self
     }
 
@@ -238,18 +230,9 @@ impl HeatMap {
         }
     }
 
-    fn draw_bar(&self, scene: &mut Scene, bar: Rect, axle: &Axle, tick_width: f64) {
-        let cells = (0..128).rev().map(|i| self.colors.at((f64::from(i) + 0.5) / 128.0)).collect();
-        scene.marks.push(Mark::Image { rect: bar, columns: 1, rows: 128, cells });
-        scene.rect(bar, None, Some(stroke(style::AXIS, 0.8)));
-        for tick in &axle.ticks {
-            let y = bar.bottom() - axle.place(tick.value).unwrap_or(0.0) * bar.h;
-            scene.line((bar.right(), y), (bar.right() + 4.0, y), stroke(style::AXIS, 1.0));
-            scene.label((bar.right() + 7.0, y), &tick.label, style::TICK, Align::Start, style::MUTED);
-        }
-        let at = (bar.right() + 7.0 + tick_width + 12.0, bar.y + bar.h / 2.0);
-        frame::upright_label(scene, &self.value.label, at, bar.h);
-        if !self.gaps && self.values.iter().any(|v| !self.value.shows(*v)) {
+    fn draw_bar(&self, scene: &mut Scene, bar: Rect, axle: &Axle) {
+        frame::color_bar(scene, bar, axle, self.colors, &self.value.label);
+        if self.values.iter().any(|v| !self.value.shows(*v)) {
             let y = bar.bottom() + 15.0;
             scene.rect(Rect { x: bar.x, y: y - 6.0, w: 12.0, h: 12.0 }, Some((style::NO_DATA, 1.0)), None);
             scene.label((bar.x + 17.0, y), NO_DATA, style::TICK, Align::Start, style::MUTED);
@@ -261,13 +244,17 @@ const NO_DATA: &str = "no data";
 /// Longest name of a row, in pixels.
 const NAME: f64 = 120.0;
 
-fn bounded_span(low: f64, high: f64, count: usize) -> (f64, f64) {
-    if low.is_finite() && high.is_finite() && low < high { (low, high) } else { (-0.5, count as f64 - 0.5) }
+/// The values at the outer edges of `count` cells of which the first lies at `low` and the last at `high`.
+fn edges(low: f64, high: f64, count: usize) -> (f64, f64) {
+    if !(low.is_finite() && high.is_finite() && low < high && count > 1) {
+        return (-0.5, count as f64 - 0.5);
+    }
+    let half = (high - low) / (2.0 * (count - 1) as f64);
+    (low - half, high + half)
 }
 
 impl Figure for HeatMap {
     fn scene(&self) -> Scene {
-        const BAR: f64 = 14.0;
         const GAP: f64 = 18.0;
         let (width, height) = self.size;
         let mut scene = Scene::new(width, height, &self.title);
@@ -283,8 +270,8 @@ impl Figure for HeatMap {
         };
         let value_ticks = value.tick_upright(room(44.0));
         let left = EDGE + frame::width_of_y_axis(&self.y.axis.label, y_ticks);
-        let value_label = if self.value.label.is_empty() { 0.0 } else { 20.0 };
-        let bar_width = BAR + 7.0 + value_ticks.max(font::width(NO_DATA, style::TICK, false) - 4.0) + value_label;
+        let no_data = font::width(NO_DATA, style::TICK, false) + 17.0;
+        let bar_width = frame::width_of_color_bar(&self.value.label, value_ticks).max(no_data);
         let mut plot = Rect { x: left, y: top, w: (width - left - GAP - bar_width - EDGE).max(60.0), h: 0.0 };
         let names = frame::fit_names(&self.x.names, plot.w / self.columns.max(1) as f64);
         let names_height = if self.x.names.is_empty() { 20.0 } else { names.height };
@@ -316,8 +303,8 @@ impl Figure for HeatMap {
         scene.rect(plot, None, Some(stroke(style::AXIS, 0.8)));
         self.draw_sides(&mut scene, plot, &x, &y, names);
         frame::upright_label(&mut scene, &self.y.axis.label, (EDGE + 6.0, plot.y + plot.h / 2.0), plot.h + 12.0);
-        let bar = Rect { x: plot.right() + GAP, w: BAR, ..plot };
-        self.draw_bar(&mut scene, bar, &value, value_ticks);
+        let bar = Rect { x: plot.right() + GAP, w: frame::COLOR_BAR, ..plot };
+        self.draw_bar(&mut scene, bar, &value);
         scene
     }
 }
@@ -334,6 +321,12 @@ mod tests {
         let (columns, rows, cells) = map.cells(&axle, (500, 10));
         assert_eq!((columns, rows), (500, 1));
         assert!(cells.iter().all(|c| *c == ColorMap::Viridis.at(0.5)));
+    }
+
+    #[test]
+    fn a_cell_lies_at_its_value() {
+        assert_eq!(edges(0.0, 10.0, 6), (-1.0, 11.0));
+        assert_eq!(edges(3.0, 3.0, 4), (-0.5, 3.5));
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub struct Series {
     missing: Vec<(f64, String)>,
     markers: Option<bool>,
     style: Option<usize>,
-    steps: bool,
+    dots: bool,
 }
 
 impl Series {
@@ -49,10 +49,10 @@ impl Series {
         self
     }
 
-    /// Drawn as steps: each value holds until the next point.
-    pub fn steps(mut self) -> Self {
-        self.steps = true;
-        self
+    /// With markers and no line between them, for values such as classes between which nothing lies.
+    pub fn dots(mut self) -> Self {
+        self.dots = true;
+        self.markers(true)
     }
 
     /// Number of the colour, dashes and marker of this series, the `i`-th of its chart.
@@ -62,12 +62,6 @@ impl Series {
 
     fn shows_markers(&self, short: usize) -> bool {
         self.markers.unwrap_or(self.points.len() <= short)
-    }
-
-    /// The corners of the line.
-    fn drawn(&self) -> impl Iterator<Item = (f64, f64)> {
-        let corner = |i: usize| (self.steps && i > 0).then(|| (self.points[i].0, self.points[i - 1].1));
-        self.points.iter().enumerate().flat_map(move |(i, p)| corner(i).into_iter().chain([*p]))
     }
 
     /// Every number on either axis that has to be in view, as `(x, y)`.
@@ -97,7 +91,11 @@ impl Series {
         let look = self.look(i);
         let marker = self.shows_markers(short).then_some(look);
         let (color, dash, band) = (style::color(look), style::dash(look), !self.band.is_empty());
-        Entry { name: self.name.clone(), key: Key::Line { color, dash, marker, band } }
+        let key = match marker {
+            Some(marker) if self.dots => Key::Dot { color, marker },
+            _ => Key::Line { color, dash, marker, band },
+        };
+        Entry { name: self.name.clone(), key }
     }
 }
 
@@ -236,8 +234,23 @@ impl LineChart {
     }
 }
 
-/// Draws bands, then lines, then markers of `series` into `plot`.
+/// Draws bands, then lines, then markers of `series` into `plot`. Lines end at its edges; a marker in it is whole even there.
 pub(super) fn draw_series(scene: &mut Scene, plot: Rect, x: &Axle, y: &Axle, series: &[Series], short: usize) {
+    let mut markers = Vec::new();
+    scene.clipped(plot, |scene| markers = draw_lines(scene, plot, (x, y), series, short));
+    for (look, centre) in markers.into_iter().filter(|(_, centre)| plot.contains(*centre)) {
+        style::marker(scene, look, centre, MARKER, style::color(look));
+    }
+}
+
+/// Draws bands, then lines; returns the looks and places of markers.
+fn draw_lines(
+    scene: &mut Scene,
+    plot: Rect,
+    (x, y): (&Axle, &Axle),
+    series: &[Series],
+    short: usize,
+) -> Vec<(usize, Pt)> {
     let at = |p: &(f64, f64)| -> Option<Pt> {
         Some((plot.x + x.place(p.0)? * plot.w, plot.bottom() - y.place(p.1)? * plot.h))
     };
@@ -248,10 +261,11 @@ pub(super) fn draw_series(scene: &mut Scene, plot: Rect, x: &Axle, y: &Axle, ser
         });
         scene.polygons(decimate::bands(band), (style::color(one.look(i)), 0.18), None);
     }
+    let mut all = Vec::new();
     for (i, one) in series.iter().enumerate() {
         let look = one.look(i);
         let color = style::color(look);
-        let mut parts = decimate::polylines(one.drawn().map(|p| at(&p)));
+        let mut parts = decimate::polylines(one.points.iter().map(at));
         // A point with gaps on both sides has no line and would vanish without a marker.
         let lone: Vec<Pt> = parts.iter().filter(|p| p.len() == 1).map(|p| p[0]).take(LONE_POINTS).collect();
         parts.retain(|part| part.len() > 1);
@@ -262,11 +276,12 @@ pub(super) fn draw_series(scene: &mut Scene, plot: Rect, x: &Axle, y: &Axle, ser
             lone
         };
         let width = if one.points.len() > DENSE { 1.3 } else { 1.8 };
-        scene.lines(parts, Stroke { dash: style::dash(look), ..stroke(color, width) });
-        for centre in markers {
-            style::marker(scene, look, centre, MARKER, color);
+        if !one.dots {
+            scene.lines(parts, Stroke { dash: style::dash(look), ..stroke(color, width) });
         }
+        all.extend(markers.into_iter().map(|centre| (look, centre)));
     }
+    all
 }
 
 fn level_dash(k: usize) -> &'static [f64] {
@@ -313,11 +328,9 @@ impl Figure for LineChart {
         }
         frame::x_axis(&mut scene, plot, &x, Some(&self.x.label));
         frame::y_axis(&mut scene, plot, &y, &self.y.label, EDGE);
-        scene.clipped(plot, |scene| {
-            self.draw_levels(scene, plot, &y);
-            draw_series(scene, plot, &x, &y, &self.series, self.short());
-        });
         frame::spines(&mut scene, whole);
+        scene.clipped(plot, |scene| self.draw_levels(scene, plot, &y));
+        draw_series(&mut scene, plot, &x, &y, &self.series, self.short());
         if right {
             frame::draw_at_right(&mut scene, &entries, (plot.right() + 20.0, top));
         } else if !entries.is_empty() {

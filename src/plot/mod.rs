@@ -1,6 +1,6 @@
 //! Figures: one description, written both as SVG and as PNG.
 //!
-//! A chart ([`LineChart`], [`Panels`], [`HeatMap`], [`BarChart`]) is a plain value built up by its methods. Laying it
+//! A chart ([`LineChart`], [`Panels`], [`HeatMap`], [`Frames`], [`BarChart`]) is a plain value built up by its methods. Laying it
 //! out gives a [`Scene`], a flat list of marks in pixels; two writers turn the scene into files:
 //!
 //! ```text
@@ -21,6 +21,7 @@ mod bars;
 mod decimate;
 mod font;
 mod frame;
+mod frames;
 mod heatmap;
 mod lines;
 mod number;
@@ -36,9 +37,10 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-pub use axis::{Axis, Scale};
+pub use axis::{Axis, Scale, round_up};
 pub use bars::BarChart;
 pub use frame::Legend;
+pub use frames::Frames;
 pub use heatmap::HeatMap;
 pub use lines::{LineChart, Series};
 pub use number::{Unit, quantity};

@@ -6,7 +6,7 @@ pub enum Unit {
     /// A pure number: `0.25`, `12,000`, `3×10⁷`.
     #[default]
     Plain,
-    /// A count with metric suffixes: `300`, `4 k`, `2.5 M`.
+    /// A count: as [`Unit::Plain`], with ticks at whole numbers only.
     Count,
     /// Bytes with binary prefixes, ticks at powers of two: `64 MiB`.
     Bytes,
@@ -14,10 +14,11 @@ pub enum Unit {
     Seconds,
     /// A share of one, written in per cent: 0.25 is `25 %`.
     Percent,
+    /// Numbers of this unit: `5 mV`.
+    Of(&'static str),
 }
 
 const BINARY: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-const METRIC: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
 
 /// `value` in its unit, to about `digits` significant digits.
 ///
@@ -43,16 +44,15 @@ pub fn quantity(value: f64, unit: Unit, digits: usize) -> String {
 /// A value divided by the prefix that suits its size, and that prefix with its unit.
 fn in_unit(value: f64, unit: Unit) -> (f64, &'static str) {
     let size = value.abs();
-    let prefixed = |base: f64, names: &[&'static str; 7]| {
-        // The tolerance sends 999.9999999 to the next prefix rather than printing 1000.
-        let steps = if size > 0.0 { ((size * (1.0 + 1e-9)).ln() / base.ln()).floor() } else { 0.0 };
-        let step = steps.clamp(0.0, (names.len() - 1) as f64);
-        (value / base.powf(step), names[step as usize])
-    };
     match unit {
-        Unit::Plain => (value, ""),
-        Unit::Count => prefixed(1000.0, &METRIC),
-        Unit::Bytes => prefixed(1024.0, &BINARY),
+        Unit::Plain | Unit::Count => (value, ""),
+        Unit::Of(name) => (value, name),
+        Unit::Bytes => {
+            // The tolerance sends 1023.9999999 to the next prefix rather than printing 1024.
+            let steps = if size > 0.0 { ((size * (1.0 + 1e-9)).ln() / 1024f64.ln()).floor() } else { 0.0 };
+            let step = steps.clamp(0.0, (BINARY.len() - 1) as f64);
+            (value / 1024f64.powf(step), BINARY[step as usize])
+        }
         Unit::Percent => (value * 100.0, "%"),
         Unit::Seconds => {
             let size = size * (1.0 + 1e-9);
@@ -72,10 +72,6 @@ fn in_unit(value: f64, unit: Unit) -> (f64, &'static str) {
 
 /// The factor and suffix under which all ticks of a linear axis reaching to `reach` are written.
 pub(super) fn axis_unit(reach: f64, unit: Unit) -> (f64, &'static str) {
-    // Counts below ten thousand are read more easily in full: 800, not 0.8 k.
-    if unit == Unit::Count && reach < 10_000.0 {
-        return (1.0, "");
-    }
     let (scaled, suffix) = in_unit(reach, unit);
     if reach == 0.0 || scaled == 0.0 { (1.0, suffix) } else { (scaled / reach, suffix) }
 }
@@ -155,8 +151,9 @@ mod tests {
             (2e-5, Unit::Seconds, "20 µs"),
             (90.0, Unit::Seconds, "90 s"),
             (600.0, Unit::Seconds, "10 min"),
-            (4000.0, Unit::Count, "4 k"),
-            (2.5e6, Unit::Count, "2.5 M"),
+            (4000.0, Unit::Count, "4000"),
+            (2.5e6, Unit::Count, "2.5×10⁶"),
+            (5.0, Unit::Of("mV"), "5 mV"),
             (0.25, Unit::Percent, "25 %"),
             (-0.5, Unit::Plain, "−0.5"),
             (12_000.0, Unit::Plain, "12,000"),

@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 
 use super::Figure;
-use super::axis::{Axis, Axle, Tick};
+use super::axis::{self, Axis, Axle, Tick};
 use super::font;
 use super::frame::{self, Entry, Key};
 use super::lines::{self, Series};
 use super::number::{self, Unit};
 use super::scene::{Align, Pt, Rect, Rgb, Scene, Stroke, stroke};
 use super::style::{self, EDGE};
+
+/// Most points of a series that has markers.
+const SHORT: usize = 40;
 
 /// One panel of [`Panels`].
 #[derive(Clone, Debug)]
@@ -37,7 +40,7 @@ impl Panel {
         Panel { y, height: 110.0, content: Content::Traces { series: series.into_iter().collect(), stacked: false } }
     }
 
-    /// Traces only: each below the next and named at the left, with a bar at the right for the common scale.
+    /// Traces only: each above the last and named at the left, with a bar at the right for the common scale, in the unit of the axis.
     pub fn stacked(mut self) -> Self {
         if let Content::Traces { stacked, .. } = &mut self.content {
             *stacked = true;
@@ -128,7 +131,7 @@ impl Panels {
             }
         });
         let of_phases = self.phases.iter().flat_map(|p| [p.1, p.2]);
-        self.x.resolve(of_panels.chain(of_phases).chain(self.events.iter().map(|e| e.0)), 0.0)
+        self.x.resolve(of_panels.chain(of_phases).chain(self.events.iter().map(|e| e.0)), 0.015)
     }
 
     /// The tint of each phase: one for each name, in order of first use.
@@ -170,21 +173,24 @@ struct Fitted {
     entries: Vec<Entry>,
     /// Traces as drawn, moved apart if stacked.
     series: Vec<Series>,
-    /// For stacked traces, the length of the scale bar.
-    bar: Option<f64>,
+    /// For stacked traces, the scale bar: its length and what is written beside it.
+    bar: Option<(f64, String)>,
 }
 
 impl Fitted {
+    /// Room in pixels for what stands at the right of the panel.
     fn margin(&self) -> f64 {
         if !self.entries.is_empty() {
             return frame::size_at_right(&self.entries).0;
         }
-        self.bar.map_or(0.0, |bar| font::width(&bar_text(bar, Unit::Plain), style::TICK, false) + 16.0)
+        self.bar.as_ref().map_or(0.0, |(_, text)| font::width(text, style::TICK, false) + 16.0)
     }
 }
 
-fn bar_text(length: f64, unit: Unit) -> String {
-    number::quantity(length, unit, 2)
+/// The height of a panel with these entries: as asked for, unless they or the label of the axis need more.
+fn height(panel: &Panel, entries: &[Entry]) -> f64 {
+    let label = font::width(&panel.y.label, style::LABEL, false) - 8.0;
+    panel.height.max(frame::size_at_right(entries).1).max(label.min(300.0))
 }
 
 fn fit(panel: &Panel) -> Fitted {
@@ -193,14 +199,10 @@ fn fit(panel: &Panel) -> Fitted {
             let named = groups.iter().enumerate().rev().filter(|(_, g)| !g.1.is_empty());
             let entries: Vec<Entry> =
                 named.map(|(i, g)| Entry { name: g.1.clone(), key: Key::Fill(style::color(i)) }).collect();
-            let height = panel.height.max(frame::size_at_right(&entries).1);
+            let height = height(panel, &entries);
             let top = (*rows).max(1) as f64;
-            let mut y = Axis::new("").range(-0.5, top - 0.5).resolve(std::iter::empty(), 0.0);
-            let mut ticks = y.tick_upright(height);
-            if y.ticks.iter().any(|t| t.value.fract() != 0.0) {
-                y.ticks = (0..*rows).map(|r| Tick { value: r as f64, label: r.to_string() }).collect();
-                ticks = font::width("0", style::TICK, false);
-            }
+            let mut y = Axis::new("").unit(Unit::Count).range(-0.5, top - 0.5).resolve(std::iter::empty(), 0.0);
+            let ticks = y.tick_upright(height);
             Fitted { y, height, ticks, entries, series: Vec::new(), bar: None }
         }
         Content::Traces { series, stacked: true } => fit_stacked(panel, series),
@@ -209,8 +211,8 @@ fn fit(panel: &Panel) -> Fitted {
             let named = series.iter().enumerate().filter(|(_, s)| !s.name().is_empty() && s.extent().next().is_some());
             let named: Vec<_> = named.collect();
             let entries: Vec<Entry> =
-                if named.len() > 1 { named.into_iter().map(|(i, s)| s.entry(i, 0)).collect() } else { Vec::new() };
-            let height = panel.height.max(frame::size_at_right(&entries).1);
+                if named.len() > 1 { named.into_iter().map(|(i, s)| s.entry(i, SHORT)).collect() } else { Vec::new() };
+            let height = height(panel, &entries);
             let ticks = y.tick_upright(height);
             Fitted { y, height, ticks, entries, series: series.clone(), bar: None }
         }
@@ -226,24 +228,35 @@ fn fit_stacked(panel: &Panel, series: &[Series]) -> Fitted {
             if low <= high { (low, high) } else { (0.0, 0.0) }
         })
         .collect();
-    let span = ranges.iter().map(|(a, b)| b - a).fold(0.0, f64::max);
-    let span = if span > 0.0 && span < 1e200 { span } else { 1.0 };
+    let span = span(ranges.iter().map(|(a, b)| b - a).collect());
     let pitch = span * 1.15;
     // Each trace is centred on its place, the first at the bottom, as the rows of a raster are.
     let place = |i: usize| i as f64 * pitch;
-    let middle = |i: usize| (ranges[i].0 + ranges[i].1) / 2.0;
+    let middle = |i: usize| {
+        let ((low, high), first) = (ranges[i], series[i].extent().next().map_or(0.0, |p| p.1));
+        // A trace without bound is in its place until it leaves.
+        if high - low <= span || !first.is_finite() { (low + high) / 2.0 } else { first }
+    };
     let moved: Vec<Series> = series.iter().enumerate().map(|(i, s)| s.looking(i).moved(place(i) - middle(i))).collect();
     let top = series.len().saturating_sub(1) as f64 * pitch;
     let mut y = Axis::new("").range(-0.6 * pitch, top + 0.6 * pitch).resolve(std::iter::empty(), 0.0);
-    let height = panel.height;
+    let height = height(panel, &[]);
     let step = (13.0 * series.len() as f64 / height).ceil().max(1.0) as usize;
     let name = |i: usize| font::ellipsize(series[i].name(), style::TICK, false, 90.0);
     y.ticks = (0..series.len()).step_by(step).map(|i| Tick { value: place(i), label: name(i) }).collect();
     let ticks = y.ticks.iter().map(|t| font::width(&t.label, style::TICK, false)).fold(0.0, f64::max);
-    // A round length of about half a trace, rounded down to one significant digit.
-    let decade = 10f64.powf((span / 2.0).log10().floor());
-    let bar = (span / 2.0 / decade).floor().max(1.0) * decade;
-    Fitted { y, height, ticks, entries: Vec::new(), series: moved, bar: (!series.is_empty()).then_some(bar) }
+    let length = axis::round_up(span / 2.5);
+    let bar = (!series.is_empty()).then(|| (length, number::quantity(length, panel.y.unit, 2)));
+    Fitted { y, height, ticks, entries: Vec::new(), series: moved, bar }
+}
+
+/// The room for each of several stacked traces: the largest span of values, unless it is so much larger than the others that these would
+/// look constant; that trace runs over its neighbours.
+fn span(mut spans: Vec<f64>) -> f64 {
+    spans.retain(|span| *span > 0.0 && *span < 1e200);
+    spans.sort_by(f64::total_cmp);
+    let median = spans.get(spans.len() / 2);
+    median.zip(spans.last()).map_or(1.0, |(median, largest)| largest.min(4.0 * median))
 }
 
 /// Most marks drawn in one raster; beyond it, spikes closer in time share a mark.
@@ -290,6 +303,7 @@ fn spikes(panel: &Panel, plot: Rect, x: &Axle, y: &Axle) -> Vec<Vec<Vec<Pt>>> {
     }
 }
 
+/// Spikes are whole even at the edges of the plot.
 fn draw_content(scene: &mut Scene, panel: &Panel, fitted: &Fitted, plot: Rect, x: &Axle) {
     match &panel.content {
         Content::Raster { groups, .. } => {
@@ -298,18 +312,17 @@ fn draw_content(scene: &mut Scene, panel: &Panel, fitted: &Fitted, plot: Rect, x
                 scene.lines(marks, stroke(color, 1.1));
             }
         }
-        Content::Traces { .. } => lines::draw_series(scene, plot, x, &fitted.y, &fitted.series, 0),
+        Content::Traces { .. } => lines::draw_series(scene, plot, x, &fitted.y, &fitted.series, SHORT),
     }
 }
 
-fn draw_bar(scene: &mut Scene, fitted: &Fitted, length: f64, unit: Unit, plot: Rect) {
-    let (Some(from), Some(to)) = (fitted.y.place(0.0), fitted.y.place(length)) else {
-        return;
-    };
+fn draw_bar(scene: &mut Scene, fitted: &Fitted, plot: Rect) {
+    let Some((length, text)) = &fitted.bar else { return };
+    let (Some(from), Some(to)) = (fitted.y.place(0.0), fitted.y.place(*length)) else { return };
     let (x, pixels) = (plot.right() + 9.0, (to - from) * plot.h);
     let middle = plot.bottom() - plot.h / 2.0;
     scene.line((x, middle - pixels / 2.0), (x, middle + pixels / 2.0), stroke(style::INK, 1.5));
-    scene.label((x + 6.0, middle), &bar_text(length, unit), style::TICK, Align::Start, style::MUTED);
+    scene.label((x + 6.0, middle), text, style::TICK, Align::Start, style::MUTED);
 }
 
 impl Figure for Panels {
@@ -352,12 +365,10 @@ impl Figure for Panels {
             let is_last = i + 1 == self.panels.len();
             frame::x_axis(&mut scene, plot, &x, is_last.then_some(self.x.label.as_str()));
             frame::y_axis(&mut scene, plot, &fit.y, &panel.y.label, EDGE);
-            scene.clipped(plot, |scene| draw_content(scene, panel, fit, plot, &x));
             frame::spines(&mut scene, plot);
+            draw_content(&mut scene, panel, fit, plot, &x);
             frame::draw_at_right(&mut scene, &fit.entries, (plot.right() + 18.0, y));
-            if let Some(length) = fit.bar {
-                draw_bar(&mut scene, fit, length, panel.y.unit, plot);
-            }
+            draw_bar(&mut scene, fit, plot);
             y += fit.height + GAP;
         }
         for v in self.events.iter().filter_map(|e| at(e.0)) {
@@ -383,6 +394,18 @@ mod tests {
         assert!(marks.len() <= SPIKES, "{} marks", marks.len());
         let rows: BTreeSet<i64> = marks.iter().map(|m| (m[0].1 * 100.0) as i64).collect();
         assert_eq!(rows.len(), 200);
+    }
+
+    #[test]
+    fn a_trace_that_grows_without_bound_does_not_flatten_the_others() {
+        let wave =
+            |scale: f64| Series::new("", (0..100).map(move |t| (f64::from(t), scale * (f64::from(t) / 9.0).sin())));
+        let burst = Series::new("", (0..100).map(|t| (f64::from(t), if t == 99 { 1e6 } else { 7.0 })));
+        let panel = Panel::traces(Axis::new("").unit(Unit::Of("mV")), [wave(1.0), burst, wave(1.2)]).stacked();
+        let fitted = fit(&panel);
+        assert_eq!(fitted.bar, Some((5.0, "5 mV".into())));
+        let rest = fitted.series[1].extent().next().map(|p| p.1);
+        assert_eq!(rest, Some(fitted.y.ticks[1].value), "it lies in its place until then");
     }
 
     #[test]

@@ -44,6 +44,12 @@ impl Rect {
         self.y + self.h
     }
 
+    /// Whether a point lies inside or on the edge, to half a pixel.
+    pub(super) fn contains(&self, (x, y): Pt) -> bool {
+        let inside = |v: f64, low: f64, high: f64| v > low - 0.5 && v < high + 0.5;
+        inside(x, self.x, self.right()) && inside(y, self.y, self.bottom())
+    }
+
     fn corners(&self) -> Vec<Pt> {
         vec![(self.x, self.y), (self.right(), self.y), (self.right(), self.bottom()), (self.x, self.bottom())]
     }

@@ -33,18 +33,19 @@ fn figures(values: &[f64], x: &Axis, y: &Axis) -> Vec<Scene> {
     let n = values.len();
     let mut panels = Panels::new("t", x.clone())
         .panel(Panel::raster("r", n, points.iter().enumerate().map(|(i, p)| (p.0, i))).group(n / 2, "g"))
-        .panel(Panel::traces(y.clone(), [series(), series().steps()]))
+        .panel(Panel::traces(y.clone(), [series(), series().dots()]))
         .panel(Panel::traces(y.clone(), [series(), series()]).stacked());
     for v in values {
         panels = panels.phase("p", *v, 1.0).event(*v, "e");
     }
     let names = (0..n).map(|i| format!("name {i}"));
     vec![
-        LineChart::new("t", x.clone(), y.clone()).series(series()).series(series().steps().markers(true)).scene(),
+        LineChart::new("t", x.clone(), y.clone()).series(series()).series(series().dots()).scene(),
         panels.scene(),
         HeatMap::new("t", [n, 2], values.iter().copied(), y.clone()).numbers(3).x_names("n", ["a", "b"]).scene(),
         HeatMap::new("t", [1, n], values.iter().copied(), y.clone()).colors(ColorMap::Diverging).square().scene(),
         BarChart::new("t", "x", names, y.clone()).bars("a", values.to_vec()).bars("b", []).numbers(2).scene(),
+        Frames::new("t", [n, 2], y.clone()).picture("p", values.iter().copied()).picture("q", []).scene(),
         BarChart::histogram("t", x.clone(), values.iter().copied(), n).scene(),
     ]
 }

@@ -17,7 +17,7 @@ use crate::{
 };
 #[cfg(feature = "plot")]
 use crate::{
-    plot::{Axis, Figure, HeatMap, PlotError},
+    plot::{Axis, ColorMap, Figure, HeatMap, PlotError},
     train::checkpoint::write_atomic,
 };
 
@@ -155,12 +155,15 @@ impl Evaluation {
         let written = std::fs::create_dir_all(dir).and_then(|()| write_atomic(&path, csv.as_bytes()));
         written.map_err(|source| PlotError::Io { path, source })?;
         let share = |row: &Vec<u64>| {
-            let total = row.iter().sum::<u64>().max(1) as f64;
+            // A class that was answered and never asked for has no shares.
+            let total = row.iter().sum::<u64>() as f64;
             row.iter().map(|&n| n as f64 / total).collect::<Vec<_>>()
         };
         // Classes that nobody asked for and nothing was answered with say nothing.
         let met = |c: &usize| table[*c].iter().any(|n| *n > 0) || table.iter().any(|row| row[*c] > 0);
         let shown: Vec<usize> = (0..self.classes).filter(met).collect();
+        // Room for a number in each cell.
+        let side = (30 * shown.len() as u32).max(370);
         let names: Vec<String> = shown.iter().map(usize::to_string).collect();
         let shares = shown.iter().flat_map(|&target| {
             let row = share(&table[target]);
@@ -175,8 +178,10 @@ impl Evaluation {
         .subtitle(title)
         .x_names("answer", names.clone())
         .y_names("target", names)
+        .colors(ColorMap::Blues)
         .numbers(2)
         .square()
+        .size(170 + side, 110 + side)
         .save(dir.join("confusion"))?;
         Ok(())
     }

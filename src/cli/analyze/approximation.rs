@@ -41,11 +41,12 @@ pub(super) fn run(flags: &ApproxFlags) -> Result<()> {
         let finite = || values.iter().flatten().copied().filter(|v| v.is_finite());
         (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max))
     };
-    for (name, title, values) in
-        [("measured", "Cosine similarity", &measured), ("theory", "Theoretical similarity", &expected)]
-    {
+    for (name, title, values) in [
+        ("measured", "Rank-one approximation, measured", &measured),
+        ("theory", "Rank-one approximation, by theory", &expected),
+    ] {
         let (low, high) = range(values);
-        say!("{title}: {low:.6} to {high:.6}");
+        say!("{title}: cosine similarity from {low:.6} to {high:.6}");
         let flat = values.iter().flatten().copied();
         // One scale for both, which a cosine below zero widens.
         let lowest = range(&measured).0.min(range(&expected).0).min(0.0);

@@ -149,7 +149,7 @@ fn by_share(all: &[Found], dir: &std::path::Path) -> Result<Table> {
     let mut chart = LineChart::new(
         "Cosine of a step by the share of spiking neurons",
         Axis::new("share of neurons that spike in the step").range(0.0, 1.0),
-        Axis::new("cosine similarity").to(1.02),
+        Axis::new("cosine similarity").to(1.0),
     )
     .subtitle(format!("mean of the steps in each range; inputs up to {} times as strong", DRIVES[DRIVES.len() - 1]))
     .level(least, format!("paper: at least {least} up to {up_to}"));

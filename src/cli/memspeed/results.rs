@@ -23,7 +23,7 @@ pub(super) fn print_row(row: &Row) {
     let gb = |b: u64| b as f64 / (1u64 << 30) as f64;
     match (&row.error, row.loss, row.accuracy, row.run_seconds) {
         (None, Some(loss), Some(accuracy), Some(seconds)) => say!(
-            "{:>10} T = {:4} {:?}: Batch = 0, training loss = {loss:.8}, training acc = {accuracy:.6}, time = {seconds:.5} s, \
+            "{:>10} T = {:4} {:?}: training loss = {loss:.8}, training acc = {accuracy:.6}, time = {seconds:.5} s, \
              memory before = {:.2} GB, memory after = {:.2} GB",
             row.method,
             row.length,

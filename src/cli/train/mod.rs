@@ -380,8 +380,8 @@ fn conclude(trainer: &Trainer<'_>, outcome: &Outcome, history: &History, dt: f64
         Ending::Reached => {
             let wanted = trainer.settings.stop_at.unwrap_or_default();
             match Measure::of(trainer.spec.objective.target) {
-                Measure::Accuracy => say!("Accuracy reaches {}% at batch {}. Stop training.", wanted * 100.0, at - 1),
-                Measure::Nmse => say!("NMSE reaches {wanted} at batch {}. Stop training.", at - 1),
+                Measure::Accuracy => say!("Accuracy reaches {}% at batch {at}. Stop training.", wanted * 100.0),
+                Measure::Nmse => say!("NMSE reaches {wanted} at batch {at}. Stop training."),
             }
         }
         Ending::Settled => say!("The evaluation has stopped improving, at update {at}. Stop training."),

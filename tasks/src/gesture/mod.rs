@@ -186,7 +186,7 @@ impl Gesture {
         )?;
         let side = settings.frame_size;
         let fits = side >= 16 && FULL.width.is_multiple_of(side);
-        require(fits, "gesture", "frame_size divides 128 and is at least 16", side, "128, 64 and 32 are usual")?;
+        require(fits, "gesture", "frame_size divides 128 and is at least 16", side, "choose 128, 64, 32 or 16")?;
         let layout = find(&settings.dir, Split::Train).or_else(|_| find(&settings.dir, Split::Test))?;
         let accept = Accept { disorder: settings.disorder, time_unit: settings.time_unit, sensor: settings.sensor };
         let (reading, n_out) = (layout.reading(accept)?, layout.classes()?.len());

@@ -199,6 +199,10 @@ fn recordings_of_any_sensor_in_folders_of_classes() {
     assert!(other.err().unwrap().to_string().contains("lz4.aedat4"), "its header says another sensor");
     let held = GestureSettings { frame_size: 64, ..settings.clone() };
     assert!(Gesture::open(held).err().unwrap().to_string().contains("64x48"), "frames are not larger than the sensor");
+    let small = Gesture::open(GestureSettings { frame_size: 16, ..settings.clone() }).unwrap();
+    assert_eq!(small.n_in(), 2 * 16 * 16);
+    let odd = Gesture::open(GestureSettings { frame_size: 20, ..settings.clone() }).err().unwrap().to_string();
+    assert!(odd.contains("got 20") && odd.contains("choose 128, 64, 32 or 16"), "{odd}");
     let augment = GestureSettings { augment: true, ..settings.clone() };
     assert!(Gesture::open(augment).err().unwrap().to_string().contains("augment"));
     let m = task.samples(Split::Valid).unwrap_err().to_string();
