@@ -24,6 +24,8 @@ pub const MAP: &str = "etp.map";
 const WEIGHT: &str = "etp.weight";
 /// Kind of the tag on a weight where a traced op uses it: each use of one weight is a value of its own, with a trace of its own.
 pub const USE: &str = "etp.use";
+/// Kind of the tag on random numbers: they take longer to make again than to read.
+pub const NOISE: &str = "etp.noise";
 
 /// Declares and traces one step of a model.
 pub struct StepContext {
@@ -331,7 +333,8 @@ impl StepContext {
         let word = |t: &Tensor| t.reshape(&[self.batch]).convert(DType::U32).broadcast(&dims, &[0]);
         let shape = Shape::new(DType::U32, dims);
         let stream = self.graph.full(&shape, self.streams as f64);
-        random::uniform(&random::bits(&[&word(&key), &word(&tick), &self.graph.iota(shape, 1), &stream]))
+        let bits = random::bits(&[&word(&key), &word(&tick), &self.graph.iota(shape, 1), &stream]);
+        random::uniform(&bits).tag(NOISE, "noise", &[])
     }
 
     /// `x` with a share `rate` of its values set to 0 and the others divided by what is left of 1; new ones in every step.

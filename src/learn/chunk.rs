@@ -11,7 +11,9 @@ use std::{collections::HashMap, rc::Rc};
 
 use hlo::{
     Dot, Func, Graph, Mapped, Shape, Tensor, Value,
+    func::downcast,
     graph::Node,
+    ops::meta::Tag,
     scan,
     transform::{Dependence, Dual, Rules, TangentOf, jvp_with, vmap},
 };
@@ -23,6 +25,7 @@ use super::{
     signal::Later,
     structure::{Op, drive},
 };
+use crate::cell::context::NOISE;
 
 /// What the recurrence of a chunk leaves behind.
 #[derive(Clone)]
@@ -128,7 +131,7 @@ fn shifted(p: &Prepared) -> Vec<usize> {
 }
 
 /// What the loop computes and the mapped step need not compute again: inputs that depend on states, and outputs, of the recurrent
-/// dense ops, and the new states. Those that the mapped step does not ask for are not stacked.
+/// dense ops, the new states, and random numbers. Those that the mapped step does not ask for are not stacked.
 pub fn kept(p: &Prepared, s: &Structure) -> Vec<Value> {
     let old: Vec<Value> = p.old_states().iter().map(Tensor::value).collect();
     let of_states = Dependence::any(&p.body, &old);
@@ -139,12 +142,18 @@ pub fn kept(p: &Prepared, s: &Structure) -> Vec<Value> {
     let recurrent = s.ops.iter().filter(|op| op.recurrent && op.x.is_some() && moving.has(op.y));
     let mut kept = Vec::new();
     let ops = recurrent.flat_map(|op| op.x.filter(|x| of_states.has(*x)).into_iter().chain([op.y]));
-    for v in ops.chain(p.new_states().iter().map(Tensor::value)) {
+    let noise = p.body.live(false).into_iter().filter(|(_, node)| is_noise(node));
+    let noise: Vec<Value> = noise.map(|(node, _)| Value { node, result: 0 }).filter(|v| moving.has(*v)).collect();
+    for v in ops.chain(p.new_states().iter().map(Tensor::value)).chain(noise) {
         if !kept.contains(&v) && !old.contains(&v) {
             kept.push(v);
         }
     }
     kept
+}
+
+fn is_noise(node: &Node) -> bool {
+    downcast::<Tag>(node).is_some_and(|tag| tag.kind == NOISE)
 }
 
 /// Transitions of one group in every step: `d[a][c] = dh'_a/dh_c`, `[K, B, N]`; `None` is zero.
@@ -217,9 +226,10 @@ impl<'a> Steps<'a> {
                     place.insert(x, env.get(x).tensor.value());
                 }
             }
-            for (node, _) in body.live(false).iter().filter(|(_, node)| node.op.name() == "custom-derivative") {
-                let spike = Value { node: *node, result: 0 };
-                place.insert(spike, env.get(spike).tensor.value());
+            let placed = |node: &Node| node.op.name() == "custom-derivative" || is_noise(node);
+            for (node, _) in body.live(false).iter().filter(|(_, node)| placed(node)) {
+                let value = Value { node: *node, result: 0 };
+                place.insert(value, env.get(value).tensor.value());
             }
             body.results()
                 .iter()

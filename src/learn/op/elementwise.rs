@@ -54,6 +54,18 @@ impl Operator for Elementwise {
 }
 
 /// The sum over all leading axes until the shape is that of the weight.
+///
+/// Long axes go in pieces, each along the first axis: XLA's CPU compiler makes a window of a long axis and goes through it value by value,
+/// with a stride of a row.
 fn sum_to(t: &Tensor, dims: &[usize]) -> Tensor {
-    t.sum(&(0..t.rank() - dims.len()).collect::<Vec<_>>())
+    let mut rows: usize = t.dims()[..t.rank() - dims.len()].iter().product();
+    let mut t = t.clone();
+    while let Some(piece) = (2..=SUMMED_AT_ONCE.min(rows)).rev().find(|d| rows.is_multiple_of(*d)) {
+        rows /= piece;
+        t = t.reshape(&[&[piece, rows], dims].concat()).sum(&[0]);
+    }
+    t.reshape(&[&[rows], dims].concat()).sum(&[0])
 }
+
+/// The longest axis that the compiler adds up as it is.
+const SUMMED_AT_ONCE: usize = 32;
