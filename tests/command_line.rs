@@ -157,7 +157,7 @@ fn a_plugin_that_does_not_exist() {
     folder.file("x.json", b"{}");
     folder.file("x.safetensors", b"");
     let words = ["verify", &folder.path(), "--plugin", "/nowhere/plugin.so"];
-    fails(&words, 2, &["--plugin", "/nowhere/plugin.so", "nothing there"]);
+    fails(&words, 2, &["--plugin", "/nowhere/plugin.so", "nothing at"]);
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn damaged_plugins_are_refused_before_they_are_loaded() {
 fn verify_without_cases_is_a_usage_error() {
     let folder = Folder::new("empty");
     fails(&["verify", &folder.path()], 2, &["NAME.json and NAME.safetensors", "holds none"]);
-    fails(&["verify", "/nowhere/golden"], 2, &["/nowhere/golden", "nothing there"]);
+    fails(&["verify", "/nowhere/golden"], 2, &["/nowhere/golden", "nothing at"]);
     let file = folder.file("x.json", b"{}");
     fails(&["verify", &file], 2, &["is a file"]);
 }
@@ -347,7 +347,7 @@ fn data_check_reads_samples_and_names_damage() {
 
 #[test]
 fn data_check_without_data_is_a_usage_error() {
-    fails(&["data", "check", "/nowhere/data"], 2, &["/nowhere/data", "nothing there"]);
+    fails(&["data", "check", "/nowhere/data"], 2, &["/nowhere/data", "nothing at"]);
     // The samples lie there under names that no task reads.
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks/data").display().to_string();
     fails(&["data", "check", &samples], 2, &["shd_train.h5"]);

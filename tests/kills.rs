@@ -5,7 +5,7 @@
 //! stopped, byte for byte. The full-size trials are ignored by default:
 //!
 //! ```text
-//! cargo test --release --test kills -- --ignored --nocapture          ETRACE_TRIALS=N for fewer
+//! cargo test --release --test kills -- --ignored --nocapture          ETRACE_TRIALS=N for fewer, ETRACE_JOB=TEXT for jobs with TEXT in their name
 //! ```
 #![cfg(unix)]
 
@@ -78,7 +78,10 @@ fn jobs(folder: &Folder) -> Vec<Job> {
         succeeds(&format!("{line} --out {}", run.display()));
         Job { name, line, resume, expected: Left::by(&run), took: clock.elapsed() }
     };
-    lines.map(job).into()
+    let chosen = std::env::var("ETRACE_JOB").unwrap_or_default();
+    let jobs: Vec<Job> = lines.into_iter().filter(|(name, ..)| name.contains(&chosen)).map(job).collect();
+    assert!(!jobs.is_empty(), "ETRACE_JOB names a job, got {chosen}");
+    jobs
 }
 
 /// Pseudo-random numbers in [0, 1), the same in every session.

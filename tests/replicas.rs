@@ -148,7 +148,7 @@ fn agree(sessions: &[Session], whole: &Found, experiment: &Experiment, task: &Ar
         let found = first_update(session, experiment, task, real).expect("what one device can, several can");
         let (replicas, apart) = (session.replicas(), difference(&whole.arrays, &found.arrays));
         println!("{what}, {replicas} replicas: {apart:.1e}");
-        assert!(apart < 2e-6, "{what}, {replicas} replicas: {apart:e}");
+        assert!(apart < 1e-6, "{what}, {replicas} replicas: {apart:e}");
         assert!((whole.loss - found.loss).abs() < 1e-6 * whole.loss.abs(), "{what}, {replicas} replicas");
         assert!((whole.accuracy - found.accuracy).abs() < 1e-6, "{what}, {replicas} replicas");
     }

@@ -124,8 +124,9 @@ pub fn existing_file(path: &Path, rule: &str, advice: &str) -> anyhow::Result<()
     if path.is_file() {
         return Ok(());
     }
-    let got = if path.is_dir() { "a directory" } else { "nothing there" };
-    Err(Usage(anyhow::anyhow!("{rule}, but {} is {got}; {advice}", path.display())).into())
+    let shown = path.display();
+    let got = if path.is_dir() { format!("{shown} is a directory") } else { format!("there is nothing at {shown}") };
+    Err(Usage(anyhow::anyhow!("{rule}, but {got}; {advice}")).into())
 }
 
 /// Checks a directory that an argument names.
@@ -136,8 +137,9 @@ pub fn existing_directory(path: &Path, rule: &str, advice: &str) -> anyhow::Resu
     if path.is_dir() {
         return Ok(());
     }
-    let got = if path.exists() { "a file" } else { "nothing there" };
-    Err(Usage(anyhow::anyhow!("{rule}, but {} is {got}; {advice}", path.display())).into())
+    let shown = path.display();
+    let got = if path.exists() { format!("{shown} is a file") } else { format!("there is nothing at {shown}") };
+    Err(Usage(anyhow::anyhow!("{rule}, but {got}; {advice}")).into())
 }
 
 /// The progress of an installation: a bar for people, a line per package elsewhere.

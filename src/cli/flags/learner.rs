@@ -88,7 +88,7 @@ pub enum TraceName {
     /// The values of the last steps, where states forget.
     #[value(name = "fixed-lag", alias = "fixed_lag")]
     FixedLag,
-    /// The values of all steps.
+    /// The states of all steps, chunks backwards.
     Whole,
     /// Chunks backwards, each computed twice.
     Recompute,

@@ -153,6 +153,12 @@ impl<'a> Collector<'a> {
         if self.events.len() > 1 {
             let seconds = (self.span.1 - self.span.0) * 1e-6;
             span_error(self.path, self.reading.lasts, self.unit, seconds, self.events.len())?;
+            let rate = self.events.len() as f64 / seconds;
+            if self.unit == TimeUnit::Ms && self.reading.time_unit.is_none() && seconds > 10.0 && rate < FEW {
+                self.remark(format!(
+                    "times are read as ms, which makes {rate:.1} events a second for {seconds:.0} s: --time-unit us, if they are microseconds"
+                ));
+            }
         }
         let on = self.events.iter().filter(|e| e.p).count();
         if self.events.len() >= MANY && (on == 0 || on == self.events.len()) {
@@ -232,6 +238,9 @@ pub(crate) fn span_error(path: &Path, lasts: (f64, f64), unit: TimeUnit, seconds
     Err(Error::unusable(path, format!("a recording lasts {} to {} s", lasts.0, lasts.1), got, next))
 }
 
+/// Events in a second that are too few for a camera.
+const FEW: f64 = 100.0;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,6 +303,14 @@ mod tests {
         let of = |p: bool| (0..100).map(move |i| (f64::from(i) * 20_000.0, p));
         let halves: Vec<_> = of(true).chain(of(false)).collect();
         assert!(run(sort, TimeUnit::Us, &halves).unwrap().events.is_sorted_by_key(|e| e.t));
+    }
+
+    #[test]
+    fn too_few_events_for_milliseconds_are_remarked() {
+        let given = Reading::ANY.accepting(Disorder::Refuse, Some(TimeUnit::Ms));
+        let remarks = |reading, unit| run(reading, unit, &steady(1_000.0)).expect("a recording").remarks;
+        assert!(remarks(Reading::ANY, TimeUnit::Ms).iter().any(|r| r.contains("--time-unit us")));
+        assert!(remarks(Reading::ANY, TimeUnit::Us).is_empty() && remarks(given, TimeUnit::Ms).is_empty());
     }
 
     #[test]

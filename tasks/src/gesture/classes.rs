@@ -132,7 +132,8 @@ pub(super) fn sensor(
         }
         (Some(sensor), _) | (None, Some((_, sensor))) => Ok(sensor),
         (None, None) => {
-            let (rule, got) = ("the size of the sensor is known", "neither the recordings nor a sensor.txt say it");
+            let (rule, got) =
+                ("the size of the sensor must be known", "recordings that do not say it, and no sensor.txt");
             let next = "give it with --sensor, columns x rows, such as --sensor 640x480";
             Err(Error::unusable(root, rule, got, next))
         }
