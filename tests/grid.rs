@@ -237,6 +237,10 @@ fn shapes_that_differ_are_named_with_what_to_set() {
 fn set_knows_every_setting_and_refuses_the_others() {
     for (set, part) in [
         ("net.n_recc=3", "`net` has no setting `n_recc`; the nearest is `n_rec`; known are n_in, n_rec"),
+        (
+            "net=lif-exp-cu --set net.reset=hard",
+            "known are n_in, n_rec, n_layer, n_out, tau_o, ff_scale, rec_scale, dt, neuron, synapse; there is `net.neuron.reset`",
+        ),
         ("net.n_rec=many", "`net.n_rec` must be a whole number from 0, got `many`"),
         ("net.n_rec=18446744073709551615", "`net.n_rec` must be"),
         ("net.tau_syn=0", "`net.tau_syn` must be above 0 and finite, got 0"),

@@ -77,8 +77,16 @@ pub fn change<C: Serialize + DeserializeOwned>(config: &C, change: &Change) -> R
                 let path = before.to_vec();
                 return self::change(config, &Change { path, value: change.value.clone() });
             }
+            let inside = if table.contains_key(last) { vec![] } else { holders(table, last) };
             table.insert(last.clone(), new);
-            let found: C = read(all.clone())?;
+            let found: C = read(all.clone()).map_err(|e| match &inside[..] {
+                [] => e,
+                inside => {
+                    let paths =
+                        inside.iter().map(|inner| format!("`{}`", [before, inner, &[last.clone()]].concat().join(".")));
+                    SettingError::new(format!("{e}; there is {}", paths.collect::<Vec<_>>().join(" and ")))
+                }
+            })?;
             let Some((_, _, old)) = keep else { return kept(found, config, &change.path) };
             adopt(found, &change.path, &old)
         }
@@ -95,6 +103,17 @@ pub fn change<C: Serialize + DeserializeOwned>(config: &C, change: &Change) -> R
         }
         other => Err(here(SettingError::new(format!("is {other}, which has no setting `{last}`; set it as a whole")))),
     }
+}
+
+/// The tables inside of `table`, by their paths, that have a setting `key`.
+fn holders(table: &Table, key: &str) -> Vec<Vec<String>> {
+    let inner = table.iter().filter_map(|(name, value)| Some((name, value.as_table()?)));
+    let found = inner.flat_map(|(name, inner)| {
+        let here = inner.contains_key(key).then(Vec::new);
+        let all = here.into_iter().chain(holders(inner, key));
+        all.map(move |path| [&[name.clone()], &path[..]].concat()).collect::<Vec<_>>()
+    });
+    found.collect()
 }
 
 /// What is below `key`.
