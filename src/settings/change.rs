@@ -82,8 +82,9 @@ pub fn change<C: Serialize + DeserializeOwned>(config: &C, change: &Change) -> R
             let found: C = read(all.clone()).map_err(|e| match &inside[..] {
                 [] => e,
                 inside => {
-                    let paths =
-                        inside.iter().map(|inner| format!("`{}`", [before, inner, &[last.clone()]].concat().join(".")));
+                    let paths = inside
+                        .iter()
+                        .map(|inner| format!("`{}`", [before, inner, std::slice::from_ref(last)].concat().join(".")));
                     SettingError::new(format!("{e}; there is {}", paths.collect::<Vec<_>>().join(" and ")))
                 }
             })?;
@@ -111,7 +112,7 @@ fn holders(table: &Table, key: &str) -> Vec<Vec<String>> {
     let found = inner.flat_map(|(name, inner)| {
         let here = inner.contains_key(key).then(Vec::new);
         let all = here.into_iter().chain(holders(inner, key));
-        all.map(move |path| [&[name.clone()], &path[..]].concat()).collect::<Vec<_>>()
+        all.map(move |path| [std::slice::from_ref(name), &path[..]].concat()).collect::<Vec<_>>()
     });
     found.collect()
 }
