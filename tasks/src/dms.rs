@@ -192,12 +192,6 @@ impl Task for Dms {
     fn warmup(&self) -> usize {
         self.ends[2]
     }
-    fn samples(&self, _: Split) -> Result<Option<u64>> {
-        Ok(None)
-    }
-    fn batches(&self, _: Split, _: usize) -> Result<Option<u64>> {
-        Ok(None)
-    }
 
     fn batch(&self, split: Split, seed: u64, epoch: u64, step: u64, batch: usize) -> Result<Batch> {
         check_batch(self, batch)?;

@@ -91,12 +91,6 @@ impl Task for RandomSpikes {
     fn steps(&self) -> usize {
         self.steps
     }
-    fn samples(&self, _: Split) -> Result<Option<u64>> {
-        Ok(None)
-    }
-    fn batches(&self, _: Split, _: usize) -> Result<Option<u64>> {
-        Ok(None)
-    }
 
     fn batch(&self, split: Split, seed: u64, epoch: u64, step: u64, batch: usize) -> Result<Batch> {
         self.check()?;

@@ -170,7 +170,10 @@ pub trait Task: Send + Sync {
     }
 
     /// Samples in a split; `None` where trials are made without end. Reads the files at the first call.
-    fn samples(&self, split: Split) -> Result<Option<u64>>;
+    fn samples(&self, split: Split) -> Result<Option<u64>> {
+        let _ = split;
+        Ok(None)
+    }
 
     /// Who speaks or moves in each sample of a split, in the order of [`Batch::ids`]: what accuracy per person needs. Empty where
     /// nobody is known.
@@ -193,7 +196,10 @@ pub trait Task: Send + Sync {
     }
 
     /// Batches in an epoch of `batch` samples; `None` without end.
-    fn batches(&self, split: Split, batch: usize) -> Result<Option<u64>>;
+    fn batches(&self, split: Split, batch: usize) -> Result<Option<u64>> {
+        let _ = (split, batch);
+        Ok(None)
+    }
 
     /// The batch at a position: a pure function of its arguments (and of the files of the set).
     ///
