@@ -95,6 +95,52 @@ fn states_that_are_handed_on_are_kept() {
     }
 }
 
+/// Random numbers are read where they were made, in every form.
+#[test]
+fn random_numbers_that_are_kept_are_the_same() {
+    let model = StepContext::trace(2, 3, |cx, x| {
+        let v = cx.state("V", 6, StateInit::Zeros);
+        let spike = Surrogate::default().spike(&(&v - 1.0));
+        let y = cx.dense("cell", &[x, &spike], 6, &Dense::new(&[Init::Zeros, Init::Zeros]));
+        cx.set("V", &((&v - &spike) * 0.9 + y));
+        let dropped = cx.dropout(&v, 0.5);
+        cx.dense("out", &[&dropped], 2, &Dense::new(&[Init::Zeros]))
+    });
+    let case = Case::of(model, objective(), 4, 23);
+    for trace in [TraceSetting::Whole, TraceSetting::Recompute] {
+        for chunk in [1, 5, 23] {
+            let apart = error(&case, LearnerConfig { trace, chunk: Some(chunk), ..LearnerConfig::default() });
+            assert!(apart < 1e-9, "{trace}, chunks of {chunk}: {apart:e}");
+        }
+    }
+}
+
+/// A weight that acts through a traced op and otherwise learns from both: in a sequence of one step every rule is BPTT.
+#[test]
+fn a_weight_that_acts_twice_learns_twice() {
+    let model = StepContext::trace(2, 3, |cx, x| {
+        let v = cx.state("V", 3, StateInit::Zeros);
+        let weight = cx.param("weight", &[3, 3], Init::Zeros);
+        let y = cx.matmul("cell", x, &weight);
+        let new = v * 0.9 + y;
+        cx.set("V", &new);
+        new + x.dot(&weight) * 0.5
+    });
+    let case = Case::of(model, objective(), 5, 1);
+    let gradients = |method, vjp| {
+        let config = LearnerConfig { method, vjp, ..LearnerConfig::default() };
+        case.gradients(&learner(&case.model, config).expect("a learner"), false)
+    };
+    let exact = gradients(Method::Bptt(Bptt::default()), Vjp::default());
+    for method in [Method::D_RTRL, Method::es_d_rtrl(0.9)] {
+        for vjp in [Vjp::default(), Vjp::MultiStep { window: 1 }] {
+            let apart = case.worst(&gradients(method, vjp), &exact);
+            // The correction of ES-D-RTRL is made in single precision.
+            assert!(apart < 1e-7, "{method:?} {vjp:?}: {apart:e}");
+        }
+    }
+}
+
 /// Evaluation has no form of traces, whatever the training asks for.
 #[test]
 fn what_evaluates_takes_no_form() {

@@ -5,7 +5,8 @@
 //! stopped, byte for byte. The full-size trials are ignored by default:
 //!
 //! ```text
-//! cargo test --release --test kills -- --ignored --nocapture          ETRACE_TRIALS=N for fewer, ETRACE_JOB=TEXT for jobs with TEXT in their name
+//! cargo test --release --test kills -- --ignored --nocapture
+//!     ETRACE_TRIALS=N for so many, ETRACE_JOB=TEXT for jobs with TEXT in their names
 //! ```
 #![cfg(unix)]
 

@@ -25,7 +25,7 @@ pub(super) struct Backwards {
 }
 
 /// What is kept of the way forward over equal chunks.
-pub(super) struct Kept {
+pub(super) struct Boundaries {
     /// States after the last of them.
     pub last: Vec<Tensor>,
     /// States before each, `[chunks, B, N]`.
@@ -57,7 +57,7 @@ impl Learner {
         let equal = (steps - 1) / length;
         // Forward over all chunks but the last, which is taken at once.
         let how = Backwards { chunk: length, ..how };
-        let kept = self.ahead(g, phis, states, data.inputs, equal, how);
+        let kept = self.boundaries(g, phis, states, data.inputs, equal, how);
         let from = equal * length;
         let inputs = data.inputs.slice_axis(0, from, steps);
         let at = g.scalar(DType::S32, from as f64);
@@ -72,7 +72,7 @@ impl Learner {
     }
 
     /// The way forward over `count` chunks.
-    pub(super) fn ahead(
+    pub(super) fn boundaries(
         &self,
         g: &Graph,
         phis: &[Tensor],
@@ -80,9 +80,9 @@ impl Learner {
         inputs: &Tensor,
         count: usize,
         how: Backwards,
-    ) -> Kept {
+    ) -> Boundaries {
         if count == 0 {
-            return Kept { last: states.to_vec(), before: vec![], steps: vec![] };
+            return Boundaries { last: states.to_vec(), before: vec![], steps: vec![] };
         }
         let length = how.chunk;
         let n = states.len();
@@ -100,7 +100,7 @@ impl Learner {
         });
         let (last, mut before) = scan_whole(g, &body, count, false, states, &[starts(g, count, length)], &consts);
         let steps = before.split_off(n);
-        Kept { last, before, steps }
+        Boundaries { last, before, steps }
     }
 
     /// The recurrence over a chunk.
@@ -117,7 +117,7 @@ impl Learner {
         data: Data<'_>,
         warmup: usize,
         (count, length): (usize, usize),
-        kept: &Kept,
+        kept: &Boundaries,
         arriving: &Arriving,
     ) -> Sums {
         let n = kept.before.len();

@@ -41,7 +41,7 @@ impl Learner {
     ) -> (Sums, Vec<Tensor>) {
         let steps = data.inputs.dims()[0];
         let equal = (steps - 1) / length;
-        let kept = self.ahead(g, phis, states, data.inputs, equal, Backwards { chunk: length, keep: false });
+        let kept = self.boundaries(g, phis, states, data.inputs, equal, Backwards { chunk: length, keep: false });
         let from = equal * length;
         let chunk = Chunk { learner: self, warmup, length: steps - from };
         let inputs = data.inputs.slice_axis(0, from, steps);

@@ -34,7 +34,7 @@ pub struct Forward {
     pub states: Vec<Tensor>,
     /// States before each step, `[K, B, N]`; before a single step as they are, `[B, N]`.
     pub before: Vec<Tensor>,
-    /// What was computed on the way in each step, `[K, B, N]`, by value of the step (see [`kept`]); of a single step nothing.
+    /// What was computed on the way in each step, `[K, B, N]`, by value of the step (see [`kept_values`]); of a single step nothing.
     pub known: HashMap<Value, Tensor>,
 }
 
@@ -56,7 +56,7 @@ impl Forward {
         states: &[Tensor],
         inputs: &Tensor,
     ) -> Forward {
-        let kept = kept(p, s);
+        let kept = kept_values(p, s);
         let mut results: Vec<Tensor> = p.new_states().to_vec();
         results.extend(kept.iter().map(|&v| p.body.graph().tensor(v)));
         let step = p.body.with_results(results);
@@ -81,13 +81,13 @@ impl Forward {
 
     /// All that [`Forward::again`] asks for, of a loop: `[K, ..]` each.
     pub fn kept(&self, p: &Prepared, s: &Structure) -> Vec<Tensor> {
-        let known = kept(p, s).into_iter().map(|v| self.known[&v].clone());
+        let known = kept_values(p, s).into_iter().map(|v| self.known[&v].clone());
         known.chain(shifted(p).into_iter().map(|k| self.before[k].clone())).collect()
     }
 
     /// What a loop from `states` left behind, from what was kept of it.
     pub fn again(p: &Prepared, s: &Structure, states: &[Tensor], kept: &[Tensor]) -> Forward {
-        let values = self::kept(p, s);
+        let values = kept_values(p, s);
         let (known, others) = kept.split_at(values.len());
         let known: HashMap<Value, Tensor> = values.into_iter().zip(known.iter().cloned()).collect();
         let others: HashMap<usize, Tensor> = shifted(p).into_iter().zip(others.iter().cloned()).collect();
@@ -119,7 +119,7 @@ impl Forward {
 
 /// Bytes that [`Forward::kept`] takes for each step, or fewer: what no rule asks for is not there.
 pub fn kept_bytes(p: &Prepared, s: &Structure) -> usize {
-    let known = kept(p, s).into_iter().map(|v| p.body.graph().tensor(v).shape().bytes());
+    let known = kept_values(p, s).into_iter().map(|v| p.body.graph().tensor(v).shape().bytes());
     known.chain(shifted(p).into_iter().map(|k| p.old_states()[k].shape().bytes())).sum()
 }
 
@@ -132,7 +132,7 @@ fn shifted(p: &Prepared) -> Vec<usize> {
 
 /// What the loop computes and the mapped step need not compute again: inputs that depend on states, and outputs, of the recurrent
 /// dense ops, the new states, and random numbers. Those that the mapped step does not ask for are not stacked.
-pub fn kept(p: &Prepared, s: &Structure) -> Vec<Value> {
+pub fn kept_values(p: &Prepared, s: &Structure) -> Vec<Value> {
     let old: Vec<Value> = p.old_states().iter().map(Tensor::value).collect();
     let of_states = Dependence::any(&p.body, &old);
     // What is the same in every step is not stacked.

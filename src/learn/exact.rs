@@ -6,7 +6,7 @@ use hlo::{DType, Func, Graph, Mapped, Shape, Tensor, Value, scan, transform};
 
 use super::{
     Learner,
-    chunk::{Forward, kept},
+    chunk::{Forward, kept_values},
     objective::OfSum,
     sums::Sums,
 };
@@ -46,7 +46,7 @@ impl Learner {
         inputs: &Tensor,
         target: &Tensor,
     ) -> (Forward, Vec<Vec<Option<Tensor>>>, Sums) {
-        let kept = kept(&self.prepared, &self.structure);
+        let kept = kept_values(&self.prepared, &self.structure);
         let whole = self.unrolled(phis, states, inputs, target, 0, &kept, false);
         let args: Vec<Tensor> = phis.iter().chain(states).chain([inputs, target]).cloned().collect();
         let wrt: Vec<bool> = (0..args.len())

@@ -401,17 +401,12 @@ impl Learner {
         (sums, Slots { entry: self.filtered(entry), steps: self.filtered(signal), direct, correction })
     }
 
-    /// Ops with an input whose weights act through nothing but the outputs of ops with traces: what the loss asks of these outputs joins
-    /// what it asks of the traces, so that both make one product with the input.
+    /// Ops with an input and a trace: what the loss asks of their outputs joins what it asks of the traces, so that both make one product with
+    /// the input. (Each use of a weight is a `phi` of its own, which acts through the output of its op alone.)
     fn by_outputs(&self) -> Vec<usize> {
-        let (p, s) = (&self.prepared, &self.structure);
-        let joins = |k: usize| {
-            let kind = self.plan.kinds[k];
-            s.ops[k].x.is_some() && matches!(kind, Some(TraceKind::Full | TraceKind::Factorised))
-        };
-        let only =
-            |phi: usize| (0..s.ops.len()).filter(|&k| s.ops[k].phi == phi).all(joins) && s.acts_by_outputs(p, phi);
-        s.traced().filter(|(_, op)| only(op.phi)).map(|(k, _)| k).collect()
+        let joins = |kind| matches!(kind, Some(TraceKind::Full | TraceKind::Factorised));
+        let ops = self.structure.traced().filter(|(k, op)| op.x.is_some() && joins(self.plan.kinds[*k]));
+        ops.map(|(k, _)| k).collect()
     }
 
     /// Divisors of the factorised rule for slots 0 .. K of a chunk that starts after `time` steps, `[K + 1]`.

@@ -221,14 +221,6 @@ impl Structure {
         self.traced().any(|(_, op)| op.phi == phi)
     }
 
-    /// Whether all that a `phi` does to the step passes the output of an op that has it for its weight.
-    pub fn acts_by_outputs(&self, prepared: &Prepared, phi: usize) -> bool {
-        let phi = prepared.body.params()[phi].value();
-        let own = |node: &Node| is_tag(node) && node.operands.last() == Some(&phi);
-        let other = Dependence::new(&prepared.body, &[phi], |node, k| node.op.passes_derivative(k) && !own(node));
-        !prepared.body.results().iter().any(|r| other.has(r.value()))
-    }
-
     /// Numbers the distinct drives (bias and weights of one layer have the same), and finds the states each of them reaches.
     fn with_drives(mut self, prepared: &Prepared) -> Structure {
         let graph = Graph::new();

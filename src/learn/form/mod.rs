@@ -145,10 +145,10 @@ pub const COSTS: Costs = Costs { bandwidth: 8e9, fresh: 4e9, cache: 32 << 20, ra
 /// Bytes that a form may keep without a `--memory_budget`, if dense traces keep no less.
 const STANDARD_BUDGET: usize = 3 << 30;
 
-/// Bytes of a chunk's values, where it has rings as well.
+/// Bytes of a chunk's values in the forms that are not dense.
 const CHUNK_BYTES: usize = 256 << 20;
 
-/// Steps of a chunk, where it has rings as well.
+/// Steps of a chunk in these forms.
 const CHUNK_STEPS: usize = 50;
 
 impl Learner {
@@ -171,7 +171,7 @@ impl Learner {
         if auto && !ahead && self.lagged().wide.ops.is_empty() {
             return Choice { used: dense(), turned_down: vec![] };
         }
-        let chunk = chunk.unwrap_or_else(|| self.lag_chunk(steps)).clamp(1, steps.max(1));
+        let chunk = chunk.unwrap_or_else(|| self.values_chunk(steps)).clamp(1, steps.max(1));
         let lag = lag.or_else(|| self.sufficient_lag());
         let mut all = if backwards { vec![] } else { vec![dense()] };
         let lag = lag.filter(|_| !ahead);
@@ -410,8 +410,8 @@ impl Learner {
         self.plan.kinds.contains(&Some(TraceKind::Factorised))
     }
 
-    /// Steps per chunk beside rings: a divisor of the sequence if one is near.
-    fn lag_chunk(&self, steps: usize) -> usize {
+    /// Steps per chunk in the forms that are not dense: a divisor of the sequence if one is near.
+    fn values_chunk(&self, steps: usize) -> usize {
         let fitting = (CHUNK_BYTES / self.bytes_per_step().max(1)).clamp(1, CHUNK_STEPS).min(steps.max(1));
         let divisor = (fitting.div_ceil(2)..=fitting).rev().find(|k| steps.is_multiple_of(*k));
         divisor.unwrap_or(fitting)
