@@ -54,11 +54,15 @@ impl Learner {
     ) -> (Sums, Vec<Tensor>) {
         let steps = data.inputs.dims()[0];
         let length = how.chunk.clamp(1, steps.max(1));
-        let equal = (steps - 1) / length;
-        // Forward over all chunks but the last, which is taken at once.
         let how = Backwards { chunk: length, ..how };
+        // What is computed again is computed once for the last chunk: that is taken at once, and so is what is left of a sequence.
+        let equal = if how.keep && steps > length { steps / length } else { (steps - 1) / length };
         let kept = self.boundaries(g, phis, states, data.inputs, equal, how);
         let from = equal * length;
+        if from == steps {
+            let sums = self.equal(g, phis, data, warmup, (equal, length), &kept, None);
+            return (sums, kept.last);
+        }
         let inputs = data.inputs.slice_axis(0, from, steps);
         let at = g.scalar(DType::S32, from as f64);
         let target = self.prepared.target_of(data.target, from, steps);
@@ -67,7 +71,7 @@ impl Learner {
         if equal == 0 {
             return (last.sums, last.states);
         }
-        let sums = last.sums.add(self.others(g, phis, data, warmup, (equal, length), &kept, &last.arriving));
+        let sums = last.sums.add(self.equal(g, phis, data, warmup, (equal, length), &kept, Some(&last.arriving)));
         (sums, last.states)
     }
 
@@ -108,9 +112,9 @@ impl Learner {
         Forward::run(g, &self.prepared, &self.structure, phis, states, &inputs.convert(DType::F32))
     }
 
-    /// The chunks before the last one, from the last to the first.
+    /// Equal chunks, from the last to the first.
     #[allow(clippy::too_many_arguments, reason = "a sequence, its boundaries and what arrives at them")]
-    fn others(
+    fn equal(
         &self,
         g: &Graph,
         phis: &[Tensor],
@@ -118,14 +122,19 @@ impl Learner {
         warmup: usize,
         (count, length): (usize, usize),
         kept: &Boundaries,
-        arriving: &Arriving,
+        arriving: Option<&Arriving>,
     ) -> Sums {
         let n = kept.before.len();
         let adding = Adding::new(self, g, phis, true);
-        let places: Vec<(usize, usize)> = (0..arriving.len())
-            .flat_map(|gr| (0..arriving[gr].len()).filter(move |&a| arriving[gr][a].is_some()).map(move |a| (gr, a)))
+        let (structure, plan) = (&self.structure, &self.lagged().all);
+        let places: Vec<(usize, usize)> = (0..structure.groups.len())
+            .flat_map(|gr| plan.states(structure, gr).into_iter().map(move |a| (gr, a)))
             .collect();
-        let mut init: Vec<Tensor> = places.iter().filter_map(|&(gr, a)| arriving[gr][a].clone()).collect();
+        let arrives = |&(gr, a): &(usize, usize)| {
+            let last = arriving.and_then(|all| all[gr][a].clone());
+            last.unwrap_or_else(|| g.zeros(&Shape::f32(structure.groups[gr].dims.clone())))
+        };
+        let mut init: Vec<Tensor> = places.iter().map(arrives).collect();
         init.extend(adding.start());
         let mut consts = phis.to_vec();
         consts.extend([data.target.clone(), data.inputs.clone()]);
@@ -134,7 +143,7 @@ impl Learner {
         let mut shapes: Vec<Shape> = init.iter().map(|t| t.shape().clone()).collect();
         shapes.extend(rows.iter().map(|t| t.shape().with_dims(&t.dims()[1..])));
         shapes.extend(consts.iter().map(|t| t.shape().clone()));
-        let empty: Arriving = arriving.iter().map(|states| vec![None; states.len()]).collect();
+        let empty: Arriving = structure.groups.iter().map(|group| vec![None; group.states.len()]).collect();
         let body = Func::trace(&shapes, |g, v| {
             let (carried, rest) = v.split_at(init.len());
             let (at, rest) = (&rest[0], &rest[1..]);
