@@ -8,7 +8,7 @@ use etrace::{
         LearnError, Learner, LossKind, Method, Objective, Vjp,
         form::{Form, TraceSetting},
         objective::OfSum,
-        rule::{Bptt, Checkpoint},
+        rule::{Bptt, Checkpoint, EProp},
         sequence::LearnerConfig,
     },
 };
@@ -111,6 +111,25 @@ fn random_numbers_that_are_kept_are_the_same() {
         for chunk in [1, 5, 23] {
             let apart = error(&case, LearnerConfig { trace, chunk: Some(chunk), ..LearnerConfig::default() });
             assert!(apart < 1e-9, "{trace}, chunks of {chunk}: {apart:e}");
+        }
+    }
+}
+
+/// A rule with a filter behind its traces has states that the step does not have, in every form and at every boundary of chunks.
+#[test]
+fn a_filter_behind_the_traces_takes_every_form() {
+    let case = Case::of(leaky(0.9, 4), objective(), 1, 20);
+    let method = Method::EProp(EProp { kappa: 0.6, ..EProp::default() });
+    let gradients = |config: LearnerConfig| {
+        let config = LearnerConfig { method: method.clone(), ..config };
+        case.gradients(&learner(&case.model, config).expect("a learner"), false)
+    };
+    let textbook = gradients(textbook());
+    for trace in [TraceSetting::Whole, TraceSetting::Recompute] {
+        for chunk in [1, 5, 7, 20] {
+            let config = LearnerConfig { trace, chunk: Some(chunk), ..LearnerConfig::default() };
+            let apart = case.worst(&gradients(config), &textbook);
+            assert!(apart < 1e-5, "{trace}, chunks of {chunk}: {apart:e}");
         }
     }
 }

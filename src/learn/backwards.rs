@@ -126,7 +126,7 @@ impl Learner {
     ) -> Sums {
         let n = kept.before.len();
         let adding = Adding::new(self, g, phis, true);
-        let (structure, plan) = (&self.structure, &self.lagged().all);
+        let (structure, plan) = (self.as_traced(), &self.lagged().all);
         let places: Vec<(usize, usize)> = (0..structure.groups.len())
             .flat_map(|gr| plan.states(structure, gr).into_iter().map(move |a| (gr, a)))
             .collect();
