@@ -324,6 +324,7 @@ fn table() -> Vec<Case> {
         })
         .meant(|_, v| vec![&v[0] * v[3].sin() + &v[1] * v[2].exp()]),
         two("Tag", "", any(&[5]), any(&[5]), |a, b| (a * b).tag("kind", "label", &[a, b]).tanh()),
+        two("Settle", "", any(&[5]), any(&[5]), |a, b| (a * b).settle().tanh()),
         // the loop
         case("Scan", "forward", layer_inputs(4), layer(4, false)),
         case("Scan", "reverse", layer_inputs(4), layer(4, true)),
@@ -1032,5 +1033,16 @@ fn long_rows_are_combined_one_after_the_other() {
         let (reduced, sliced) = (count(entry(&module), "reduce"), count(entry(&module), "slice"));
         assert_eq!((reduced, sliced), if by_row { (0, 3 * rows) } else { (3, 0) }, "{rows} rows of {length}");
         evaluate(&f, &[Random(7).signed(&shape)]);
+    }
+}
+
+/// A large array is made once, by a loop; a small one stays an expression.
+#[test]
+fn large_arrays_settle() {
+    for (rows, loops) in [(3, 0), (4100, 1)] {
+        let shape = Shape::f32([rows, 32]);
+        let f = Func::trace(std::slice::from_ref(&shape), |_, p| vec![(&p[0] * &p[0]).settle().transpose(&[1, 0])]);
+        assert_eq!(count(entry(&program(&f).module), "while"), loops, "{rows} rows");
+        evaluate(&f, &[Random(3).signed(&shape)]);
     }
 }

@@ -77,7 +77,7 @@ impl Connections {
 
     /// `y[j] = sum over the synapses of j of w x[i]`: `[B, pre] -> [B, post]`.
     fn apply(&self, x: &Tensor, weight: &Tensor) -> Tensor {
-        x.transpose(&[1, 0]).sparse_dot(weight, &self.synapses).transpose(&[1, 0])
+        x.settle().transpose(&[1, 0]).sparse_dot(weight, &self.synapses).transpose(&[1, 0]).settle()
     }
 }
 
