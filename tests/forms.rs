@@ -121,7 +121,7 @@ fn a_filter_behind_the_traces_takes_every_form() {
     let case = Case::of(leaky(0.9, 4), objective(), 1, 20);
     let method = Method::EProp(EProp { kappa: 0.6, ..EProp::default() });
     let gradients = |config: LearnerConfig| {
-        let config = LearnerConfig { method: method.clone(), ..config };
+        let config = LearnerConfig { method, ..config };
         case.gradients(&learner(&case.model, config).expect("a learner"), false)
     };
     let textbook = gradients(textbook());
