@@ -12,6 +12,7 @@
 //! | [`reduce`] | sums and extrema over axes, and what is built from them |
 //! | [`index`] | slices at computed positions |
 //! | [`sparse`] | products with sparse matrices |
+//! | [`settle`] | an array that is there before anything reads it |
 //! | [`take`] | elements at given places |
 //! | [`meta`] | operations on the derivative, not on the value: stop-gradient, custom derivative, tags |
 //! | [`scan`] | the loop |
@@ -26,6 +27,7 @@ pub mod meta;
 pub mod pool;
 pub mod reduce;
 pub mod scan;
+pub mod settle;
 pub mod shaping;
 pub mod sparse;
 pub mod take;

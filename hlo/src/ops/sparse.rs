@@ -18,7 +18,8 @@
 //! gather is then carried out once for each synapse, element by element, across memory; and a sum over lanes is a chain of scalar
 //! additions, during which the processor waits for the next row. What comes out of a loop is an array. So `SparseDot` passes its operand
 //! and its result through a loop that writes a row of them once more, and `SparseOuter` goes over tiles of rows: a tile gives a few
-//! sums for each place, which the next iteration adds and stores. [`Settle`] is such a loop for any array.
+//! sums for each place, which the next iteration adds and stores. [`Settle`](super::settle) is such a
+//! loop for any array.
 
 use std::{cell::OnceCell, fmt, rc::Rc};
 
@@ -30,9 +31,9 @@ use crate::{
     op::{Mapped, Primitive, ShapeError},
     ops::{
         index::one_by_one,
+        settle::settled,
         take::{Places, gather},
     },
-    range::Range,
     shape::{DType, Shape},
 };
 
@@ -175,57 +176,6 @@ impl Pass<'_> {
         });
         let last = e.constant(DType::S32, tiles as f64);
         e.inline(&store, &[last, done[3], done[4]])[0]
-    }
-}
-
-/// The array `x` itself, whose first row is given, as the result of a loop that writes this row twice.
-fn settled(e: &mut Emitter<'_>, x: i64, first: i64) -> i64 {
-    let write = Func::trace(&[x, first].map(|id| e.shape(id).clone()), |g, p| {
-        vec![p[0].dynamic_update(&p[1], &g.scalar(DType::S32, 0.0))]
-    });
-    e.counted_loop(2, &[x, first], |e, _, s| vec![e.inline(&write, s)[0], s[1]])[0]
-}
-
-/// The same values as an array that is there before anything reads it. Of the transposition of an expression XLA's CPU compiler makes a loop
-/// that evaluates the expression with a stride of a row.
-#[derive(Clone, Debug)]
-pub struct Settle;
-
-impl Primitive for Settle {
-    fn name(&self) -> &'static str {
-        "settle"
-    }
-    fn infer(&self, args: &[&Shape]) -> Result<Vec<Shape>, ShapeError> {
-        Ok(vec![args[0].clone()])
-    }
-    fn jvp(&self, _: &[Tensor], _: &[Tensor], tangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
-        vec![tangents[0].as_ref().map(Tensor::settle)]
-    }
-    fn transpose(&self, _: &[Tensor], _: &[bool], cotangents: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
-        vec![cotangents[0].as_ref().map(Tensor::settle)]
-    }
-    fn batch(&self, args: &[Mapped], _: usize) -> Vec<Mapped> {
-        vec![Mapped { tensor: args[0].tensor.settle(), mapped: args[0].mapped }]
-    }
-    fn evaluate(&self, args: &[&HostValue], _: &[Shape]) -> Vec<HostValue> {
-        vec![args[0].clone()]
-    }
-    fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
-        if results[0].elements() < SMALL {
-            return vec![args[0]];
-        }
-        let first = Func::trace(results, |_, p| vec![p[0].slice_axis(0, 0, 1)]);
-        let first = e.inline(&first, args)[0];
-        vec![settled(e, args[0], first)]
-    }
-    fn range(&self, args: &[Range], _: &[Shape]) -> Range {
-        args[0]
-    }
-    fn elementwise(&self) -> bool {
-        true
-    }
-    fn flops(&self, _: &[&Shape], _: &[&Shape]) -> u64 {
-        0
     }
 }
 
@@ -480,11 +430,6 @@ fn sums(mut of: Vec<usize>, mut rows: usize) -> Vec<Rc<Places>> {
 }
 
 impl Tensor {
-    /// See [`Settle`].
-    pub fn settle(&self) -> Tensor {
-        self.graph().apply(Settle, &[self])
-    }
-
     /// The product with a sparse matrix: `x: [pre, L]` and the weights of its synapses to `[post, L]`,
     /// `y[j] = sum over the synapses k of j of w[k] x[pre of k]`.
     ///
