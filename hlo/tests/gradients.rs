@@ -1020,29 +1020,3 @@ impl Primitive for Plain {
     let rows: BTreeSet<String> = ["First", "Plain"].map(String::from).into();
     assert_eq!(missing(&all, &rows), ["Second"]);
 }
-
-/// A few long rows are added up row by row; many, or short ones, by a reduction. The host finds the same.
-#[test]
-fn long_rows_are_combined_one_after_the_other() {
-    for (rows, length, by_row) in
-        [(1, 2048, true), (5, 2100, true), (32, 2048, true), (33, 2048, false), (5, 2047, false)]
-    {
-        let shape = f64s([rows, length]);
-        let f = Func::trace(std::slice::from_ref(&shape), |_, p| vec![p[0].sum(&[0]), p[0].max(&[0]), p[0].min(&[0])]);
-        let module = program(&f).module;
-        let (reduced, sliced) = (count(entry(&module), "reduce"), count(entry(&module), "slice"));
-        assert_eq!((reduced, sliced), if by_row { (0, 3 * rows) } else { (3, 0) }, "{rows} rows of {length}");
-        evaluate(&f, &[Random(7).signed(&shape)]);
-    }
-}
-
-/// A large array is made once, by a loop; a small one stays an expression.
-#[test]
-fn large_arrays_settle() {
-    for (rows, loops) in [(3, 0), (4100, 1)] {
-        let shape = Shape::f32([rows, 32]);
-        let f = Func::trace(std::slice::from_ref(&shape), |_, p| vec![(&p[0] * &p[0]).settle().transpose(&[1, 0])]);
-        assert_eq!(count(entry(&program(&f).module), "while"), loops, "{rows} rows");
-        evaluate(&f, &[Random(3).signed(&shape)]);
-    }
-}

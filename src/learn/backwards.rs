@@ -60,7 +60,7 @@ impl Learner {
         let kept = self.boundaries(g, phis, states, data.inputs, equal, how);
         let from = equal * length;
         if from == steps {
-            let sums = self.equal(g, phis, data, warmup, (equal, length), &kept, None);
+            let sums = self.equal_chunks(g, phis, data, warmup, (equal, length), &kept, None);
             return (sums, kept.last);
         }
         let inputs = data.inputs.slice_axis(0, from, steps);
@@ -71,7 +71,8 @@ impl Learner {
         if equal == 0 {
             return (last.sums, last.states);
         }
-        let sums = last.sums.add(self.equal(g, phis, data, warmup, (equal, length), &kept, Some(&last.arriving)));
+        let sums =
+            last.sums.add(self.equal_chunks(g, phis, data, warmup, (equal, length), &kept, Some(&last.arriving)));
         (sums, last.states)
     }
 
@@ -114,7 +115,7 @@ impl Learner {
 
     /// Equal chunks, from the last to the first.
     #[allow(clippy::too_many_arguments, reason = "a sequence, its boundaries and what arrives at them")]
-    fn equal(
+    fn equal_chunks(
         &self,
         g: &Graph,
         phis: &[Tensor],

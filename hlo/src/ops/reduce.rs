@@ -2,10 +2,10 @@
 
 use crate::{
     evaluate::{HostValue, strides, walk},
+    func::Func,
     graph::Tensor,
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
-    proto,
     shape::{DType, Shape},
 };
 
@@ -51,39 +51,14 @@ impl Reduce {
         reduced.broadcast(dims, &kept)
     }
 
-    /// One instruction that combines along `axes`.
-    fn whole(&self, e: &mut Emitter<'_>, x: i64, axes: &[usize], result: &Shape) -> i64 {
-        let (opcode, start) = self.combine.rule(result.dtype);
-        let start = e.constant(result.dtype, start);
-        let combiner = e.combiner(opcode, result.dtype);
-        e.push("reduce", result, &[x, start], |i| {
-            i.dimensions = axes.iter().map(|&a| a as i64).collect();
-            i.called_computation_ids = vec![combiner];
-        })
-    }
-
     /// The rows of the first axis, one after the other.
-    fn rows(&self, e: &mut Emitter<'_>, x: i64) -> i64 {
-        let dims = e.shape(x).dims.clone();
-        let result = e.shape(x).with_dims(&dims[1..]);
-        let opcode = self.combine.rule(result.dtype).0;
-        let row = |e: &mut Emitter<'_>, k: usize| {
-            let slice = e.push("slice", &result.with_dims([&[1], &dims[1..]].concat()), &[x], |i| {
-                let whole = dims[1..].iter().map(|&d| (0, d));
-                let range = |(start, limit): (usize, usize)| proto::SliceDimensions {
-                    start: start as i64,
-                    limit: limit as i64,
-                    stride: 1,
-                };
-                i.slice_dimensions = std::iter::once((k, k + 1)).chain(whole).map(range).collect();
-            });
-            e.push("reshape", &result, &[slice], |_| {})
+    fn rows(&self, x: &Tensor) -> Tensor {
+        let next = |so_far: Tensor, row: Tensor| match self.combine {
+            Combine::Sum => so_far + row,
+            Combine::Max => so_far.maximum(&row),
+            Combine::Min => so_far.minimum(&row),
         };
-        let first = row(e, 0);
-        (1..dims[0]).fold(first, |so_far, k| {
-            let next = row(e, k);
-            e.push(opcode, &result, &[so_far, next], |_| {})
-        })
+        (1..x.dims()[0]).fold(x.at(0), |so_far, k| next(so_far, x.at(k)))
     }
 }
 
@@ -144,11 +119,18 @@ impl Primitive for Reduce {
     /// A few long rows are taken one after the other, which compilers fuse with what makes the rows. Of a `reduce` XLA's CPU compiler makes
     /// a loop along the first axis, with a stride of a row.
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
-        let rows = e.shape(args[0]).dims.first().copied().unwrap_or_default();
+        let operand = e.shape(args[0]).clone();
+        let rows = operand.dims.first().copied().unwrap_or_default();
         if self.axes == [0] && (1..=ROWS).contains(&rows) && results[0].elements() >= LONG {
-            return vec![self.rows(e, args[0])];
+            return e.inline(&Func::trace(&[operand], |_, p| vec![self.rows(&p[0])]), args);
         }
-        vec![self.whole(e, args[0], &self.axes, &results[0])]
+        let (opcode, start) = self.combine.rule(results[0].dtype);
+        let start = e.constant(results[0].dtype, start);
+        let combiner = e.combiner(opcode, results[0].dtype);
+        vec![e.push("reduce", &results[0], &[args[0], start], |i| {
+            i.dimensions = self.axes.iter().map(|&a| a as i64).collect();
+            i.called_computation_ids = vec![combiner];
+        })]
     }
     fn flops(&self, args: &[&Shape], _: &[&Shape]) -> u64 {
         args[0].elements() as u64

@@ -17,6 +17,12 @@ use crate::{
 /// Fewer elements than this stay an expression.
 const SMALL: usize = 1 << 17;
 
+/// The first row of an array, `[1, ..]`.
+pub(super) fn first_row(e: &mut Emitter<'_>, x: i64) -> i64 {
+    let first = Func::trace(&[e.shape(x).clone()], |_, p| vec![p[0].slice_axis(0, 0, 1)]);
+    e.inline(&first, &[x])[0]
+}
+
 /// The array `x` itself, whose first row is given, as the result of a loop that writes this row twice.
 pub(super) fn settled(e: &mut Emitter<'_>, x: i64, first: i64) -> i64 {
     let write = Func::trace(&[x, first].map(|id| e.shape(id).clone()), |g, p| {
@@ -52,8 +58,7 @@ impl Primitive for Settle {
         if results[0].elements() < SMALL {
             return vec![args[0]];
         }
-        let first = Func::trace(results, |_, p| vec![p[0].slice_axis(0, 0, 1)]);
-        let first = e.inline(&first, args)[0];
+        let first = first_row(e, args[0]);
         vec![settled(e, args[0], first)]
     }
     fn range(&self, args: &[Range], _: &[Shape]) -> Range {

@@ -18,8 +18,8 @@
 //! gather is then carried out once for each synapse, element by element, across memory; and a sum over lanes is a chain of scalar
 //! additions, during which the processor waits for the next row. What comes out of a loop is an array. So `SparseDot` passes its operand
 //! and its result through a loop that writes a row of them once more, and `SparseOuter` goes over tiles of rows: a tile gives a few
-//! sums for each place, which the next iteration adds and stores. [`Settle`](super::settle) is such a
-//! loop for any array.
+//! sums for each place, which the next iteration adds and stores. [`Settle`](super::settle) is such a loop
+//! for any array.
 
 use std::{cell::OnceCell, fmt, rc::Rc};
 
@@ -31,7 +31,7 @@ use crate::{
     op::{Mapped, Primitive, ShapeError},
     ops::{
         index::one_by_one,
-        settle::settled,
+        settle::{first_row, settled},
         take::{Places, gather},
     },
     shape::{DType, Shape},
@@ -245,8 +245,7 @@ impl Primitive for SparseDot {
         if lanes == 1 || pass.is_small() {
             return vec![pass.direct(e, [x, args[1], index], self.heard.rows, &Tensor::clone)];
         }
-        let first = Func::trace(&[e.shape(args[0]).clone()], |_, p| vec![p[0].slice_axis(0, 0, 1)]);
-        let first = e.inline(&first, &args[..1])[0];
+        let first = first_row(e, args[0]);
         let x = settled(e, x, first);
         let operands = [x, args[1], index];
         let [first, all] = [1, self.heard.rows].map(|rows| pass.direct(e, operands, rows, &Tensor::clone));
