@@ -165,7 +165,8 @@ impl Shared {
                     let mut state = lock(&self.state);
                     // Under the lock, so that news do not mix.
                     if let Some(member) = state.members.get_mut(&process) {
-                        wire::tell(&mut member.news, &News::Alive)?;
+                        // Where that fails, the next reading says whether the process has left or is lost.
+                        let _ = wire::tell(&mut member.news, &News::Alive);
                     }
                 }
                 Ok(Sign::Left) => {
