@@ -4,6 +4,7 @@ use hlo::hosts::{Group, HostsError, Lost, NOTICED, Place};
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
@@ -145,13 +146,15 @@ fn strangers_are_not_processes() {
     });
 }
 
-/// Starts this program anew as a process of a group, `process 1 of 2`.
+/// Starts this program anew as a process of a group, `process 1 of 2`. It has a process group of its own: when the shell that started the tests
+/// in the background ends, the kernel wakes whoever stands still in its group.
 fn start(at: &str, process: usize) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "a_process", "--ignored", "--nocapture"])
         .env("HOSTS_TEST_PLACE", format!("{at} {process}"))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        .process_group(0)
         .spawn()
         .unwrap()
 }
