@@ -4,7 +4,7 @@
 use etrace::{
     cell::{
         Dense, Init, Mode, Model, StateInit, StepContext, Surrogate,
-        norm::{Norm, Statistics},
+        norm::{Derivative, Norm, Statistics},
         spiking::AdLif,
     },
     learn::{Attachment, Learner, Method, Objective, Vjp, objective::OfSum, sequence::LearnerConfig},
@@ -327,11 +327,11 @@ fn normalised(norm: Norm, mode: Mode, batch: usize, n: usize) -> Model {
 
 #[test]
 fn norms_have_their_worked_numbers() {
-    let layer = normalised(Norm::Layer, Mode::Offline, 1, 3);
+    let layer = normalised(Norm::layer(), Mode::Offline, 1, 3);
     let got = forward(&layer, &[&[1., 2., 4.]], &[("norm.scale", &[1., 2., 0.5]), ("norm.bias", &[0., 0.1, -0.1])]);
     close("layer norm", &got["out"][0], &[-1.069045, -0.434523, 0.568153], 2e-6);
 
-    let batch = |statistics| Norm::Batch { momentum: 0.05, statistics };
+    let batch = |statistics| Norm::Batch { momentum: 0.05, statistics, derivative: Derivative::ByRule, epsilon: 1e-5 };
     let rows: &[f32] = &[1., 4., 3., 0., 2., 2.];
     let affine: [(&str, &[f32]); 2] = [("norm.scale", &[2., 0.5]), ("norm.bias", &[0.1, -0.2])];
     let training = normalised(batch(Statistics::Batch), Mode::Offline, 3, 2);
@@ -351,7 +351,7 @@ fn norms_have_their_worked_numbers() {
 
 #[test]
 fn batch_norm_tracks_means_over_batch_and_steps_in_every_method() {
-    let norm = Norm::Batch { momentum: 0.9, statistics: Statistics::Running };
+    let norm = Norm::batch(0.9);
     let net = SpeechNet { n_in: 2, hidden: vec![3], n_out: 2, dropout: 0.0, norm, ..SpeechNet::default() };
     for how in [BPTT, D_RTRL, ES, (Method::D_RTRL, Vjp::MultiStep { window: 2 }, OfSum::Never)] {
         let mode = if how.0.is_online() { Mode::Online } else { Mode::Offline };
@@ -372,15 +372,24 @@ fn batch_norm_tracks_means_over_batch_and_steps_in_every_method() {
 #[test]
 fn one_layer_with_norm_has_exact_traces() {
     // One feed-forward layer without recurrence has a diagonal Jacobian, so D-RTRL must equal BPTT of the same losses, with
-    // normalisation as well.
-    let norms = [Norm::None, Norm::Batch { momentum: 0.9, statistics: Statistics::Running }];
-    for norm in norms {
+    // normalisation as well, whether statistics of a step are constants or not.
+    let of_step = |derivative| {
+        let batch = Norm::Batch { momentum: 0.9, statistics: Statistics::Batch, derivative, epsilon: 1e-2 };
+        [batch, Norm::Layer { derivative, epsilon: 1e-2 }]
+    };
+    let all = [
+        vec![Norm::None, Norm::batch(0.9)],
+        of_step(Derivative::Constants).into(),
+        of_step(Derivative::Through).into(),
+    ];
+    let both = all.concat().into_iter().flat_map(|norm| [(norm, false), (norm, true)]);
+    let mut of_weight = Vec::new();
+    for (norm, bias) in both {
         let model = |mode| {
             StepContext::trace(2, 2, |cx, x| {
                 cx.scope("l0", |cx| {
                     let init = [Init::KaimingUniform(1.0)];
-                    let y = cx.dense("W", &[x], 3, &Dense::new(&init).without_bias());
-                    let y = norm.apply(cx, &y, mode);
+                    let y = norm.of_product(cx, "W", x, 3, &Dense { bias, ..Dense::new(&init) }, mode);
                     cell(true).step(cx, &y);
                     cx.state("u", 3, StateInit::Zeros)
                 })
@@ -392,7 +401,17 @@ fn one_layer_with_norm_has_exact_traces() {
         let online = gradients(&model(Mode::Online), D_RTRL, &X, &[0, 2], &given);
         for (name, want) in &bptt {
             let largest = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
-            close(&format!("{norm:?} {name}"), &online[name], want, 1e-4 * largest);
+            close(&format!("{norm:?} {name}, bias {bias}"), &online[name], want, 1e-4 * largest);
+        }
+        // Running statistics are 0 and 1 here, as without a norm.
+        if norm != Norm::batch(0.9) {
+            of_weight.push((norm, bias, online["l0.W.weight"].clone()));
+        }
+    }
+    for (k, (norm, bias, one)) in of_weight.iter().enumerate() {
+        for (other, _, two) in of_weight[..k].iter().filter(|(_, b, _)| b == bias) {
+            let apart = one.iter().zip(two).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(apart > 1e-3, "{norm:?} and {other:?} have one gradient");
         }
     }
 }

@@ -1,18 +1,21 @@
 //! Normalisation of the drive of a layer, trained with a factor and an offset per neuron.
 //!
-//! Under an online rule the statistics must be constants of the step: a trace follows a weight position by position, and a
-//! mean over positions or sequences couples them. So
+//! A trace follows a weight position by position, and statistics of a step couple positions: a mean over neurons or sequences moves
+//! with every weight. Three ways out are offered, and every rule takes each that is exact for it:
 //!
-//! * **batch norm** uses running statistics, in every method: an affine map per neuron, whose traces are exact. They move once
-//!   per update, towards the mean over batch and steps ([`Tracked`](crate::cell::Tracked)). Training and evaluation then see the same
-//!   network. [`Statistics::Batch`] is the textbook form for BPTT, with the batch's statistics of every step and the derivative
-//!   through them.
-//! * **layer norm** uses mean and variance of the step; the derivative passes through them in BPTT, not in an online rule.
+//! * **Running statistics** ([`Statistics::Running`]) are constants within an update: an affine map per neuron, whose traces are
+//!   exact. They move once per update, towards the mean over batch and steps ([`Tracked`](crate::cell::Tracked)). Training and
+//!   evaluation then see the same network.
+//! * **Statistics of the step as constants** ([`Derivative::Constants`]): the value is that of the step, its derivative is left out.
+//! * **The derivative through them** ([`Derivative::Through`]): under an online rule, product and normalisation are one traced op, so
+//!   that the rule takes its gradient by the op's own pullback. There is no trace of it that goes forwards (no stream), and it is not
+//!   linear in its input, as the smoothed inputs of ES-D-RTRL need.
 
 use hlo::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{Init, StepContext, model::Mode};
+use super::{Dense, Init, StepContext, model::Mode};
+use crate::settings::range;
 
 /// Which statistics batch norm trains with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +24,31 @@ pub enum Statistics {
     /// Running ones, constant within an update.
     #[default]
     Running,
-    /// Those of the batch at every step (BPTT only; an online rule takes the running ones).
+    /// Those of the batch at every step.
     Batch,
+}
+
+/// What becomes of the derivative through the statistics of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Derivative {
+    /// It is taken under BPTT, and left out under an online rule.
+    #[default]
+    ByRule,
+    /// It is left out: statistics are constants of the step.
+    Constants,
+    /// It is taken.
+    Through,
+}
+
+impl Derivative {
+    fn is_taken(self, mode: Mode) -> bool {
+        match self {
+            Derivative::ByRule => mode == Mode::Offline,
+            Derivative::Constants => false,
+            Derivative::Through => mode.trains(),
+        }
+    }
 }
 
 /// How the drive of a layer is normalised.
@@ -35,56 +61,156 @@ pub enum Norm {
     /// Over the sequences of a batch.
     Batch {
         /// What of the running statistics is kept at each update.
+        #[serde(deserialize_with = "range::fraction")]
         momentum: f64,
         /// Which statistics training uses.
         statistics: Statistics,
+        /// Whether training takes the derivative through those of the batch.
+        #[serde(default)]
+        derivative: Derivative,
+        /// Added to the variance.
+        #[serde(default = "batch_epsilon", deserialize_with = "range::positive")]
+        epsilon: f64,
     },
     /// Over the neurons of a layer.
-    Layer,
+    Layer {
+        /// Whether training takes the derivative through mean and variance.
+        #[serde(default)]
+        derivative: Derivative,
+        /// Added to the variance.
+        #[serde(default = "layer_epsilon", deserialize_with = "range::positive")]
+        epsilon: f64,
+    },
 }
 
-/// Added to the variance of batch norm.
-const BATCH_EPSILON: f64 = 1e-5;
+/// What the published programs add to the variance of batch norm.
+pub const BATCH_EPSILON: f64 = 1e-5;
 
-/// Added to the variance of layer norm.
-const LAYER_EPSILON: f64 = 1e-6;
+/// What they add to that of layer norm.
+pub const LAYER_EPSILON: f64 = 1e-6;
+
+fn batch_epsilon() -> f64 {
+    BATCH_EPSILON
+}
+
+fn layer_epsilon() -> f64 {
+    LAYER_EPSILON
+}
+
+/// Statistics of a step.
+#[derive(Clone, Copy)]
+struct OfStep {
+    /// The axis of `[B, n]` over which they go.
+    axis: usize,
+    epsilon: f64,
+    /// Whether the derivative passes through them.
+    through: bool,
+}
+
+impl OfStep {
+    fn standardize(self, y: &Tensor) -> Tensor {
+        let over = |t: Tensor| {
+            let mean = t.mean(&[self.axis]);
+            if self.through { mean } else { mean.stop_gradient() }
+        };
+        standardize(y, &over(y.clone()), &over(y.square()), 1 - self.axis, self.epsilon)
+    }
+}
+
+/// `(y - mean) / sqrt(variance + epsilon)`, with statistics along the other axis than `axis`.
+fn standardize(y: &Tensor, mean: &Tensor, square: &Tensor, axis: usize, epsilon: f64) -> Tensor {
+    let variance = (square - mean.square()).relu();
+    let everywhere = |t: &Tensor| t.broadcast(y.dims(), &[axis]);
+    (y - everywhere(mean)) * everywhere(&(variance + epsilon).sqrt().recip())
+}
+
+/// Input and weight whose product is that of [`StepContext::dense`]: with a bias, ones are a further input and it is their row.
+fn one_matrix(cx: &mut StepContext, name: &str, x: &Tensor, n: usize, how: &Dense<'_>) -> (Tensor, Tensor) {
+    let rows = x.dims()[1];
+    let weight = cx.param(&format!("{name}.weight"), &[rows, n], how.init[0].clone());
+    let weight = how.transform.map_or_else(|| weight.clone(), |f| f(&weight));
+    if !how.bias {
+        return (x.clone(), weight);
+    }
+    let bias = cx.param(&format!("{name}.bias"), &[n], Init::Zeros);
+    let ones = x.slice_axis(1, 0, 1).full_like(1.0);
+    (Tensor::concat(&[x, &ones], 1), Tensor::concat(&[&weight, &bias.reshape(&[1, n])], 0))
+}
 
 impl Norm {
-    /// `y`, `[B, n]`, normalised. Parameters `norm.scale` and `norm.bias`, `[n]`; batch norm has constants `norm.mean` and
-    /// `norm.square` (mean of the square), `[n]`.
+    /// Batch norm with running statistics, as published.
+    pub fn batch(momentum: f64) -> Norm {
+        let (statistics, derivative) = (Statistics::Running, Derivative::ByRule);
+        Norm::Batch { momentum, statistics, derivative, epsilon: BATCH_EPSILON }
+    }
+
+    /// Layer norm as published.
+    pub fn layer() -> Norm {
+        Norm::Layer { derivative: Derivative::ByRule, epsilon: LAYER_EPSILON }
+    }
+
+    /// `norm(x W + b)`, `[B, n]`, of `x`, `[B, I]`. Parameters are those of [`StepContext::dense`], `norm.scale` and `norm.bias`, `[n]`; batch
+    /// norm has constants `norm.mean` and `norm.square` (mean of the square), `[n]`.
+    pub fn of_product(
+        &self,
+        cx: &mut StepContext,
+        name: &str,
+        x: &Tensor,
+        n: usize,
+        how: &Dense<'_>,
+        mode: Mode,
+    ) -> Tensor {
+        let Some(step) = self.of_step(mode).filter(|step| step.through && mode == Mode::Online) else {
+            let y = cx.dense(name, &[x], n, how);
+            return self.apply(cx, &y, mode);
+        };
+        let (x, weight) = one_matrix(cx, name, x, n, how);
+        let mut product = None;
+        let normal = cx.traced(name, &x, &weight, |x, weight| step.standardize(product.insert(x.dot(weight))));
+        let y = product.expect("a traced function is called at once");
+        self.trained(cx, &y, Some(normal), mode)
+    }
+
+    /// `y`, `[B, n]`, normalised, with the parameters `norm..` of [`of_product`](Norm::of_product). Statistics of a step through which the
+    /// derivative passes couple positions here, which an online rule refuses.
     pub fn apply(&self, cx: &mut StepContext, y: &Tensor, mode: Mode) -> Tensor {
+        self.trained(cx, y, None, mode)
+    }
+
+    /// Those that are taken: of the step, or else the running ones.
+    fn of_step(&self, mode: Mode) -> Option<OfStep> {
+        let (axis, derivative, epsilon) = match *self {
+            Norm::Batch { statistics: Statistics::Batch, derivative, epsilon, .. } if mode.trains() => {
+                (0, derivative, epsilon)
+            }
+            Norm::Layer { derivative, epsilon } => (1, derivative, epsilon),
+            Norm::None | Norm::Batch { .. } => return None,
+        };
+        Some(OfStep { axis, epsilon, through: derivative.is_taken(mode) })
+    }
+
+    /// With trained factor and offset; `normal` is `y` normalised, if that is known.
+    fn trained(&self, cx: &mut StepContext, y: &Tensor, normal: Option<Tensor>, mode: Mode) -> Tensor {
+        if *self == Norm::None {
+            return y.clone();
+        }
         let n = y.dims()[1];
         cx.scope("norm", |cx| {
-            let normal = match *self {
-                Norm::None => return y.clone(),
-                Norm::Batch { momentum, statistics } => {
-                    let mean = cx.constant("mean", &[n], Init::Zeros);
-                    let square = cx.constant("square", &[n], Init::Constant(1.0));
-                    let (now, now_square) = (y.mean(&[0]), y.square().mean(&[0]));
-                    if mode.trains() {
-                        cx.track("mean", &now, momentum);
-                        cx.track("square", &now_square, momentum);
-                    }
-                    let of_batch = statistics == Statistics::Batch && mode == Mode::Offline;
-                    if of_batch {
-                        cx.couple_sequences("batch norm takes the statistics of the batch (--bn_stats batch)");
-                    }
-                    let (mean, square) = if of_batch { (now, now_square) } else { (mean, square) };
-                    let variance = (square - mean.square()).relu();
-                    let (mean, scale) = (mean.broadcast_to(y.dims()), (variance + BATCH_EPSILON).sqrt().recip());
-                    (y - mean) * scale.broadcast_to(y.dims())
+            let of_step = self.of_step(mode);
+            let mut normal = normal.or_else(|| of_step.map(|step| step.standardize(y)));
+            if let Norm::Batch { momentum, epsilon, .. } = *self {
+                let mean = cx.constant("mean", &[n], Init::Zeros);
+                let square = cx.constant("square", &[n], Init::Constant(1.0));
+                if mode.trains() {
+                    cx.track("mean", &y.mean(&[0]), momentum);
+                    cx.track("square", &y.square().mean(&[0]), momentum);
                 }
-                Norm::Layer => {
-                    let over = |t: &Tensor| {
-                        let mean = t.mean(&[1]);
-                        let mean = if mode == Mode::Online { mean.stop_gradient() } else { mean };
-                        mean.broadcast(y.dims(), &[0])
-                    };
-                    let mean = over(y);
-                    let variance = (over(&y.square()) - mean.square()).relu();
-                    (y - mean) * (variance + LAYER_EPSILON).sqrt().recip()
+                if of_step.is_some() {
+                    cx.couple_sequences("batch norm takes the statistics of the batch (--bn_stats batch)");
                 }
-            };
+                normal.get_or_insert_with(|| standardize(y, &mean, &square, 1, epsilon));
+            }
+            let normal = normal.expect("layer norm takes the statistics of the step");
             let scale = cx.param("scale", &[n], Init::Constant(1.0));
             let scale = cx.elementwise("scale", &scale);
             let bias = cx.param("bias", &[n], Init::Zeros);

@@ -172,8 +172,7 @@ impl SpeechNet {
     /// What a layer receives from the one below.
     fn drive(&self, cx: &mut StepContext, x: &hlo::Tensor, n: usize, init: Init, mode: Mode) -> hlo::Tensor {
         let init = [init];
-        let y = cx.dense("W", &[x], n, &Dense { bias: self.bias, ..Dense::new(&init) });
-        self.norm.apply(cx, &y, mode)
+        self.norm.of_product(cx, "W", x, n, &Dense { bias: self.bias, ..Dense::new(&init) }, mode)
     }
 
     fn layer(&self, cx: &mut StepContext, x: &hlo::Tensor, n: usize, mode: Mode) -> hlo::Tensor {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     cell::{
         Surrogate,
-        norm::{Norm, Statistics},
+        norm::{BATCH_EPSILON, Derivative, LAYER_EPSILON, Norm, Statistics},
         spiking::AdLif,
     },
     experiment::{Experiment, TaskConfig},
@@ -45,6 +45,34 @@ impl Args {
         })
     }
 
+    fn norm(&self) -> Result<Norm> {
+        let of_batch = self.bn_stats == BnStats::Batch;
+        let derivative = self.norm_derivative.map_or(Derivative::ByRule, Derivative::from);
+        let wrong = match self.normalization {
+            NormName::None if of_batch || self.norm_derivative.is_some() || self.norm_eps.is_some() => {
+                "--bn_stats, --norm_derivative and --norm_eps say how to normalise, but nothing is normalised; add --normalization batchnorm or \
+                 layernorm"
+            }
+            NormName::Layernorm if of_batch => {
+                "--bn_stats batch is about batch norm, and layer norm has the statistics of each step; leave it out, or take --normalization \
+                 batchnorm"
+            }
+            NormName::Batchnorm if self.norm_derivative.is_some() && !of_batch => {
+                "--norm_derivative is about the statistics of a step, and running ones are constants; add --bn_stats batch, or leave it out"
+            }
+            NormName::None => return Ok(Norm::None),
+            NormName::Layernorm => {
+                return Ok(Norm::Layer { derivative, epsilon: self.norm_eps.unwrap_or(LAYER_EPSILON) });
+            }
+            NormName::Batchnorm => {
+                let statistics = if of_batch { Statistics::Batch } else { Statistics::Running };
+                let epsilon = self.norm_eps.unwrap_or(BATCH_EPSILON);
+                return Ok(Norm::Batch { momentum: self.momentum, statistics, derivative, epsilon });
+            }
+        };
+        bail!(usage(wrong.to_string()))
+    }
+
     /// The network, for the shapes of a task.
     fn net(&self, cell: SpeechCell, loss_of: LossOf, opened: &dyn Task) -> Result<SpeechNet> {
         let random = match self.state_init {
@@ -61,14 +89,7 @@ impl Args {
             hidden: vec![self.n_rec; usize::from(self.nb_layers) - 1],
             n_out: opened.n_out(),
             dropout: self.pdrop,
-            norm: match self.normalization {
-                NormName::None => Norm::None,
-                NormName::Layernorm => Norm::Layer,
-                NormName::Batchnorm => Norm::Batch {
-                    momentum: self.momentum,
-                    statistics: if self.bn_stats == BnStats::Batch { Statistics::Batch } else { Statistics::Running },
-                },
-            },
+            norm: self.norm()?,
             bias: self.use_bias,
             inp_scale: self.inp_scale.unwrap_or(5f64.sqrt()),
             rec_scale: self.rec_scale,

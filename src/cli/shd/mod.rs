@@ -16,7 +16,10 @@ use super::{
     train::{self, EpochReport, RunFlags},
     usage,
 };
-use crate::presets::{SPEECH_FALL, shd_net};
+use crate::{
+    cell::norm::Derivative,
+    presets::{SPEECH_FALL, shd_net},
+};
 use experiment::{published, resolve, schedule};
 
 /// Spoken digits (SHD) or words (SSC), 700 channels, as spikes of a model of the inner ear; also event-camera sets, flattened. Hidden
@@ -28,8 +31,9 @@ use experiment::{published, resolve, schedule};
 /// speakers and reports the last epoch.
 ///
 /// Normalisation: batch norm uses running statistics as constants, in training as in evaluation, so that traces are exact; they move
-/// once per update (--bn_stats batch: the statistics of each step's batch, BPTT only). Layer norm under an online rule treats
-/// mean and variance as constants; in the published program it made the traces vanish.
+/// once per update (--bn_stats batch: training takes the statistics of each step's batch). Statistics of a step, as layer norm has them
+/// too, are constants under an online rule; in the published program they made the traces vanish. --norm_derivative through takes
+/// their derivative.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
@@ -61,9 +65,15 @@ pub struct Args {
     /// What batch norm keeps of its running statistics at each update
     #[arg(long, default_value_t = 0.99, value_parser = fraction)]
     momentum: f64,
-    /// Statistics that batch norm trains with: running, or those of each step's batch (BPTT only)
+    /// Statistics that batch norm trains with: running, or those of each step's batch
     #[arg(long, value_enum, default_value = "running")]
     bn_stats: BnStats,
+    /// The derivative through the statistics of a step [default: through for BPTT, constants for the online rules]
+    #[arg(long, value_enum)]
+    norm_derivative: Option<NormDerivative>,
+    /// What is added to the variance [default: 1e-5 for batch norm, 1e-6 for layer norm]
+    #[arg(long, value_parser = positive)]
+    norm_eps: Option<f64>,
     /// Whether connections between layers have a bias: true or false
     #[arg(long, default_value = "false", value_parser = boolean, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     use_bias: bool,
@@ -193,6 +203,23 @@ enum NormName {
 enum BnStats {
     Running,
     Batch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum NormDerivative {
+    /// Left out
+    Constants,
+    /// Taken: not by rules of smoothed inputs, and not on a stream
+    Through,
+}
+
+impl From<NormDerivative> for Derivative {
+    fn from(name: NormDerivative) -> Derivative {
+        match name {
+            NormDerivative::Constants => Derivative::Constants,
+            NormDerivative::Through => Derivative::Through,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
