@@ -331,7 +331,13 @@ fn norms_have_their_worked_numbers() {
     let got = forward(&layer, &[&[1., 2., 4.]], &[("norm.scale", &[1., 2., 0.5]), ("norm.bias", &[0., 0.1, -0.1])]);
     close("layer norm", &got["out"][0], &[-1.069045, -0.434523, 0.568153], 2e-6);
 
-    let batch = |statistics| Norm::Batch { momentum: 0.05, statistics, derivative: Derivative::ByRule, epsilon: 1e-5 };
+    let batch = |statistics| Norm::Batch {
+        momentum: 0.05,
+        statistics,
+        derivative: Derivative::ByRule,
+        epsilon: 1e-5,
+        scale: 1.0,
+    };
     let rows: &[f32] = &[1., 4., 3., 0., 2., 2.];
     let affine: [(&str, &[f32]); 2] = [("norm.scale", &[2., 0.5]), ("norm.bias", &[0.1, -0.2])];
     let training = normalised(batch(Statistics::Batch), Mode::Offline, 3, 2);
@@ -374,8 +380,8 @@ fn one_layer_with_norm_has_exact_traces() {
     // One feed-forward layer without recurrence has a diagonal Jacobian, so D-RTRL must equal BPTT of the same losses, with
     // normalisation as well, whether statistics of a step are constants or not.
     let of_step = |derivative| {
-        let batch = Norm::Batch { momentum: 0.9, statistics: Statistics::Batch, derivative, epsilon: 1e-2 };
-        [batch, Norm::Layer { derivative, epsilon: 1e-2 }]
+        let batch = Norm::Batch { momentum: 0.9, statistics: Statistics::Batch, derivative, epsilon: 1e-2, scale: 1.0 };
+        [batch, Norm::Layer { derivative, epsilon: 1e-2, scale: 1.0 }]
     };
     let all = [
         vec![Norm::None, Norm::batch(0.9)],

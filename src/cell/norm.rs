@@ -71,6 +71,9 @@ pub enum Norm {
         /// Added to the variance.
         #[serde(default = "batch_epsilon", deserialize_with = "range::positive")]
         epsilon: f64,
+        /// The factor of every neuron to begin with. A drive of variance 1 barely reaches a threshold of 1.
+        #[serde(default = "one", deserialize_with = "range::positive")]
+        scale: f64,
     },
     /// Over the neurons of a layer.
     Layer {
@@ -80,6 +83,9 @@ pub enum Norm {
         /// Added to the variance.
         #[serde(default = "layer_epsilon", deserialize_with = "range::positive")]
         epsilon: f64,
+        /// The factor of every neuron to begin with. A drive of variance 1 barely reaches a threshold of 1.
+        #[serde(default = "one", deserialize_with = "range::positive")]
+        scale: f64,
     },
 }
 
@@ -88,6 +94,10 @@ pub const BATCH_EPSILON: f64 = 1e-5;
 
 /// What they add to that of layer norm.
 pub const LAYER_EPSILON: f64 = 1e-6;
+
+fn one() -> f64 {
+    1.0
+}
 
 fn batch_epsilon() -> f64 {
     BATCH_EPSILON
@@ -141,12 +151,12 @@ impl Norm {
     /// Batch norm with running statistics, as published.
     pub fn batch(momentum: f64) -> Norm {
         let (statistics, derivative) = (Statistics::Running, Derivative::ByRule);
-        Norm::Batch { momentum, statistics, derivative, epsilon: BATCH_EPSILON }
+        Norm::Batch { momentum, statistics, derivative, epsilon: BATCH_EPSILON, scale: 1.0 }
     }
 
     /// Layer norm as published.
     pub fn layer() -> Norm {
-        Norm::Layer { derivative: Derivative::ByRule, epsilon: LAYER_EPSILON }
+        Norm::Layer { derivative: Derivative::ByRule, epsilon: LAYER_EPSILON, scale: 1.0 }
     }
 
     /// `norm(x W + b)`, `[B, n]`, of `x`, `[B, I]`. Parameters are those of [`StepContext::dense`], `norm.scale` and `norm.bias`, `[n]`; batch
@@ -183,7 +193,7 @@ impl Norm {
             Norm::Batch { statistics: Statistics::Batch, derivative, epsilon, .. } if mode.trains() => {
                 (0, derivative, epsilon)
             }
-            Norm::Layer { derivative, epsilon } => (1, derivative, epsilon),
+            Norm::Layer { derivative, epsilon, .. } => (1, derivative, epsilon),
             Norm::None | Norm::Batch { .. } => return None,
         };
         Some(OfStep { axis, epsilon, through: derivative.is_taken(mode) })
@@ -191,9 +201,9 @@ impl Norm {
 
     /// With trained factor and offset; `normal` is `y` normalised, if that is known.
     fn trained(&self, cx: &mut StepContext, y: &Tensor, normal: Option<Tensor>, mode: Mode) -> Tensor {
-        if *self == Norm::None {
+        let (Norm::Batch { scale, .. } | Norm::Layer { scale, .. }) = *self else {
             return y.clone();
-        }
+        };
         let n = y.dims()[1];
         cx.scope("norm", |cx| {
             let of_step = self.of_step(mode);
@@ -211,7 +221,7 @@ impl Norm {
                 normal.get_or_insert_with(|| standardize(y, &mean, &square, 1, epsilon));
             }
             let normal = normal.expect("layer norm takes the statistics of the step");
-            let scale = cx.param("scale", &[n], Init::Constant(1.0));
+            let scale = cx.param("scale", &[n], Init::Constant(scale));
             let scale = cx.elementwise("scale", &scale);
             let bias = cx.param("bias", &[n], Init::Zeros);
             normal * scale + cx.elementwise("bias", &bias)

@@ -48,9 +48,11 @@ impl Args {
     fn norm(&self) -> Result<Norm> {
         let of_batch = self.bn_stats == BnStats::Batch;
         let derivative = self.norm_derivative.map_or(Derivative::ByRule, Derivative::from);
+        let scale = self.norm_scale.unwrap_or(1.0);
+        let given = self.norm_derivative.is_some() || self.norm_eps.is_some() || self.norm_scale.is_some();
         let wrong = match self.normalization {
-            NormName::None if of_batch || self.norm_derivative.is_some() || self.norm_eps.is_some() => {
-                "--bn_stats, --norm_derivative and --norm_eps say how to normalise, but nothing is normalised; add --normalization batchnorm or \
+            NormName::None if of_batch || given => {
+                "--bn_stats, --norm_derivative, --norm_eps and --norm_scale say how to normalise, but nothing is normalised; add --normalization batchnorm or \
                  layernorm"
             }
             NormName::Layernorm if of_batch => {
@@ -62,12 +64,12 @@ impl Args {
             }
             NormName::None => return Ok(Norm::None),
             NormName::Layernorm => {
-                return Ok(Norm::Layer { derivative, epsilon: self.norm_eps.unwrap_or(LAYER_EPSILON) });
+                return Ok(Norm::Layer { derivative, epsilon: self.norm_eps.unwrap_or(LAYER_EPSILON), scale });
             }
             NormName::Batchnorm => {
                 let statistics = if of_batch { Statistics::Batch } else { Statistics::Running };
                 let epsilon = self.norm_eps.unwrap_or(BATCH_EPSILON);
-                return Ok(Norm::Batch { momentum: self.momentum, statistics, derivative, epsilon });
+                return Ok(Norm::Batch { momentum: self.momentum, statistics, derivative, epsilon, scale });
             }
         };
         bail!(usage(wrong.to_string()))

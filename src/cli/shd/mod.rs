@@ -74,6 +74,9 @@ pub struct Args {
     /// What is added to the variance [default: 1e-5 for batch norm, 1e-6 for layer norm]
     #[arg(long, value_parser = positive)]
     norm_eps: Option<f64>,
+    /// The factor on what is normalised to begin with; it is trained [default: 1]
+    #[arg(long, value_parser = positive)]
+    norm_scale: Option<f64>,
     /// Whether connections between layers have a bias: true or false
     #[arg(long, default_value = "false", value_parser = boolean, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     use_bias: bool,
