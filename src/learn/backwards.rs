@@ -2,13 +2,16 @@
 //!
 //! On the way forward the states at the boundaries of chunks are kept; then the chunks are taken from the last to the first, and the
 //! signals that arrive at the start of one are handed to the one before. What the recurrence computes within a chunk is either kept as well
-//! (the whole-sequence form) or computed again (the recompute form). Not for streams: the gradient needs the end of the sequence.
+//! (the whole-sequence form) or computed again (the recompute form), from the products of a wide input, which are kept. Not for streams: the
+//! gradient needs the end of the sequence.
+
+use std::{cell::Cell, collections::HashSet};
 
 use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
 
 use super::{
     Learner,
-    chunk::Forward,
+    chunk::{Forward, kept_shapes},
     segment::{Looked, starts},
     sequence::{Carry, Data},
     sums::{Adding, Sums},
@@ -20,8 +23,19 @@ use super::{
 pub(super) struct Backwards {
     /// Steps per chunk.
     pub chunk: usize,
-    /// Whether what the recurrence computes is kept for every step, or computed again.
-    pub keep: bool,
+    /// What is kept of every step.
+    pub keep: Keep,
+}
+
+/// What is kept of every step on the way forward, besides the states at the boundaries of chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Nothing.
+    Nothing,
+    /// [`projections`](super::chunk::projections).
+    Projections,
+    /// What the recurrence computes.
+    Recurrence,
 }
 
 /// What is kept of the way forward over equal chunks.
@@ -30,7 +44,7 @@ pub(super) struct Boundaries {
     pub last: Vec<Tensor>,
     /// States before each, `[chunks, B, N]`.
     pub before: Vec<Tensor>,
-    /// What the recurrence computed in every step, `[chunks, K, B, N]`; nothing where it is computed again.
+    /// What is kept of every step, `[chunks, K, B, N]`.
     steps: Vec<Tensor>,
 }
 
@@ -56,11 +70,11 @@ impl Learner {
         let length = how.chunk.clamp(1, steps.max(1));
         let how = Backwards { chunk: length, ..how };
         // What is computed again is computed once for the last chunk: that is taken at once, and so is what is left of a sequence.
-        let equal = if how.keep && steps > length { steps / length } else { (steps - 1) / length };
+        let equal = if how.keep == Keep::Recurrence && steps > length { steps / length } else { (steps - 1) / length };
         let kept = self.boundaries(g, phis, states, data.inputs, equal, how);
         let from = equal * length;
         if from == steps {
-            let sums = self.equal_chunks(g, phis, data, warmup, (equal, length), &kept, None);
+            let sums = self.equal_chunks(g, phis, data, warmup, (equal, how), &kept, None);
             return (sums, kept.last);
         }
         let inputs = data.inputs.slice_axis(0, from, steps);
@@ -71,9 +85,37 @@ impl Learner {
         if equal == 0 {
             return (last.sums, last.states);
         }
-        let sums =
-            last.sums.add(self.equal_chunks(g, phis, data, warmup, (equal, length), &kept, Some(&last.arriving)));
+        let sums = last.sums.add(self.equal_chunks(g, phis, data, warmup, (equal, how), &kept, Some(&last.arriving)));
         (sums, last.states)
+    }
+
+    /// Bytes that the whole-sequence form keeps of each step: what the way back reads of [`Forward::kept`].
+    pub(super) fn kept_bytes(&self) -> usize {
+        *self.kept.get_or_init(|| {
+            const STEPS: usize = 2;
+            let p = &self.prepared;
+            let g = Graph::new();
+            let number = Cell::new(0);
+            let given = |shape: Shape| g.parameter(number.replace(number.get() + 1), shape);
+            let of_steps = |shape: &Shape| given(shape.with_dims([&[STEPS], &shape.dims[..]].concat()));
+            let (phis, rest) = p.body.params().split_at(p.phis);
+            let phis: Vec<Tensor> = phis.iter().map(|t| given(t.shape().clone())).collect();
+            let states: Vec<Tensor> = rest[..p.states].iter().map(|t| given(t.shape().clone())).collect();
+            let shapes = kept_shapes(p, &self.structure);
+            let kept: Vec<Tensor> = shapes.iter().map(of_steps).collect();
+            let inputs = of_steps(&p.input);
+            let target = given(p.targets(STEPS));
+            let forward = Forward::again(p, &self.structure, &states, &kept);
+            let at = g.scalar(DType::S32, 0.0);
+            let back = self.back(&g, &phis, &forward, &inputs, &target, (&at, 0), None);
+            let mut results = back.arriving.into_iter().flatten().flatten().collect::<Vec<_>>();
+            results.extend(
+                back.sums.grads.into_iter().flatten().chain([back.sums.loss, back.sums.out]).chain(back.sums.tracked),
+            );
+            let live: HashSet<usize> =
+                Func::from_values(kept.clone(), results).live(true).iter().map(|(node, _)| *node).collect();
+            kept.iter().zip(&shapes).filter(|(t, _)| live.contains(&t.value().node)).map(|(_, s)| s.bytes()).sum()
+        })
     }
 
     /// The way forward over `count` chunks.
@@ -99,8 +141,13 @@ impl Learner {
         let body = Func::trace(&shapes, |g, v| {
             let (phis, inputs) = v[n + 1..].split_at(self.prepared.phis);
             let piece = inputs[0].dynamic_slice(&v[n], length).convert(DType::F32);
-            let forward = Forward::looped(g, &self.prepared, &self.structure, phis, &v[..n], &piece);
-            let kept = if how.keep { forward.kept(&self.prepared, &self.structure) } else { vec![] };
+            let (p, s) = (&self.prepared, &self.structure);
+            let forward = Forward::looped(g, p, s, phis, &v[..n], &piece, &[]);
+            let kept = match how.keep {
+                Keep::Nothing => vec![],
+                Keep::Projections => forward.projections(p, s),
+                Keep::Recurrence => forward.kept(p, s),
+            };
             [&forward.states[..], &v[..n], &kept].concat()
         });
         let (last, mut before) = scan_whole(g, &body, count, false, states, &[starts(g, count, length)], &consts);
@@ -121,7 +168,7 @@ impl Learner {
         phis: &[Tensor],
         data: Data<'_>,
         warmup: usize,
-        (count, length): (usize, usize),
+        (count, Backwards { chunk: length, keep }): (usize, Backwards),
         kept: &Boundaries,
         arriving: Option<&Arriving>,
     ) -> Sums {
@@ -156,9 +203,13 @@ impl Learner {
             places.iter().zip(arrives).for_each(|(&(gr, a), t)| arriving[gr][a] = Some(t.clone()));
             let piece = data[1].dynamic_slice(at, length);
             let target = self.prepared.target_at(&data[0], at, length);
-            let forward = match steps {
-                [] => self.forward(g, phis, states, &piece),
-                steps => Forward::again(&self.prepared, &self.structure, states, steps),
+            let (p, s) = (&self.prepared, &self.structure);
+            let forward = match keep {
+                Keep::Recurrence => Forward::again(p, s, states, steps),
+                Keep::Nothing | Keep::Projections if length == 1 => self.forward(g, phis, states, &piece),
+                Keep::Nothing | Keep::Projections => {
+                    Forward::looped(g, p, s, phis, states, &piece.convert(DType::F32), steps)
+                }
             };
             let back = self.back(g, phis, &forward, &piece, &target, (at, warmup), Some(&arriving));
             let arrived = |(&(gr, a), old): (&(usize, usize), &Tensor)| {

@@ -7,7 +7,7 @@ use hlo::{DType, Func, Graph, Mapped, Shape, Tensor, scan, scan_whole, transform
 
 use super::{
     Learner,
-    backwards::Backwards,
+    backwards::{Backwards, Keep},
     segment::starts,
     sequence::Data,
     sums::{Adding, Sums},
@@ -41,7 +41,8 @@ impl Learner {
     ) -> (Sums, Vec<Tensor>) {
         let steps = data.inputs.dims()[0];
         let equal = (steps - 1) / length;
-        let kept = self.boundaries(g, phis, states, data.inputs, equal, Backwards { chunk: length, keep: false });
+        let kept =
+            self.boundaries(g, phis, states, data.inputs, equal, Backwards { chunk: length, keep: Keep::Nothing });
         let from = equal * length;
         let chunk = Chunk { learner: self, warmup, length: steps - from };
         let inputs = data.inputs.slice_axis(0, from, steps);

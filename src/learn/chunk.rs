@@ -43,11 +43,12 @@ impl Forward {
     pub fn run(g: &Graph, p: &Prepared, s: &Structure, phis: &[Tensor], states: &[Tensor], inputs: &Tensor) -> Forward {
         match inputs.dims()[0] {
             1 => Forward::one(g, p, phis, states, &inputs.at(0)),
-            _ => Forward::looped(g, p, s, phis, states, inputs),
+            _ => Forward::looped(g, p, s, phis, states, inputs, &[]),
         }
     }
 
-    /// The same with values of every step, `[K, ..]`, even if there is a single one.
+    /// The same with values of every step, `[K, ..]`, even if there is a single one; `given` are [`projections`] that are known, of every
+    /// step as well.
     pub fn looped(
         g: &Graph,
         p: &Prepared,
@@ -55,26 +56,30 @@ impl Forward {
         phis: &[Tensor],
         states: &[Tensor],
         inputs: &Tensor,
+        given: &[Tensor],
     ) -> Forward {
         let kept = kept_values(p, s);
         let mut results: Vec<Tensor> = p.new_states().to_vec();
         results.extend(kept.iter().map(|&v| p.body.graph().tensor(v)));
-        let step = p.body.with_results(results);
+        let known = projections(p, s).into_iter().take(given.len()).map(|v| p.body.graph().tensor(v));
+        let step = Func::from_values(p.body.params().iter().cloned().chain(known).collect(), results);
+        let rows: Vec<Tensor> = std::iter::once(inputs).chain(given).cloned().collect();
         let mut shapes: Vec<Shape> = states.iter().map(|t| t.shape().clone()).collect();
-        shapes.push(p.input.clone());
+        shapes.extend(rows.iter().map(|t| t.shape().with_dims(&t.dims()[1..])));
         shapes.extend(phis.iter().map(|t| t.shape().clone()));
         let n = states.len();
         let body = Func::trace(&shapes, |g, v| {
-            let mut args: Vec<Tensor> = v[n + 1..].to_vec();
-            args.extend_from_slice(&v[..=n]);
+            let (moving, phis) = v.split_at(n + rows.len());
+            let mut args: Vec<Tensor> = [phis, &moving[..=n]].concat();
             args.push(g.zeros(&p.target)); // no state depends on the target
+            args.extend_from_slice(&moving[n + 1..]);
             let mut out = step.call(g, &args);
             let known = out.split_off(n);
             out.extend_from_slice(&v[..n]);
             out.extend(known);
             out
         });
-        let (after, mut stacks) = scan(g, &body, inputs.dims()[0], false, states, std::slice::from_ref(inputs), phis);
+        let (after, mut stacks) = scan(g, &body, inputs.dims()[0], false, states, &rows, phis);
         let known = stacks.split_off(n);
         Forward { states: after, before: stacks, known: kept.into_iter().zip(known).collect() }
     }
@@ -83,6 +88,11 @@ impl Forward {
     pub fn kept(&self, p: &Prepared, s: &Structure) -> Vec<Tensor> {
         let known = kept_values(p, s).into_iter().map(|v| self.known[&v].clone());
         known.chain(shifted(p).into_iter().map(|k| self.before[k].clone())).collect()
+    }
+
+    /// [`projections`] of every step of a loop: `[K, ..]` each.
+    pub fn projections(&self, p: &Prepared, s: &Structure) -> Vec<Tensor> {
+        projections(p, s).iter().map(|v| self.known[v].clone()).collect()
     }
 
     /// What a loop from `states` left behind, from what was kept of it.
@@ -117,10 +127,23 @@ impl Forward {
     }
 }
 
-/// Bytes that [`Forward::kept`] takes for each step, or fewer: what no rule asks for is not there.
-pub fn kept_bytes(p: &Prepared, s: &Structure) -> usize {
-    let known = kept_values(p, s).into_iter().map(|v| p.body.graph().tensor(v).shape().bytes());
-    known.chain(shifted(p).into_iter().map(|k| p.old_states()[k].shape().bytes())).sum()
+/// What is cheaper to keep than to compute again: outputs of the ops that read no state and have more inputs than their output has bytes, so
+/// that a sequence of them is no larger than its input is in bytes.
+pub fn projections(p: &Prepared, s: &Structure) -> Vec<Value> {
+    let old: Vec<Value> = p.old_states().iter().map(Tensor::value).collect();
+    let of_states = Dependence::any(&p.body, &old);
+    let wide = |op: &&Op| {
+        let output = p.body.graph().tensor(op.y).shape().bytes();
+        op.x.is_some_and(|x| !of_states.has(x)) && op.input.iter().product::<usize>() >= output
+    };
+    let kept = kept_values(p, s);
+    s.ops.iter().filter(wide).map(|op| op.y).filter(|y| kept.contains(y)).collect()
+}
+
+/// Shapes of [`Forward::kept`] in a step.
+pub fn kept_shapes(p: &Prepared, s: &Structure) -> Vec<Shape> {
+    let known = kept_values(p, s).into_iter().map(|v| p.body.graph().tensor(v).shape().clone());
+    known.chain(shifted(p).into_iter().map(|k| p.old_states()[k].shape().clone())).collect()
 }
 
 /// States that the step does not compute: it hands them on from others.

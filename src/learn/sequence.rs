@@ -7,7 +7,7 @@ use hlo::{DType, Func, Graph, Range, Shape, Tensor, transform::vjp};
 pub use super::config::LearnerConfig;
 use super::{
     Attachment, LearnError, Objective, Prepared, Rule, Structure, Vjp,
-    backwards::Backwards,
+    backwards::{Backwards, Keep},
     check,
     form::{Form, Lagged},
     objective::OfSum,
@@ -39,6 +39,7 @@ pub struct Learner {
     /// Devices that share a batch, each with a learner of a part of it.
     pub(super) parts: usize,
     pub(super) lagged: OnceCell<Lagged>,
+    pub(super) kept: OnceCell<usize>,
     /// Between which numbers each `phi` lies: known where it is made of fixed parameters alone.
     pub(super) ranges: Vec<Range>,
     /// Groups of readouts whose memory signals follow.
@@ -167,6 +168,7 @@ impl Learner {
             batch: model.batch(),
             parts: 1,
             lagged: OnceCell::new(),
+            kept: OnceCell::new(),
             ranges,
             readouts,
             spikes: model.spiking().map(|(k, _)| k).collect(),
@@ -329,10 +331,10 @@ impl Learner {
                 self.forwards(g, &phis, Carry { lag, ..self.start(g, states) }, data, warmup)
             }
             (true, Form::Whole { chunk }) => {
-                self.backwards(g, &phis, states, data, warmup, Backwards { chunk, keep: true })
+                self.backwards(g, &phis, states, data, warmup, Backwards { chunk, keep: Keep::Recurrence })
             }
             (true, Form::Recompute { chunk }) => {
-                self.backwards(g, &phis, states, data, warmup, Backwards { chunk, keep: false })
+                self.backwards(g, &phis, states, data, warmup, Backwards { chunk, keep: Keep::Projections })
             }
         };
         let grads = self.prepared.pull(g, params, &sums.grads);

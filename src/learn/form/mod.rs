@@ -14,6 +14,7 @@
 //! last two, which need no traces at all. (`docs/spec/algorithms.md, "Forms of one rule"`)
 
 mod decay;
+mod price;
 mod survey;
 
 use std::fmt;
@@ -21,10 +22,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attachment, LearnError, Learner, Vjp, chunk::kept_bytes, sequence::LearnerConfig, signal::Ahead, structure::Op,
-    trace::TraceKind,
+    Attachment, LearnError, Learner, Vjp, sequence::LearnerConfig, signal::Ahead, structure::Op, trace::TraceKind,
 };
 use crate::report::bytes;
+pub use price::{COSTS, Costs};
 pub(super) use survey::Lagged;
 
 /// Which form to use.
@@ -99,9 +100,9 @@ impl fmt::Display for Form {
 pub struct Candidate {
     /// The form.
     pub form: Form,
-    /// Bytes that it keeps besides parameters, gradients and data.
+    /// Bytes of temporary values: of gradients and of what it keeps for them.
     pub bytes: usize,
-    /// What it costs per step beyond what every form does, in seconds: see [`COSTS`].
+    /// What a step takes, in seconds: see [`COSTS`].
     pub seconds: f64,
     /// A bound on what the lag cuts off, as a share of a signal; nothing where it is exact, infinite where nothing is known.
     pub cut: Option<f64>,
@@ -127,29 +128,17 @@ pub struct Choice {
     pub turned_down: Vec<(Candidate, String)>,
 }
 
-/// The machine that costs are told for, so that they are the same on every machine: two cores as `docs/results/memspeed.md` has them.
-pub struct Costs {
-    /// Bytes per second, read or written, of values that do not stay in a cache.
-    pub bandwidth: f64,
-    /// Bytes per second of pages that are taken from the system and given back: what is larger than a cache is taken anew each time.
-    pub fresh: f64,
-    /// Bytes that stay in a cache.
-    pub cache: usize,
-    /// Operations per second of large products.
-    pub rate: f64,
-}
-
-/// See [`Costs`].
-pub const COSTS: Costs = Costs { bandwidth: 8e9, fresh: 4e9, cache: 32 << 20, rate: 100e9 };
-
-/// Bytes that a form may keep without a `--memory_budget`, if dense traces keep no less.
+/// Bytes that a form may take without a `--memory_budget`, if dense traces take no less.
 const STANDARD_BUDGET: usize = 3 << 30;
+
+/// How much longer than the fastest form a smaller one may take, as a factor, by these costs.
+const WORTH: f64 = 1.05;
 
 /// Bytes of a chunk's values in the forms that are not dense.
 const CHUNK_BYTES: usize = 256 << 20;
 
 /// Steps of a chunk in these forms.
-const CHUNK_STEPS: usize = 50;
+const CHUNK_STEPS: usize = 25;
 
 impl Learner {
     /// The form for a sequence of `steps` steps.
@@ -269,11 +258,12 @@ impl Learner {
         let dense = all.iter().find(|c| matches!(c.form, Form::Dense { .. })).map_or(usize::MAX, |c| c.bytes);
         let standard = dense.min(STANDARD_BUDGET);
         let limit = self.config().memory_budget.map_or(standard, |b| usize::try_from(b).unwrap_or(usize::MAX));
-        let fast = |a: &&Candidate, b: &&Candidate| a.seconds.total_cmp(&b.seconds);
-        let fitting = all.iter().filter(|c| c.bytes <= limit && forgets(c)).min_by(fast);
-        let smallest = || all.iter().filter(|c| forgets(c)).min_by_key(|c| c.bytes);
-        let used =
-            if setting == TraceSetting::Auto { fitting.or_else(smallest) } else { all.iter().find(|c| named(c)) };
+        let exact = || all.iter().filter(|c| forgets(c));
+        let fitting = || exact().filter(|c| c.bytes <= limit);
+        let fastest = fitting().map(|c| c.seconds).fold(f64::INFINITY, f64::min);
+        let worth = fitting().filter(|c| c.seconds <= WORTH * fastest).min_by_key(|c| c.bytes);
+        let smallest = || exact().min_by_key(|c| c.bytes);
+        let used = if setting == TraceSetting::Auto { worth.or_else(smallest) } else { all.iter().find(|c| named(c)) };
         let used = used.unwrap_or(&all[0]).clone();
         let why = |c: &Candidate| match c.form {
             _ if setting != TraceSetting::Auto => "another was asked for",
@@ -281,6 +271,7 @@ impl Learner {
             _ if c.bytes > limit && self.config().memory_budget.is_some() => "larger than --memory_budget",
             _ if c.bytes > dense => "larger than dense traces",
             _ if c.bytes > limit => "larger than the standard --memory_budget",
+            _ if c.seconds <= used.seconds => "larger, and hardly faster",
             _ => "slower",
         };
         let others = all.iter().filter(|c| c.form != used.form);
@@ -365,45 +356,6 @@ impl Learner {
                 "a sequence that is driven step by step keeps dense traces, got --trace {other}; leave it out, or use --drive scan"
             ))),
         }
-    }
-
-    /// What a form costs.
-    fn candidate(&self, form: Form, steps: usize) -> Candidate {
-        let wide = &self.lagged().wide;
-        let (stack, ring) = (self.bytes_per_step(), wide.bytes_per_step());
-        let traces = self.plan.bytes(self.as_traced(), self.batch());
-        let narrow = traces - self.wide_bytes();
-        let states: usize = self.prepared.old_states().iter().map(|t| t.shape().bytes()).sum();
-        let pass = |bytes: usize| 2.0 * bytes as f64 / COSTS.bandwidth;
-        // What a chunk of values costs per step, if it does not stay in a cache.
-        let values = |chunk: usize| match chunk * stack > COSTS.cache {
-            true => pass(stack) + stack as f64 / COSTS.fresh,
-            false => 0.0,
-        };
-        let (bytes, seconds) = match form {
-            Form::Dense { chunk } => (traces + chunk * stack, values(chunk) + 1.5 * pass(traces) / chunk as f64),
-            Form::FixedLag { chunk, lag } => {
-                let all = (lag + chunk) * ring;
-                // XLA copies rings on the way into loops and out of them: compiled programs have 2.4 to 6.5 times their bytes.
-                let moved = (pass(all) + all as f64 / COSTS.fresh) / chunk as f64;
-                (narrow + 4 * all + chunk * stack, values(chunk) + moved)
-            }
-            Form::Whole { chunk } => {
-                let kept = kept_bytes(&self.prepared, &self.structure);
-                let moved = if steps > chunk { pass(kept) + kept as f64 / COSTS.fresh } else { 0.0 };
-                let all = if steps > chunk { steps * kept + steps.div_ceil(chunk) * states } else { 0 };
-                (all + chunk * stack, values(chunk) + moved)
-            }
-            Form::Recompute { chunk } => {
-                let flops: u64 = self.structure.ops.iter().map(|op| op.kind.operator().flops(op, self.batch())).sum();
-                (steps.div_ceil(chunk) * states + chunk * stack, values(chunk) + flops as f64 / COSTS.rate)
-            }
-        };
-        let cut = match form {
-            Form::FixedLag { lag, .. } if lag < steps => Some(self.cut_after(lag)),
-            _ => None,
-        };
-        Candidate { form, bytes, seconds, cut }
     }
 
     fn has_factorised(&self) -> bool {
