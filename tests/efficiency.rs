@@ -161,3 +161,20 @@ fn a_campaign_shows_what_its_networks_cost() {
     assert!(acs.len() == 2 && acs[1] > acs[0] && acs[0] > 0.0, "{rows}");
     assert!(out.join("n_rec=8/seed-0/efficiency.json").exists(), "{rows}");
 }
+
+/// What the planner says that a form takes, and what the compiled program does.
+#[test]
+fn forms_take_what_was_predicted() {
+    for form in ["whole", "recompute"] {
+        let line = format!("memspeed --length 200 --methods d-rtrl --trace {form} --dry-run");
+        let (said, _) = succeeds(&line);
+        let mebibytes = |after: &str| -> f64 {
+            let rest = said.split(after).nth(1).unwrap_or_else(|| panic!("{said} says no `{after}`"));
+            let number = rest.trim_start().split(" MiB").next().expect("a number of bytes");
+            number.parse().unwrap_or_else(|_| panic!("{number} MiB after `{after}`"))
+        };
+        let (predicted, temporary, all) = (mebibytes("takes about"), mebibytes("temporary"), mebibytes("needs"));
+        let apart = (predicted - temporary) / all;
+        assert!(apart.abs() < 0.15, "{form}: {predicted} predicted, {temporary} taken, {all} in all");
+    }
+}

@@ -199,6 +199,12 @@ impl<'m> Emitter<'m> {
         id
     }
 
+    /// Some number; of type `f32` one that no other instruction of the module has.
+    pub fn distinct(&mut self, dtype: DType) -> i64 {
+        let value = if dtype == DType::F32 { self.module.next_id as f64 } else { 0.0 };
+        self.constant(dtype, value)
+    }
+
     /// An array of `f32` values.
     pub fn literal(&mut self, shape: &Shape, values: &[f32]) -> i64 {
         let literal =

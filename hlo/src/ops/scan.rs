@@ -176,8 +176,9 @@ impl Primitive for Scan {
         );
         let mut state = args.to_vec();
         for &k in &kept {
-            let zero = e.constant(results[k].dtype, 0.0);
-            state.push(e.push("broadcast", &results[k], &[zero], |_| {}));
+            // Every row is overwritten. Stacks that begin alike would be made once, and copied for each loop.
+            let any = e.distinct(results[k].dtype);
+            state.push(e.push("broadcast", &results[k], &[any], |_| {}));
         }
         let (length, carries, inputs) = (self.length, self.carries, self.inputs);
         let done = e.counted_loop(length, &state, |e, counter, state| {

@@ -314,7 +314,7 @@ impl Report {
         let Ok(learner) = self.learner(Method::D_RTRL) else { return String::new() };
         let choice = learner.choice(self.steps);
         let columns =
-            [("", Align::Left), ("keeps", Align::Right), ("adds per step", Align::Right), ("cuts off", Align::Right)];
+            [("", Align::Left), ("takes", Align::Right), ("each step", Align::Right), ("cuts off", Align::Right)];
         let mut table = Table::new(columns.into_iter().chain([("", Align::Left)]).collect::<Vec<_>>()).indented(2);
         let used = [(&choice.used, "used")].into_iter();
         for (form, why) in used.chain(choice.turned_down.iter().map(|(form, why)| (form, why.as_str()))) {

@@ -7,7 +7,7 @@
 //! | dense | a value for each weight, state and sequence | streams, and states that forget slowly |
 //! | fixed lag | the values of the last W + K steps | states that forget: what is cut off is bounded, and stated |
 //! | whole | what the recurrence computes in all steps, and the values of one chunk | sequences with room for them |
-//! | recompute | the states at the boundaries of chunks, and the values of one chunk | long sequences |
+//! | recompute | the states at the boundaries of chunks, the products of a wide input, and the values of one chunk | long sequences |
 //!
 //! The choice is a function of the model, the settings and the length of the sequence alone, not of the machine, so that a run is
 //! the same everywhere. Ops whose trace is small in any case (no value for each weight) keep it, whatever the form, except in the
@@ -110,7 +110,7 @@ pub struct Candidate {
 
 impl fmt::Display for Candidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (keeps {}", self.form, bytes(self.bytes as u64))?;
+        write!(f, "{} (takes about {}", self.form, bytes(self.bytes as u64))?;
         match self.cut {
             Some(cut) if cut.is_finite() => write!(f, ", cuts off at most {cut:.1e} of a signal)"),
             Some(_) => write!(f, ", no bound on what it cuts off)"),
@@ -135,7 +135,7 @@ const STANDARD_BUDGET: usize = 3 << 30;
 const WORTH: f64 = 1.05;
 
 /// Bytes of a chunk's values in the forms that are not dense.
-const CHUNK_BYTES: usize = 256 << 20;
+const CHUNK_BYTES: usize = 384 << 20;
 
 /// Steps of a chunk in these forms.
 const CHUNK_STEPS: usize = 25;

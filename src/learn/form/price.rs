@@ -101,8 +101,9 @@ impl Learner {
     fn seconds_of(&self, form: Form, steps: usize, sizes: &Sizes) -> f64 {
         let pass = |bytes: usize| 2.0 * bytes as f64 / COSTS.bandwidth;
         let fresh = |bytes: usize| pass(bytes) + bytes as f64 / COSTS.fresh;
-        // What a chunk of values costs per step, if it does not stay in a cache.
-        let values = |chunk: usize| if chunk * sizes.stack > COSTS.cache { fresh(sizes.stack) } else { 0.0 };
+        // What values of a chunk cost per step, if they do not stay in a cache.
+        let large = |chunk: usize, bytes: usize| if chunk * bytes > COSTS.cache { fresh(bytes) } else { 0.0 };
+        let values = |chunk: usize| large(chunk, sizes.stack);
         match form {
             Form::Dense { chunk } | Form::Whole { chunk } if steps <= chunk => values(chunk),
             Form::Dense { chunk } => {
@@ -113,7 +114,8 @@ impl Learner {
             Form::Whole { chunk } => values(chunk) + fresh(sizes.kept),
             Form::Recompute { chunk } => {
                 let known = projections(&self.prepared, &self.structure);
-                values(chunk) + self.flops(|y| !known.contains(&y)) / COSTS.rate
+                let input = large(chunk, self.prepared.input.bytes());
+                values(chunk) + input + self.flops(|y| !known.contains(&y)) / COSTS.rate
             }
         }
     }
