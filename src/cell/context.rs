@@ -320,6 +320,10 @@ impl StepContext {
     /// number is a hash of key, step, position, and how many times this was called in the step. So they are the same on every
     /// device and for every way of cutting a sequence into chunks.
     pub fn noise(&mut self, n: usize) -> Tensor {
+        self.draw(n).tag(NOISE, "noise", &[])
+    }
+
+    fn draw(&mut self, n: usize) -> Tensor {
         let (scope, in_readout) = (std::mem::take(&mut self.scope), std::mem::take(&mut self.in_readout));
         let (key, tick) = (self.state("noise.key", 1, StateInit::Key), self.state("noise.tick", 1, StateInit::Zeros));
         let (key, tick) = (key.stop_gradient(), tick.stop_gradient());
@@ -333,8 +337,13 @@ impl StepContext {
         let word = |t: &Tensor| t.reshape(&[self.batch]).convert(DType::U32).broadcast(&dims, &[0]);
         let shape = Shape::new(DType::U32, dims);
         let stream = self.graph.full(&shape, self.streams as f64);
-        let bits = random::bits(&[&word(&key), &word(&tick), &self.graph.iota(shape, 1), &stream]);
-        random::uniform(&bits).tag(NOISE, "noise", &[])
+        random::uniform(&random::bits(&[&word(&key), &word(&tick), &self.graph.iota(shape, 1), &stream]))
+    }
+
+    /// Where numbers drawn anew, as those of [`noise`](StepContext::noise), are at least `rate`: a byte each, where it is kept.
+    pub(super) fn survives(&mut self, n: usize, rate: f64) -> Tensor {
+        let drawn = self.draw(n);
+        drawn.ge(&drawn.full_like(rate)).tag(NOISE, "noise", &[])
     }
 
     /// `x` with a share `rate` of its values set to 0 and the others divided by what is left of 1; new ones in every step.
@@ -342,7 +351,7 @@ impl StepContext {
         if rate <= 0.0 {
             return x.clone();
         }
-        let kept = self.noise(x.dims()[1]).ge(&x.full_like(rate));
+        let kept = self.survives(x.dims()[1], rate);
         kept.select(&(x * (1.0 / (1.0 - rate))), &x.zeros_like())
     }
 

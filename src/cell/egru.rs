@@ -37,7 +37,7 @@ impl Zoneout {
             let p = if self.published { 1.0 - p } else { p };
             return c * (1.0 - p) + h * p;
         }
-        let changes = cx.noise(c.dims()[1]).ge(&c.full_like(p));
+        let changes = cx.survives(c.dims()[1], p);
         let changed = if self.published { h + &((c - h) * (1.0 / (1.0 - p))) } else { c.clone() };
         changes.select(&changed, h)
     }

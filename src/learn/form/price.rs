@@ -30,8 +30,6 @@ struct Sizes {
     stack: usize,
     /// The same where it is computed again.
     again: usize,
-    /// Of what the whole-sequence form keeps of each step.
-    kept: usize,
     /// Of what the recompute form keeps of each step.
     projections: usize,
     /// Of what is in the rings of each step.
@@ -56,7 +54,6 @@ impl Learner {
             stack: self.bytes_per_step(),
             // The input is converted for the way forward and for the way back.
             again: forward + self.lagged().all.bytes_per_step() + 2 * p.input.bytes(),
-            kept: self.kept_bytes(),
             projections: sum(&mut projections(p, s).into_iter().map(|v| p.body.graph().tensor(v).shape().clone())),
             ring: self.lagged().wide.bytes_per_step(),
             states,
@@ -81,7 +78,7 @@ impl Learner {
             // XLA copies rings on the way into loops and out of them: compiled programs have 2.4 to 6.5 times their bytes.
             Form::FixedLag { chunk, lag } => narrow + 4 * (lag + chunk) * sizes.ring + chunk * stack,
             Form::Whole { chunk } if steps <= chunk => steps * stack,
-            Form::Whole { chunk } => steps * sizes.kept + boundaries(chunk) + chunk * stack,
+            Form::Whole { chunk } => steps * self.kept_bytes() + boundaries(chunk) + chunk * stack,
             Form::Recompute { chunk } => steps * sizes.projections + boundaries(chunk) + chunk * sizes.again,
         };
         let seconds = self.seconds_of_products() + self.seconds_of(form, steps, &sizes);
@@ -111,7 +108,7 @@ impl Learner {
                 values(chunk) + 1.5 * pass(wide + narrow) / chunk as f64
             }
             Form::FixedLag { chunk, lag } => values(chunk) + fresh((lag + chunk) * sizes.ring) / chunk as f64,
-            Form::Whole { chunk } => values(chunk) + fresh(sizes.kept),
+            Form::Whole { chunk } => values(chunk) + fresh(self.kept_bytes()),
             Form::Recompute { chunk } => {
                 let known = projections(&self.prepared, &self.structure);
                 let input = large(chunk, self.prepared.input.bytes());
