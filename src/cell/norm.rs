@@ -170,7 +170,9 @@ impl Norm {
         how: &Dense<'_>,
         mode: Mode,
     ) -> Tensor {
-        let Some(step) = self.of_step(mode).filter(|step| step.through && mode == Mode::Online) else {
+        // What is no product of one input and one weight is refused by `dense`.
+        let fits = x.rank() == 2 && how.init.len() == 1;
+        let Some(step) = self.of_step(mode).filter(|step| step.through && mode == Mode::Online && fits) else {
             let y = cx.dense(name, &[x], n, how);
             return self.apply(cx, &y, mode);
         };
