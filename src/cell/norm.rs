@@ -42,6 +42,10 @@ pub enum Derivative {
 }
 
 impl Derivative {
+    fn is_standard(&self) -> bool {
+        *self == Derivative::default()
+    }
+
     fn is_taken(self, mode: Mode) -> bool {
         match self {
             Derivative::ByRule => mode == Mode::Offline,
@@ -51,7 +55,8 @@ impl Derivative {
     }
 }
 
-/// How the drive of a layer is normalised.
+/// How the drive of a layer is normalised. What is standard is left out of configurations, so that older ones are written as they were
+/// read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Norm {
@@ -66,25 +71,33 @@ pub enum Norm {
         /// Which statistics training uses.
         statistics: Statistics,
         /// Whether training takes the derivative through those of the batch.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "Derivative::is_standard")]
         derivative: Derivative,
         /// Added to the variance.
-        #[serde(default = "batch_epsilon", deserialize_with = "range::positive")]
+        #[serde(
+            default = "batch_epsilon",
+            skip_serializing_if = "is_batch_epsilon",
+            deserialize_with = "range::positive"
+        )]
         epsilon: f64,
         /// The factor of every neuron to begin with. A drive of variance 1 barely reaches a threshold of 1.
-        #[serde(default = "one", deserialize_with = "range::positive")]
+        #[serde(default = "one", skip_serializing_if = "is_one", deserialize_with = "range::positive")]
         scale: f64,
     },
     /// Over the neurons of a layer.
     Layer {
         /// Whether training takes the derivative through mean and variance.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "Derivative::is_standard")]
         derivative: Derivative,
         /// Added to the variance.
-        #[serde(default = "layer_epsilon", deserialize_with = "range::positive")]
+        #[serde(
+            default = "layer_epsilon",
+            skip_serializing_if = "is_layer_epsilon",
+            deserialize_with = "range::positive"
+        )]
         epsilon: f64,
         /// The factor of every neuron to begin with. A drive of variance 1 barely reaches a threshold of 1.
-        #[serde(default = "one", deserialize_with = "range::positive")]
+        #[serde(default = "one", skip_serializing_if = "is_one", deserialize_with = "range::positive")]
         scale: f64,
     },
 }
@@ -99,12 +112,24 @@ fn one() -> f64 {
     1.0
 }
 
+fn is_one(scale: &f64) -> bool {
+    *scale == one()
+}
+
 fn batch_epsilon() -> f64 {
     BATCH_EPSILON
 }
 
+fn is_batch_epsilon(epsilon: &f64) -> bool {
+    *epsilon == BATCH_EPSILON
+}
+
 fn layer_epsilon() -> f64 {
     LAYER_EPSILON
+}
+
+fn is_layer_epsilon(epsilon: &f64) -> bool {
+    *epsilon == LAYER_EPSILON
 }
 
 /// Statistics of a step.
