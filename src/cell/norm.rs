@@ -55,8 +55,8 @@ impl Derivative {
     }
 }
 
-/// How the drive of a layer is normalised. What is standard is left out of configurations, so that older ones are written as they were
-/// read.
+/// How the drive of a layer is normalised.
+// What is standard is left out of configurations, so that older ones are written as they were read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Norm {
@@ -74,14 +74,12 @@ pub enum Norm {
         #[serde(default, skip_serializing_if = "Derivative::is_standard")]
         derivative: Derivative,
         /// Added to the variance.
-        #[serde(
-            default = "batch_epsilon",
-            skip_serializing_if = "is_batch_epsilon",
-            deserialize_with = "range::positive"
-        )]
+        #[serde(default = "batch_epsilon", skip_serializing_if = "is_batch_epsilon")]
+        #[serde(deserialize_with = "range::positive")]
         epsilon: f64,
         /// The factor of every neuron to begin with. A drive of variance 1 barely reaches a threshold of 1.
-        #[serde(default = "one", skip_serializing_if = "is_one", deserialize_with = "range::positive")]
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        #[serde(deserialize_with = "range::positive")]
         scale: f64,
     },
     /// Over the neurons of a layer.
@@ -90,14 +88,12 @@ pub enum Norm {
         #[serde(default, skip_serializing_if = "Derivative::is_standard")]
         derivative: Derivative,
         /// Added to the variance.
-        #[serde(
-            default = "layer_epsilon",
-            skip_serializing_if = "is_layer_epsilon",
-            deserialize_with = "range::positive"
-        )]
+        #[serde(default = "layer_epsilon", skip_serializing_if = "is_layer_epsilon")]
+        #[serde(deserialize_with = "range::positive")]
         epsilon: f64,
         /// The factor of every neuron to begin with. A drive of variance 1 barely reaches a threshold of 1.
-        #[serde(default = "one", skip_serializing_if = "is_one", deserialize_with = "range::positive")]
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        #[serde(deserialize_with = "range::positive")]
         scale: f64,
     },
 }
