@@ -56,10 +56,10 @@ impl Derivative {
 }
 
 /// How the drive of a layer is normalised.
-// What is standard is left out of configurations, so that older ones are written as they were read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Norm {
+    // What is standard is left out of configurations, so that older ones are written as they were read.
     /// Not at all.
     #[default]
     None,

@@ -23,7 +23,7 @@ pub struct LearnerConfig {
     /// Steps of the fixed-lag form, if not those that the tolerance needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<usize>,
-    /// Bytes that the form may keep, where it is chosen; as many as the dense traces, 3 GiB at most, if not given.
+    /// Bytes that the form may take, where it is chosen; as many as the dense traces, 3 GiB at most, if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_budget: Option<u64>,
     /// How far signals look ahead.

@@ -42,7 +42,7 @@ pub struct LearnerFlags {
     /// Steps of the fixed-lag form [default: as many as the tolerance needs, if the network's graph tells]
     #[arg(long, value_name = "W", value_parser = some_steps)]
     pub lag: Option<NonZeroUsize>,
-    /// Bytes that a form may keep, where --trace is auto [default: as many as dense traces, 3 GiB at most]
+    /// Bytes that a form may take, where --trace is auto [default: as many as dense traces, 3 GiB at most]
     #[arg(long = "memory_budget", value_name = "BYTES", value_parser = flags::budget)]
     pub memory_budget: Option<u64>,
     /// How far learning signals look ahead [default: step]
