@@ -197,10 +197,11 @@ impl Learner {
         };
         Err(LearnError::Setting(format!(
             "the traced op `{}` ({}) has no trace of {} that goes forwards, got {got}; leave the form to --trace auto without windows, \
-             use --method es-d-rtrl, or train with --method bptt",
+             {}or train with --method bptt",
             op.site,
             op.kind.operator().name(),
-            self.config().method.name()
+            self.config().method.name(),
+            if op.kind.operator().is_linear(op) { "use --method es-d-rtrl, " } else { "" }
         )))
     }
 
@@ -345,9 +346,9 @@ impl Learner {
         }
         if let Some(op) = self.only_backwards() {
             return Err(LearnError::Setting(format!(
-                "a sequence that is driven step by step keeps dense traces, which the traced op `{}` does not have; use --drive scan, or \
-                 --method es-d-rtrl",
-                op.site
+                "a sequence that is driven step by step keeps dense traces, which the traced op `{}` does not have; use --drive scan{}",
+                op.site,
+                if op.kind.operator().is_linear(op) { ", or --method es-d-rtrl" } else { "" }
             )));
         }
         match self.config().trace {
