@@ -314,7 +314,7 @@ fn a_front_end_cannot_be_traced_forwards() {
         let error = Learner::new(&model, &Objective::default(), &config).err().expect("refused").to_string();
         assert!(error.contains(says) && error.contains("`l0.W"), "{error}");
     }
-    let stream = Learner::new(&model, &Objective::default(), &base).expect("a learner").check_stream();
+    let stream = Learner::new(&model, &Objective::default(), &base).expect("a learner").stream(1);
     assert!(stream.is_err_and(|error| error.to_string().contains("`l0.W")));
     let without = GestureNet { cnn: false, ..small(GestureCell::EventGru, true) };
     let error = etrace::experiment::NetConfig::from(without).check().expect_err("nothing to trace");

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use etrace::{
-    learn::form::TraceSetting,
+    learn::form::{Form, TraceSetting},
     prelude::*,
     train::checkpoint::{self, Name},
 };
@@ -162,14 +162,20 @@ fn bytes_are_inputs_like_numbers() -> Outcome {
 fn a_stream_is_a_sequence_in_pieces() -> Outcome {
     let (session, model, inputs) = (Session::cpu()?, network(), inputs());
     for (name, objective, targets) in cases() {
-        for method in [Method::D_RTRL, Method::es_d_rtrl(0.9)] {
+        for (method, trace) in [
+            (Method::D_RTRL, TraceSetting::Dense),
+            (Method::D_RTRL, TraceSetting::FixedLag),
+            (Method::es_d_rtrl(0.9), TraceSetting::Auto),
+        ] {
             for (chunk, warmup) in [(1, 0), (1, 4), (4, 4)] {
-                let config = LearnerConfig { method, ..LearnerConfig::default() };
+                let config = LearnerConfig { method, trace, ..LearnerConfig::default() };
                 let whole = Engine::new(&session, &model, &objective, &LearnerConfig { warmup, ..config.clone() })?;
                 let state = whole.start(Optimizer::default().rule, 3)?;
                 let want = whole.sequence(&state.params, &whole.states(3, 0)?, &inputs, &targets)?;
                 let engine = Engine::new(&session, &model, &objective, &config)?;
                 let mut stream = engine.stream(chunk, engine.states(3, 0)?)?;
+                let rings = matches!(stream.form().form, Form::FixedLag { lag: 1..STEPS, .. });
+                assert_eq!(rings, trace == TraceSetting::FixedLag);
                 let (mut loss, mut out) = (0.0, vec![0.0; BATCH * 2]);
                 for t in (0..STEPS).step_by(chunk) {
                     let piece = part(&inputs, t, chunk)?;
@@ -186,7 +192,7 @@ fn a_stream_is_a_sequence_in_pieces() -> Outcome {
                         out.iter_mut().zip(seen.out.to_f64_vec()).for_each(|(sum, v)| *sum += v);
                     }
                 }
-                let what = format!("{name} {method:?} {chunk} {warmup}");
+                let what = format!("{name} {method:?} {trace} {chunk} {warmup}");
                 assert!((loss - want.loss).abs() < 1e-4 * want.loss.abs().max(1.0), "{what}: {loss} {}", want.loss);
                 close(&what, &[out], &[want.out.to_f64_vec()], 1e-4);
                 close(&what, &values(stream.states())?, &values(&want.states)?, 1e-4);
@@ -195,6 +201,43 @@ fn a_stream_is_a_sequence_in_pieces() -> Outcome {
                 assert!(again.iter().flatten().all(|v| *v == 0.0), "taken gradients are gone");
             }
         }
+    }
+    Ok(())
+}
+
+/// Updates, steps without a target and new beginnings come at any time: traces in rings give what dense traces give at each of them.
+#[test]
+fn rings_of_a_stream_are_never_late() -> Outcome {
+    let (session, model, inputs) = (Session::cpu()?, network(), inputs());
+    let (objective, targets) = (Objective::new(LossKind::Mse, Target::VECTORS), curve(&[STEPS, BATCH, 2]));
+    let optimizer = Optimizer { lr: 0.05, ..Optimizer::default() };
+    let taken = |trace, every: usize| -> Result<(Vec<Vec<Vec<f64>>>, Vec<Vec<f64>>), Box<dyn Error>> {
+        let config = LearnerConfig { method: Method::D_RTRL, trace, ..LearnerConfig::default() };
+        let engine = Engine::new(&session, &model, &objective, &config)?;
+        let mut state = engine.start(optimizer.rule, 3)?;
+        let mut stream = engine.stream(1, engine.states(3, 0)?)?;
+        let mut all = Vec::new();
+        for t in 0..STEPS {
+            let own = part(&targets, t, 1)?;
+            stream.advance(&state.params, &part(&inputs, t, 1)?, (t % 4 != 2).then_some(&own))?;
+            if t % every == every - 1 {
+                let grads = stream.gradient(&state.params)?;
+                all.push(values(&grads)?);
+                state = engine.update(&optimizer, state, &grads)?.0;
+            }
+            if t == 7 {
+                stream.reset(engine.states(3, 1)?)?;
+            }
+        }
+        Ok((all, values(&state.params)?))
+    };
+    for every in [1, 3, 5] {
+        let (dense, rings) = (taken(TraceSetting::Dense, every)?, taken(TraceSetting::FixedLag, every)?);
+        for (k, (got, want)) in rings.0.iter().zip(&dense.0).enumerate() {
+            close(&format!("every {every}, update {k}"), got, want, 1e-4);
+        }
+        close(&format!("every {every}, parameters"), &rings.1, &dense.1, 1e-4);
+        assert_eq!(dense.0.len(), STEPS / every);
     }
     Ok(())
 }

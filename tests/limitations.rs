@@ -5,7 +5,9 @@ mod judge;
 use etrace::{
     cell::{Dense, Init, Model, StateInit, StepContext, readout},
     learn::{
-        Attachment, Exclusion, LearnError, Learner, Method, Objective, Vjp, form::TraceSetting, objective::OfSum,
+        Attachment, Exclusion, LearnError, Learner, Method, Objective, Vjp,
+        form::{Form, TraceSetting},
+        objective::OfSum,
         sequence::LearnerConfig,
     },
     settings::Listed,
@@ -181,38 +183,60 @@ fn in_step_attachment_gives_untraced_parameters_nothing() {
 fn a_loss_of_the_summed_output_needs_the_whole_sequence() {
     let objective = Objective { of_sum: OfSum::Always, ..Objective::default() };
     let learner = Learner::new(&model(|cx, x| leaky(cx, x, false)), &objective, &config(Method::D_RTRL));
-    let refused = learner.expect("two passes").check_stream();
+    let refused = learner.expect("two passes").stream(1);
     assert!(matches!(&refused, Err(LearnError::Setting(text)) if text.contains("passes once")), "{refused:?}");
+}
+
+/// A leaky layer that any function of input and weight drives.
+fn mapped(leak: f64, function: fn(&Tensor, &Tensor) -> Tensor) -> Model {
+    model(move |cx, x| {
+        let w = cx.param("w", &[x.dims()[1], 3], Init::Normal(0.0, 0.5));
+        let v = cx.state("V", 3, StateInit::Zeros);
+        let new = v * leak + cx.traced("map", x, &w, function);
+        cx.set("V", &new);
+        new
+    })
 }
 
 #[test]
 fn a_map_has_no_trace_that_goes_forwards() {
-    let model = model(|cx, x| {
-        let w = cx.param("w", &[x.dims()[1], 3], Init::Normal(0.0, 0.5));
-        let v = cx.state("V", 3, StateInit::Zeros);
-        let new = v * 0.9 + cx.traced("map", x, &w, |x, w| x.dot(w));
-        cx.set("V", &new);
-        new
-    });
+    let model = mapped(0.9, |x, w| x.dot(w));
     let build = |config: &LearnerConfig| Learner::new(&model, &Objective::default(), config);
     for refused in [
-        build(&LearnerConfig { trace: TraceSetting::Dense, ..config(Method::D_RTRL) }).map(|_| ()),
-        build(&LearnerConfig { vjp: Vjp::MultiStep { window: 3 }, ..config(Method::D_RTRL) }).map(|_| ()),
-        build(&config(Method::D_RTRL)).and_then(|learner| learner.check_stream()),
+        build(&LearnerConfig { trace: TraceSetting::Dense, ..config(Method::D_RTRL) }),
+        build(&LearnerConfig { vjp: Vjp::MultiStep { window: 3 }, ..config(Method::D_RTRL) }),
     ] {
+        let refused = refused.map(|_| ());
         assert!(matches!(&refused, Err(LearnError::Setting(text)) if text.contains("`map`")), "{refused:?}");
     }
-    assert!(build(&config(Method::es_d_rtrl(0.9))).and_then(|learner| learner.check_stream()).is_ok());
+    assert!(build(&config(Method::es_d_rtrl(0.9))).and_then(|learner| learner.stream(1)).is_ok());
+}
+
+/// In a stream such an op has the last steps in place of a trace, where they are enough and what they need is in them.
+#[test]
+fn a_map_in_a_stream_needs_states_that_forget_and_a_linear_weight() {
+    let stream = |model: &Model| {
+        let learner = Learner::new(model, &Objective::default(), &config(Method::D_RTRL)).expect("a learner");
+        learner.stream(1).map(|choice| choice.used.form)
+    };
+    let rings = stream(&mapped(0.9, |x, w| x.dot(w)));
+    assert!(matches!(rings, Ok(Form::FixedLag { chunk: 1, lag: 132 })), "{rings:?}");
+    for (model, why) in
+        [(mapped(1.0, |x, w| x.dot(w)), "does not bound"), (mapped(0.9, |x, w| x.dot(&w.square())), "its weight")]
+    {
+        let refused = stream(&model);
+        let says = matches!(&refused, Err(LearnError::Setting(text)) if text.contains("`map`") && text.contains(why));
+        assert!(says, "{why}: {refused:?}");
+    }
 }
 
 #[test]
-fn a_stream_keeps_dense_traces() {
-    let model = model(|cx, x| leaky(cx, x, false));
-    for trace in [TraceSetting::FixedLag, TraceSetting::Whole, TraceSetting::Recompute] {
-        let config = LearnerConfig { trace, lag_tolerance: f64::INFINITY, lag: Some(5), ..config(Method::D_RTRL) };
-        // Refused when the learner is made, where it has no such form, or when a stream is.
-        let refused = Learner::new(&model, &Objective::default(), &config).and_then(|learner| learner.check_stream());
-        assert!(matches!(refused, Err(LearnError::Setting(_))), "{trace}: {refused:?}");
+fn a_stream_has_no_end_to_go_back_from() {
+    let wide = model(|cx, x| leaky(cx, x, true));
+    for trace in [TraceSetting::Whole, TraceSetting::Recompute] {
+        let learner = Learner::new(&wide, &Objective::default(), &LearnerConfig { trace, ..config(Method::D_RTRL) });
+        let refused = learner.expect("a sequence has an end").stream(1);
+        assert!(matches!(&refused, Err(LearnError::Setting(text)) if text.contains("no end")), "{trace}: {refused:?}");
     }
 }
 

@@ -113,7 +113,7 @@ fn signals_through_the_readout_need_the_whole_sequence() {
     }
     assert!(refused(&feed_forward(), d_rtrl()).contains("no readout with a memory"));
     let learner = Learner::new(&model, &Objective::default(), &LearnerConfig { signal: Ahead::Readout, ..d_rtrl() });
-    let stream = learner.expect("a learner").check_stream().expect_err("later steps").to_string();
+    let stream = learner.expect("a learner").stream(1).expect_err("later steps").to_string();
     assert!(stream.contains("--drive scan"), "{stream}");
 }
 

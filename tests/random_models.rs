@@ -95,6 +95,9 @@ fn trials(seed: u64) -> Vec<Trial> {
         let lag = Some(STEPS);
         all.push(Trial { chunk, trace, lag, warmup: below(3), ..DENSE });
     }
+    // A stream that keeps the last steps.
+    let chunk = [Some(1), Some(2), Some(3)][below(3)];
+    all.push(Trial { chunk, trace: TraceSetting::FixedLag, lag: Some(STEPS), stream: true, ..DENSE });
     // One of the other rules, in the dense form and in another.
     let others = others();
     let (chunk, stream) = ([Some(1), Some(2), Some(3), None][below(4)], below(3) == 0);

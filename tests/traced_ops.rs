@@ -150,6 +150,9 @@ fn every_map_is_exact_where_d_rtrl_is() {
             let apart = case.worst(&gradients(&case, config), &exact);
             assert!(apart < 1e-5, "{name}, {trace}: {apart:e}");
         }
+        let streamed = learner(&case.model, LearnerConfig { chunk: Some(5), ..of(Method::D_RTRL) });
+        let apart = case.worst(&case.gradients(&streamed.expect("a learner"), true), &exact);
+        assert!(apart < 1e-5, "{name}, in a stream: {apart:e}");
         let one = gradients(&case, LearnerConfig { chunk: Some(1), ..of(Method::es_d_rtrl(0.9)) });
         let apart = case.worst(&gradients(&case, LearnerConfig { chunk: Some(5), ..of(Method::es_d_rtrl(0.9)) }), &one);
         assert!(apart < 1e-5, "{name}, ES-D-RTRL in chunks: {apart:e}");
@@ -247,9 +250,9 @@ fn what_a_map_cannot_do_is_refused_by_name() {
     assert!(window.contains("`conv`") && window.contains("windows"), "{window}");
     let feedback = Method::all().find(|m| m.name() == "random-feedback").expect("a row");
     assert!(words(of(feedback)).contains("is not a matrix"));
-    let learner = learner(&model, of(Method::D_RTRL)).expect("a learner");
+    let learner = learner(&model, LearnerConfig { lag: Some(5), ..of(Method::D_RTRL) }).expect("a learner");
     assert!(!matches!(learner.form(20), Form::Dense { .. }));
-    let stream = learner.check_stream().expect_err("no dense traces").to_string();
+    let stream = learner.stream(1).expect_err("too few steps").to_string();
     assert!(stream.contains("`conv`") && stream.contains("es-d-rtrl"), "{stream}");
 }
 

@@ -12,6 +12,7 @@ use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
 use super::{
     Learner,
     chunk::{Forward, kept_shapes},
+    rings::Rings,
     segment::{Looked, starts},
     sequence::{Carry, Data},
     sums::{Adding, Sums},
@@ -237,7 +238,7 @@ impl Learner {
     ) -> Back {
         let length = inputs.dims()[0];
         // No trace, and no state but those of `forward`, is looked at.
-        let carry = Carry { states: vec![], traces: None, time: at.clone(), lag: 0 };
+        let carry = Carry { states: vec![], traces: None, time: at.clone(), rings: Rings::None };
         let counts = (warmup > 0).then(|| {
             let step = g.iota(Shape::s32([length]), 0) + at;
             step.ge(&step.full_like(warmup as f64)).convert(DType::F32)

@@ -34,6 +34,7 @@ pub mod paths;
 pub mod prepare;
 mod projected;
 mod recursion;
+pub mod rings;
 pub mod rule;
 mod segment;
 pub mod sequence;

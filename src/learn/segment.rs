@@ -1,6 +1,6 @@
 //! An online rule over many steps, forwards: chunk by chunk, with traces or rings in between.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
 
@@ -9,6 +9,7 @@ use super::{
     chunk::{Forward, Steps, Transition, Values},
     form::Form,
     objective::Target,
+    rings::Rings,
     sequence::{Carry, Data},
     signal::Signal,
     sums::{Adding, Sums},
@@ -103,7 +104,7 @@ impl Learner {
             carry = next;
             sums.tracked = more.tracked;
         }
-        let lag = carry.lag;
+        let lag = carry.rings.lag();
         let piece = Piece { data, from: warmup, to: steps, learn: true, keep: lag > 0 };
         let (carry, more) = self.segment(g, phis, carry, piece);
         sums = sums.add(more);
@@ -125,21 +126,10 @@ impl Learner {
     /// Bytes of the arrays of traces that pass from chunk to chunk, in the form for a sequence of `steps` steps.
     pub fn trace_bytes(&self, steps: usize) -> usize {
         match self.form(steps) {
-            Form::Dense { .. } => self.slots_of(0).values().map(Shape::bytes).sum(),
-            Form::FixedLag { lag, .. } => self.slots_of(lag).values().map(Shape::bytes).sum(),
+            Form::Dense { .. } => self.slots_of(Rings::None).values().map(Shape::bytes).sum(),
+            Form::FixedLag { lag, .. } => self.slots_of(Rings::Sequence(lag)).values().map(Shape::bytes).sum(),
             Form::Whole { .. } | Form::Recompute { .. } => 0,
         }
-    }
-
-    /// Every array that passes from chunk to chunk, with its shape.
-    fn slots_of(&self, lag: usize) -> BTreeMap<Slot, Shape> {
-        let mut slots = self.trace_slots();
-        if lag > 0 {
-            let wide = &self.lagged().wide;
-            slots.retain(|slot, _| !matches!(slot, Slot::Full { op: k, .. } if wide.ops.contains(k)));
-            slots.extend(wide.slots(lag));
-        }
-        slots
     }
 
     /// Runs many steps, chunk by chunk.
@@ -147,7 +137,7 @@ impl Learner {
         let Piece { from, to, learn, keep, .. } = piece;
         let steps = to - from;
         let mut sums = self.no_sums(g);
-        let length = match (learn, carry.lag) {
+        let length = match (learn, carry.rings.lag()) {
             (false, 0) => self.warmup_chunk(steps),
             (_, 0) => self.dense_chunk(steps),
             _ => self.chunk_length(piece.data.inputs.dims()[0]).min(steps.max(1)),
@@ -162,8 +152,9 @@ impl Learner {
             let inner = Piece { from: at, to: at + count * length, keep, ..piece };
             let (next, more) = if count == 1 {
                 let inputs = piece.data.inputs.slice_axis(0, at, at + length);
-                let past = (carry.lag > 0 && learn)
-                    .then(|| past(piece.data.inputs, &g.scalar(DType::S32, at as f64 - carry.lag as f64), length));
+                let lag = carry.rings.lag();
+                let past = (lag > 0 && learn)
+                    .then(|| past(piece.data.inputs, &g.scalar(DType::S32, at as f64 - lag as f64), length));
                 let target = self.prepared.target_of(piece.data.target, at, at + length);
                 self.chunk(g, phis, carry, &inputs, &target, learn, keep, past.as_ref())
             } else {
@@ -179,8 +170,9 @@ impl Learner {
     /// A loop over `count` equal chunks. The inputs are read where they are, not copied.
     fn chunks(&self, g: &Graph, phis: &[Tensor], carry: Carry, piece: Piece<'_>, count: usize) -> (Carry, Sums) {
         let Piece { data, from, to, learn, .. } = piece;
-        let (lag, length) = (carry.lag, (to - from) / count);
-        let shapes_of = self.slots_of(lag);
+        let (rings, length) = (carry.rings, (to - from) / count);
+        let lag = rings.lag();
+        let shapes_of = self.slots_of(rings);
         let zeros = || shapes_of.iter().map(|(slot, shape)| (slot.clone(), g.zeros(shape))).collect();
         let traces = carry.traces.unwrap_or_else(zeros);
         let slots: Vec<Slot> = shapes_of.keys().cloned().collect();
@@ -202,7 +194,7 @@ impl Learner {
             let (carried, rest) = p.split_at(init.len());
             let traces = slots.iter().cloned().zip(carried[n..n + s].iter().cloned()).collect();
             let carry =
-                Carry { states: carried[..n].to_vec(), traces: Some(traces), time: carried[n + s].clone(), lag };
+                Carry { states: carried[..n].to_vec(), traces: Some(traces), time: carried[n + s].clone(), rings };
             let (phis, data) = rest[1..].split_at(self.prepared.phis);
             let inputs = data[1].dynamic_slice(&rest[0], length);
             let past =
@@ -219,11 +211,11 @@ impl Learner {
         let (last, _) = scan_whole(g, &body, count, false, &init, &[starts], &consts);
         let sums = adding.sums(&last[n + s + 1..]);
         let traces = slots.into_iter().zip(last[n..n + s].iter().cloned()).collect();
-        (Carry { states: last[..n].to_vec(), traces: Some(traces), time: last[n + s].clone(), lag }, sums)
+        (Carry { states: last[..n].to_vec(), traces: Some(traces), time: last[n + s].clone(), rings }, sums)
     }
 
-    /// One chunk of an online rule; `inputs: [K, B, n_in]`. In the fixed-lag form `past` are the inputs of as many steps, W steps
-    /// earlier.
+    /// One chunk of an online rule; `inputs: [K, B, n_in]`. With the rings of a sequence, `past` are the inputs of as many steps, W steps
+    /// earlier, where any step before this chunk has a signal.
     #[allow(clippy::too_many_arguments, reason = "the state of a sequence, a piece of it and two switches")]
     pub fn chunk(
         &self,
@@ -246,16 +238,16 @@ impl Learner {
         let walked = std::mem::take(&mut seen.walked);
         self.add_pulled(&mut sums, walked.grads);
         let view = seen.view(self, g, phis);
-        let wide = (carry.lag > 0).then(|| &self.lagged().wide);
+        let wide = self.rings(carry.rings);
         let lagging = |k: usize| wide.is_some_and(|plan| plan.ops.contains(&k));
         let mut result = view.run(carry.traces.as_ref(), seen.slots.as_ref(), keep, &lagging);
         if let Some(traces) = &mut result.traces {
             traces.extend(walked.traces);
         }
         if let Some(plan) = wide {
-            let (slots, lag) = (seen.slots.as_ref(), carry.lag);
-            let stretch = Stretch::new(&view, plan, lag, carry.traces.as_ref(), slots);
-            if learn {
+            let stretch = Stretch::new(&view, plan, carry.rings.lag(), carry.traces.as_ref(), seen.slots.as_ref());
+            // In a stream, steps before one without a target have signals.
+            if learn || matches!(carry.rings, Rings::Stream(_)) {
                 let past = past.map(|t| t.convert(DType::F32));
                 self.add_pulled(&mut sums, stretch.pull(past.as_ref(), None).grads);
             }
@@ -267,7 +259,7 @@ impl Learner {
             sums.grads[op.phi] = Tensor::sum_of([sums.grads[op.phi].take(), grad]);
         }
         let time = carry.time + g.scalar(DType::S32, length as f64);
-        (Carry { states: seen.states, traces: result.traces, time, lag: carry.lag }, sums)
+        (Carry { states: seen.states, traces: result.traces, time, rings: carry.rings }, sums)
     }
 
     /// Everything about the steps of a chunk that does not depend on the form of the traces.

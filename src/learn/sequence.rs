@@ -13,6 +13,7 @@ use super::{
     objective::OfSum,
     paths::Paths,
     recursion::Filter,
+    rings::Rings,
     signal::{Ahead, Signal},
     trace::{Slot, TraceKind, TracePlan, Traces},
 };
@@ -83,8 +84,8 @@ pub struct Carry {
     pub traces: Option<Traces>,
     /// Steps since the start of the sequence, `s32[]`.
     pub time: Tensor,
-    /// Steps W of the fixed-lag form, in which traces are rings; 0 is the dense form.
-    pub lag: usize,
+    /// Which of the traces are rings of the last steps.
+    pub rings: Rings,
 }
 
 /// Bytes that the stacks of a chunk may have where no trace is as large as a weight.
@@ -328,7 +329,8 @@ impl Learner {
             (false, _) => self.bptt(g, &phis, states, inputs, target, warmup),
             (true, Form::Dense { .. }) => self.forwards(g, &phis, self.start(g, states), data, warmup),
             (true, Form::FixedLag { lag, .. }) => {
-                self.forwards(g, &phis, Carry { lag, ..self.start(g, states) }, data, warmup)
+                let rings = Rings::Sequence(lag);
+                self.forwards(g, &phis, Carry { rings, ..self.start(g, states) }, data, warmup)
             }
             (true, Form::Whole { chunk }) => {
                 self.backwards(g, &phis, states, data, warmup, Backwards { chunk, keep: Keep::Recurrence })
@@ -362,7 +364,7 @@ impl Learner {
 
     /// The state before a sequence.
     pub fn start(&self, g: &Graph, states: &[Tensor]) -> Carry {
-        Carry { states: states.to_vec(), traces: None, time: g.scalar(DType::S32, 0.0), lag: 0 }
+        Carry { states: states.to_vec(), traces: None, time: g.scalar(DType::S32, 0.0), rings: Rings::None }
     }
 
     /// Zero traces of the dense form.

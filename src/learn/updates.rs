@@ -13,6 +13,7 @@ use hlo::{DType, Func, Graph, Shape, Tensor, scan_whole};
 
 use super::{
     LearnError, Learner, Objective, Rule, Vjp,
+    rings::Rings,
     segment::{Piece, starts},
     sequence::{Carry, Data, LearnerConfig, SequenceOut},
     trace::Slot,
@@ -183,7 +184,7 @@ impl Learner {
             });
             let (loss, out, time) = (rest[0].clone(), rest[1].clone(), rest[2].clone());
             let traces = slots.iter().cloned().zip(rest[3..].iter().cloned()).collect();
-            let carry = Carry { states, traces: Some(traces), time, lag: 0 };
+            let carry = Carry { states, traces: Some(traces), time, rings: Rings::None };
             Now { params, carried, carry, loss, out, tracked, score: score.into_iter().next() }
         };
         let init = flat(now);

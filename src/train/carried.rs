@@ -2,12 +2,21 @@
 
 use hlo::{Graph, Shape, Tensor};
 
-use crate::learn::{Learner, sequence::Carry, trace::Slot};
+use crate::learn::{
+    Learner,
+    form::Form,
+    rings::Rings,
+    sequence::Carry,
+    sums::Sums,
+    trace::{Slot, Traces},
+};
 
 /// Shapes of what passes from call to call, in the order of arguments and results.
 pub(super) struct Carried {
     states: Vec<Shape>,
     traces: Vec<(Slot, Shape)>,
+    /// Which of the traces are rings.
+    rings: Rings,
     /// Which `phi` are trained.
     phis: Vec<usize>,
     /// The sum of the gradients of each of them.
@@ -37,13 +46,16 @@ pub(super) struct Advanced {
 }
 
 impl Carried {
-    pub fn of(learner: &Learner) -> Carried {
+    /// `form` is that of the stream.
+    pub fn of(learner: &Learner, form: Form) -> Carried {
+        let rings = Rings::of_stream(form);
         let prepared = &learner.prepared;
         let shapes: Vec<Shape> = prepared.body.params().iter().map(|p| p.shape().clone()).collect();
         let phis: Vec<usize> = (0..prepared.phis).filter(|&k| prepared.is_trained(k)).collect();
         Carried {
             states: shapes[prepared.phis..][..prepared.states].to_vec(),
-            traces: learner.trace_slots().into_iter().collect(),
+            traces: learner.slots_of(rings).into_iter().collect(),
+            rings,
             sums: phis.iter().map(|&k| shapes[k].clone()).collect(),
             phis,
         }
@@ -70,25 +82,43 @@ impl Carried {
     ) -> Advanced {
         let (states, rest) = old.split_at(self.states.len());
         let (held, rest) = rest.split_at(self.traces.len());
-        let slots = || self.traces.iter().map(|(slot, _)| slot.clone());
-        let carry = Carry {
-            states: states.to_vec(),
-            traces: Some(slots().zip(held.iter().cloned()).collect()),
-            time: rest[0].clone(),
-            lag: 0,
-        };
+        let carry =
+            Carry { states: states.to_vec(), traces: Some(self.named(held)), time: rest[0].clone(), rings: self.rings };
         let phis = learner.prepared.prefix.call(g, params);
         let (next, found) = learner.chunk(g, &phis, carry, chunk.inputs, chunk.target, chunk.learn, true, None);
-        let traces = next.traces.unwrap_or_default();
         let mut carried = next.states;
-        carried.extend(slots().map(|slot| traces[&slot].clone()));
+        carried.extend(self.listed(&next.traces.unwrap_or_default()));
         carried.push(next.time);
+        Advanced { carried, sums: self.add(&rest[1..], &found), loss: found.loss, out: found.out }
+    }
+
+    /// Whether signals wait in rings, so that [`Carried::settle`] has something to add.
+    pub fn waits(&self) -> bool {
+        self.rings != Rings::None
+    }
+
+    /// Learns from the signals that wait in rings: `old`, as in [`Carried::advance`], after it.
+    pub fn settle(&self, learner: &Learner, g: &Graph, old: &[Tensor]) -> Vec<Tensor> {
+        let (states, rest) = old.split_at(self.states.len());
+        let (held, rest) = rest.split_at(self.traces.len());
+        let (found, traces) = learner.settle(g, self.rings.lag(), &self.named(held));
+        [states.to_vec(), self.listed(&traces), vec![rest[0].clone()], self.add(&rest[1..], &found)].concat()
+    }
+
+    fn named(&self, held: &[Tensor]) -> Traces {
+        self.traces.iter().map(|(slot, _)| slot.clone()).zip(held.iter().cloned()).collect()
+    }
+
+    fn listed(&self, traces: &Traces) -> Vec<Tensor> {
+        self.traces.iter().map(|(slot, _)| traces[slot].clone()).collect()
+    }
+
+    fn add(&self, sums: &[Tensor], found: &Sums) -> Vec<Tensor> {
         let add = |(&k, sum): (&usize, &Tensor)| match &found.grads[k] {
             Some(grad) => sum + grad,
             None => sum.clone(),
         };
-        let sums = self.phis.iter().zip(&rest[1..]).map(add).collect();
-        Advanced { carried, sums, loss: found.loss, out: found.out }
+        self.phis.iter().zip(sums).map(add).collect()
     }
 
     /// The gradient of each parameter, from the sums.

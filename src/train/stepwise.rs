@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! advance: (params, states, traces, time, sums, inputs[K], target) -> (states, traces, time, sums)     donated
+//! settle:  (states, traces, time, sums) -> (states, traces, time, sums)            donated; where signals wait in rings
 //! apply:   (params, slots, count, lr, sums, target)                -> (params, slots, count, loss, accuracy, norm)
 //! ```
 //!
@@ -20,11 +21,15 @@ use super::{
     session::{Session, SessionError},
     update::{Argument, Given, Update, parameters},
 };
-use crate::learn::{LearnError, Learner};
+use crate::learn::{LearnError, Learner, form::Choice};
 
-/// The two programs.
+/// The programs.
 pub struct Stepwise {
+    /// How traces are kept, and why.
+    pub choice: Choice,
     advance: Executable,
+    /// Where signals wait in rings.
+    settle: Option<Executable>,
     apply: Executable,
     /// Shapes of everything that passes from call to call.
     carried: Vec<Shape>,
@@ -47,7 +52,7 @@ impl Stepwise {
         }
         spec.objective.one_class()?;
         let learner = Learner::new(&spec.model, &spec.objective, &spec.learner.within(spec.steps))?;
-        learner.check_stream()?;
+        let choice = learner.stream(chunk)?;
         let every = learner.config().update_every;
         if let Some(every) = every.filter(|every| !every.is_multiple_of(chunk)) {
             return wrong(&format!(
@@ -64,17 +69,20 @@ impl Stepwise {
             return wrong("driving a sequence step by step uses one device; leave out --replicas, or use --drive scan");
         }
         let update = Update::new(model, spec.optimizer.rule);
-        let parts = Parts { spec, carried: Carried::of(&learner), learner };
+        let parts = Parts { spec, carried: Carried::of(&learner, choice.used.form), learner };
         let advance = parts.advance(session, chunk)?;
+        let settle = parts.carried.waits().then(|| parts.settle(session)).transpose()?;
         let apply = parts.apply(session, &update)?;
         let sums = parts.sums();
         let carried = [parts.carried.shapes(), sums.clone()].concat();
-        Ok(Stepwise { advance, apply, carried, sums: sums.len(), every: every.map(|every| every / chunk), update })
+        let every = every.map(|every| every / chunk);
+        Ok(Stepwise { choice, advance, settle, apply, carried, sums: sums.len(), every, update })
     }
 
-    /// Seconds both programs took to compile.
+    /// Seconds all programs took to compile.
     pub fn compile_seconds(&self) -> f64 {
-        (self.advance.compile_time() + self.apply.compile_time()).as_secs_f64()
+        let all = [&self.advance, &self.apply].into_iter().chain(&self.settle);
+        all.map(|program| program.compile_time().as_secs_f64()).sum()
     }
 
     /// Memory of the program that runs at every step.
@@ -111,6 +119,9 @@ impl Stepwise {
             args.extend(carried.into_iter().map(Arg::Give));
             args.extend([Arg::Keep(&inputs), Arg::Keep(target)]);
             carried = self.advance.run(args)?;
+        }
+        if let Some(settle) = &self.settle {
+            carried = settle.run(carried.into_iter().map(Arg::Give).collect())?;
         }
         let sums = carried.split_off(carried.len() - self.sums);
         self.apply(state, lr, &sums, target)
@@ -165,6 +176,17 @@ impl Parts<'_> {
         let results: Vec<String> = carried.into_iter().map(|(name, _)| name).collect();
         let donations: Vec<(usize, usize)> = (0..results.len()).map(|k| (n + k, k)).collect();
         session.compile("advance", &func, &names, &results, &donations)
+    }
+
+    fn settle(&self, session: &Session) -> Result<Executable, SessionError> {
+        let shapes = [self.carried.shapes(), self.sums()].concat();
+        let func = Func::trace(&shapes, |g, v| {
+            let (old, totals) = v.split_at(v.len() - 2);
+            [&self.carried.settle(&self.learner, g, old)[..], totals].concat()
+        });
+        let names: Vec<String> = (0..shapes.len()).map(|k| format!("carried.{k}")).collect();
+        let donations: Vec<(usize, usize)> = (0..shapes.len()).map(|k| (k, k)).collect();
+        session.compile("settle", &func, &names, &names, &donations)
     }
 
     fn apply(&self, session: &Session, update: &Update) -> Result<Executable, SessionError> {

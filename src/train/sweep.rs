@@ -10,7 +10,7 @@ use hlo::{
 use serde::Serialize;
 use tasks::{Batch, RandomSpikes, Split, Task};
 
-use crate::learn::Method;
+use crate::learn::{Learner, Method, form::Candidate};
 
 use super::{
     need,
@@ -124,6 +124,19 @@ impl Driver {
         }
     }
 
+    /// How traces are kept, where there are any.
+    fn form(&self, spec: &Spec) -> Result<Option<Candidate>, ProgramError> {
+        if !spec.learner.method.is_online() {
+            return Ok(None);
+        }
+        Ok(Some(match self {
+            Driver::Scan(_) => {
+                Learner::new(&spec.model, &spec.objective, &spec.learner.within(spec.steps))?.choice(spec.steps).used
+            }
+            Driver::Step(p, _) => p.choice.used.clone(),
+        }))
+    }
+
     fn compiled_bytes(&self) -> Result<u64, SessionError> {
         Ok(match self {
             Driver::Scan(p) => p.executable.memory()?.total(),
@@ -222,6 +235,9 @@ fn fill(
 ) -> Result<(), TrainError> {
     let driver = Driver::new(session, spec, drive, chunk)?;
     row.compile_seconds = Some(driver.compile_seconds());
+    if let Some(used) = driver.form(spec)? {
+        (row.form, row.cut) = (Some(used.form.to_string()), used.cut);
+    }
     let bytes = driver.compiled_bytes()?;
     row.compiled_bytes = Some(bytes);
     enough_memory(session, bytes.saturating_mul(session.in_one_memory()))?;

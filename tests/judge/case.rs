@@ -2,7 +2,7 @@
 
 use etrace::{
     cell::{Init, Model},
-    learn::{Learner, Objective, sequence::Carry},
+    learn::{Learner, Objective, rings::Rings, sequence::Carry},
     rng::Stream,
 };
 use hlo::{DType, Func, HostValue, Shape, Tensor};
@@ -63,16 +63,28 @@ impl Case {
                 return learner.sequence(g, params, states, &v[n + s], &v[n + s + 1]).grads;
             }
             let phis = learner.prepared.prefix.call(g, params);
-            let traces = Some(learner.zero_traces(g));
-            let mut carry = Carry { states: states.to_vec(), traces, time: g.scalar(DType::S32, 0.0), lag: 0 };
-            let mut grads: Vec<Option<Tensor>> = vec![None; phis.len()];
             let length = learner.dense_chunk(self.inputs.len());
+            let rings = Rings::of_stream(learner.stream(length).expect("a form for streams").used.form);
+            let traces = learner.slots_of(rings).into_iter().map(|(slot, shape)| (slot, g.zeros(&shape))).collect();
+            let (states, time) = (states.to_vec(), g.scalar(DType::S32, 0.0));
+            let mut carry = Carry { states, traces: Some(traces), time, rings };
+            let mut grads: Vec<Option<Tensor>> = vec![None; phis.len()];
+            let mut add = |found: Vec<Option<Tensor>>| {
+                for (sum, grad) in grads.iter_mut().zip(found) {
+                    *sum = Tensor::sum_of([sum.take(), grad]);
+                }
+            };
             for at in (0..self.inputs.len()).step_by(length) {
                 let piece = v[n + s].slice_axis(0, at, (at + length).min(self.inputs.len()));
                 let (next, sums) = learner.chunk(g, &phis, carry, &piece, &v[n + s + 1], true, true, None);
                 carry = next;
-                for (sum, grad) in grads.iter_mut().zip(sums.grads) {
-                    *sum = Tensor::sum_of([sum.take(), grad]);
+                add(sums.grads);
+                // Gradients may be taken at any time, and are at the end.
+                let taken = (at / length).is_multiple_of(2) || at + length >= self.inputs.len();
+                if let (Some(traces), true, true) = (&mut carry.traces, taken, rings != Rings::None) {
+                    let (found, after) = learner.settle(g, rings.lag(), traces);
+                    add(found.grads);
+                    *traces = after;
                 }
             }
             learner.prepared.pull(g, params, &grads)

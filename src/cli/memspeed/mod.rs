@@ -374,22 +374,25 @@ impl<'a> Sweep<'a> {
             parts: Parts(self.session.replicas()),
         };
         let learner = Learner::new(&spec.model, &spec.objective, &spec.learner.within(steps))?;
-        let length = learner.chunk_length(steps);
+        let length = match drive {
+            Drive::Scan => learner.chunk_length(steps),
+            Drive::Step => divisor(chunk.unwrap_or(1), steps),
+        };
         if run.dry_run {
             say!("{}", toml::to_string_pretty(&spec.learner)?);
-            crate::cli::output::print(&train::described(session, &spec, run.target.as_deref())?);
+            let target = run.target.as_deref();
+            crate::cli::output::print(&match drive {
+                Drive::Scan => train::described(session, &spec, target)?,
+                Drive::Step => train::described_stepwise(session, &spec, length, target)?,
+            });
             return Ok(None);
         }
-        let length = if drive == Drive::Step { divisor(length, steps) } else { length };
         let mut row = sweep::measure(session, &spec, drive, length, self.args.repeats, run.seed(), self.args.rate);
         if drive == Drive::Scan {
             // Of all parts of the batch, as the time is.
             let flops = cost::gradient(&learner, &spec.model, steps).flops * spec.parts.0 as u64;
             row.flops = Some(flops);
             row.product_share = row.run_seconds.zip(self.products).map(|(s, rate)| flops as f64 / s / rate);
-            let used = learner.choice(steps).used;
-            let online = config.method.is_online();
-            (row.form, row.cut) = (online.then(|| used.form.to_string()), used.cut.filter(|_| online));
         }
         Ok(Some(row))
     }

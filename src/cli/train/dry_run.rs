@@ -2,20 +2,22 @@
 
 use std::fmt::Write;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use hlo::{
     Program,
-    pjrt::{self, AotReport, aot},
+    pjrt::{self, AotReport, MemoryStats, aot},
 };
 
-use super::super::{OrUsage, Usage, output};
+use super::super::{OrUsage, Usage, output, usage};
 use crate::{
     experiment::Experiment,
+    learn::form::Choice,
     report::{byte_counts, bytes},
     train::{
         program::{Spec, TrainProgram},
         replicas::Parts,
         session::Session,
+        stepwise::Stepwise,
     },
 };
 
@@ -50,20 +52,9 @@ pub fn described(session: &Session, spec: &Spec, target: Option<&str>) -> Result
         }
     };
     if spec.learner.method.is_online() {
-        let choice = learner.choice(spec.steps);
-        writeln!(text, "{} steps; traces: {}", spec.steps, choice.used)?;
-        for (form, why) in &choice.turned_down {
-            writeln!(text, "  not {form}: {why}")?;
-        }
+        text += &forms(&format!("{} steps", spec.steps), &learner.choice(spec.steps));
     }
-    let parts = [
-        ("arguments", memory.argument),
-        ("results", memory.output),
-        ("donated", memory.alias),
-        ("temporary", memory.temp),
-    ];
-    let (all, parts) = (bytes(memory.total()), byte_counts(&parts));
-    writeln!(text, "{} steps; compiled{place} in {seconds:.2} s; needs {all} ({parts})", spec.steps)?;
+    writeln!(text, "{} steps; compiled{place} in {seconds:.2} s; needs {}", spec.steps, needs(&memory))?;
     let Parts(replicas) = spec.parts;
     if replicas > 1 {
         let part = spec.model.batch();
@@ -75,6 +66,39 @@ pub fn described(session: &Session, spec: &Spec, target: Option<&str>) -> Result
         writeln!(text, "{replicas} replicas of {each} each, memory as above for each; {exchange}")?;
     }
     Ok(text)
+}
+
+/// The same where a sequence is driven by calls of `chunk` steps each.
+///
+/// # Errors
+/// When the programs do not compile, or with a target.
+pub fn described_stepwise(session: &Session, spec: &Spec, chunk: usize, target: Option<&str>) -> Result<String> {
+    if let Some(target) = target {
+        bail!(usage(format!(
+            "--target compiles the program of a whole sequence, got {target} with --drive step; use --drive scan"
+        )));
+    }
+    let programs = Stepwise::new(session, spec, chunk)?;
+    let calls = format!("calls of {}", counted(chunk, "step"));
+    let (seconds, memory) = (programs.compile_seconds(), programs.memory()?);
+    Ok(forms(&calls, &programs.choice)
+        + &format!("{calls}; compiled in {seconds:.2} s; a call needs {}\n", needs(&memory)))
+}
+
+/// The form that is used, and those that are not.
+fn forms(of: &str, choice: &Choice) -> String {
+    let others = choice.turned_down.iter().map(|(form, why)| format!("  not {form}: {why}\n"));
+    format!("{of}; traces: {}\n{}", choice.used, others.collect::<String>())
+}
+
+fn needs(memory: &MemoryStats) -> String {
+    let parts = [
+        ("arguments", memory.argument),
+        ("results", memory.output),
+        ("donated", memory.alias),
+        ("temporary", memory.temp),
+    ];
+    format!("{} ({})", bytes(memory.total()), byte_counts(&parts))
 }
 
 /// Compiles a program ahead of time, for so many devices of a target that need not be here.

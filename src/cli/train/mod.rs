@@ -10,7 +10,7 @@ use hlo::pjrt::{Device, Devices};
 use tasks::{Split, Task};
 
 pub use super::screen::{BatchReport, EpochReport, Lines, epoch_line};
-pub use dry_run::{compile_for, described, show};
+pub use dry_run::{compile_for, described, described_stepwise, show};
 pub use flags::{RunFlags, TrainFlags};
 
 use super::{Global, OrUsage, Stopped, bar::Bar, common, data, eval, resume::Resumed, screen::Screen, usage};

@@ -4,8 +4,8 @@
 //!
 //! | form | keeps | for |
 //! |---|---|---|
-//! | dense | a value for each weight, state and sequence | streams, and states that forget slowly |
-//! | fixed lag | the values of the last W + K steps | states that forget: what is cut off is bounded, and stated |
+//! | dense | a value for each weight, state and sequence | states that forget slowly, in streams |
+//! | fixed lag | the values of the last W + K steps | states that forget, in streams too: what is cut off is bounded, and stated |
 //! | whole | what the recurrence computes in all steps, and the values of one chunk | sequences with room for them |
 //! | recompute | the states at the boundaries of chunks, the products of a wide input, and the values of one chunk | long sequences |
 //!
@@ -15,6 +15,7 @@
 
 mod decay;
 mod price;
+mod stream;
 mod survey;
 
 use std::fmt;
@@ -323,40 +324,6 @@ impl Learner {
             "a fixed lag must cut off no more than --lag_tolerance {lag_tolerance:e} of a learning signal, got {got}; {remedy}leave the \
              form to --trace auto"
         ))
-    }
-
-    /// That a stream, which has no end to go back from, can keep the traces.
-    ///
-    /// # Errors
-    /// When another form than the dense one was asked for.
-    pub fn check_stream(&self) -> Result<(), LearnError> {
-        if self.config().signal == Ahead::Readout {
-            return Err(LearnError::Setting(
-                "--signal readout takes signals back from the losses of later steps, which a stream does not have yet; leave it out, or use \
-                 --drive scan"
-                    .into(),
-            ));
-        }
-        if self.twice {
-            return Err(LearnError::Setting(
-                "one loss of the summed output needs two passes over a sequence, and a stream passes once; use --drive scan, or the loss \
-                 of every step (--loss_of steps or running)"
-                    .into(),
-            ));
-        }
-        if let Some(op) = self.only_backwards() {
-            return Err(LearnError::Setting(format!(
-                "a sequence that is driven step by step keeps dense traces, which the traced op `{}` does not have; use --drive scan{}",
-                op.site,
-                if op.kind.operator().is_linear(op) { ", or --method es-d-rtrl" } else { "" }
-            )));
-        }
-        match self.config().trace {
-            TraceSetting::Auto | TraceSetting::Dense => Ok(()),
-            other => Err(LearnError::Setting(format!(
-                "a sequence that is driven step by step keeps dense traces, got --trace {other}; leave it out, or use --drive scan"
-            ))),
-        }
     }
 
     fn has_factorised(&self) -> bool {

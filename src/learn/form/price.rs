@@ -8,7 +8,10 @@
 use hlo::{Shape, Value};
 
 use super::{Candidate, Form, Learner};
-use crate::learn::chunk::{kept_shapes, projections};
+use crate::learn::{
+    chunk::{kept_shapes, projections},
+    trace::LagPlan,
+};
 
 /// The machine that costs are told for, so that they are the same on every machine: two cores as `docs/results/memspeed.md` has them.
 pub struct Costs {
@@ -44,7 +47,7 @@ struct Sizes {
 }
 
 impl Learner {
-    fn sizes(&self) -> Sizes {
+    fn sizes(&self, rings: &LagPlan) -> Sizes {
         let (p, s) = (&self.prepared, &self.structure);
         let sum = |shapes: &mut dyn Iterator<Item = Shape>| shapes.map(|shape| shape.bytes()).sum::<usize>();
         let states = sum(&mut p.old_states().iter().map(|t| t.shape().clone()));
@@ -56,7 +59,7 @@ impl Learner {
             // The input is converted for the way forward and for the way back.
             again: forward + self.lagged().all.bytes_per_step() + 2 * p.input.bytes(),
             projections: sum(&mut projections(p, s).into_iter().map(|v| p.body.graph().tensor(v).shape().clone())),
-            ring: self.lagged().wide.bytes_per_step(),
+            ring: rings.bytes_per_step(),
             states,
             traces: (wide, self.plan.bytes(self.as_traced(), self.batch()) - wide),
             gradients: sum(&mut p.body.params()[..p.phis]
@@ -69,7 +72,12 @@ impl Learner {
 
     /// What a form takes, for a sequence of `steps` steps.
     pub(super) fn candidate(&self, form: Form, steps: usize) -> Candidate {
-        let sizes = self.sizes();
+        self.priced(form, steps, &self.lagged().wide)
+    }
+
+    /// The same with other rings.
+    pub(super) fn priced(&self, form: Form, steps: usize, rings: &LagPlan) -> Candidate {
+        let sizes = self.sizes(rings);
         let Sizes { stack, states, traces: (wide, narrow), .. } = sizes;
         let boundaries = |chunk: usize| steps.div_ceil(chunk) * states;
         let bytes = match form {

@@ -9,6 +9,7 @@ use super::{
     decay::{Matrix, lag_of, reach},
 };
 use crate::learn::{
+    rings::Rings,
     segment::Looked,
     sequence::Carry,
     trace::{Kept, LagPlan, Ring, TraceKind},
@@ -19,6 +20,8 @@ use crate::learn::{
 pub(in crate::learn) struct Lagged {
     /// Ops with wide traces.
     pub wide: LagPlan,
+    /// The same in a stream.
+    pub stream: LagPlan,
     /// All ops with full traces.
     pub all: LagPlan,
     /// Bounds on the transitions of each group.
@@ -66,7 +69,7 @@ impl Learner {
             p.body.params().iter().enumerate().map(|(k, t)| g.parameter(k, t.shape().clone())).collect();
         let inputs = g.parameter(args.len(), Shape::f32([&[2], &p.input.dims[..]].concat()));
         let states = args[p.phis..p.phis + p.states].to_vec();
-        let carry = Carry { states, traces: None, time: g.scalar(DType::S32, 0.0), lag: 0 };
+        let carry = Carry { states, traces: None, time: g.scalar(DType::S32, 0.0), rings: Rings::None };
         let target = g.parameter(args.len() + 1, p.targets(2));
         let (phis, counts) = (&args[..p.phis], None);
         let chunk = Looked {
@@ -84,8 +87,9 @@ impl Learner {
         let outside: BTreeSet<usize> =
             all.iter().copied().filter(|&k| ops[k].x == Some(p.body.params()[p.phis + p.states].value())).collect();
         let view = seen.view(self, &g, &args[..p.phis]);
-        let of = |ops: BTreeSet<usize>| LagPlan::new(&view, slots, ops, outside.clone());
-        let (wide, all) = (of(wide), of(all));
+        let of = |ops: &BTreeSet<usize>, outside| LagPlan::new(&view, slots, ops.clone(), outside);
+        let stream = of(&wide, BTreeSet::new()).of_each_step();
+        let (wide, all) = (of(&wide, outside.clone()), of(&all, outside.clone()));
         let params = [&args[..], &[inputs.clone(), target.clone()]].concat();
         let mut ranges = self.ranges.clone();
         ranges.resize(params.len(), Range::ANY);
@@ -102,6 +106,6 @@ impl Learner {
             states.iter().map(|&a| states.iter().map(|&c| size(a, c)).collect()).collect()
         };
         let bounds = (0..self.structure.groups.len()).map(bounds).collect();
-        Lagged { wide, all, bounds }
+        Lagged { wide, stream, all, bounds }
     }
 }

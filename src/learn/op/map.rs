@@ -34,19 +34,20 @@ impl Operator for Map {
 
     /// Looks at how the gradient changes with the input.
     fn is_linear(&self, op: &Op) -> bool {
-        let g = Graph::new();
-        let params = function(op).params();
-        let x = g.parameter(0, Shape::f32([&[1], params[0].dims()].concat()));
-        let weight = g.parameter(1, params[1].shape().clone());
-        let w = g.parameter(2, Shape::f32([&[1], function(op).results()[0].dims()].concat()));
-        let gradient = |x: &Tensor| self.gradient(op, &weight, Some(x), &w);
-        let all = Func::from_values(vec![x.clone(), weight.clone(), w.clone()], vec![gradient(&x)]);
+        let all = self.gradient_in_a_step(op);
+        let g = all.graph();
+        let [x, weight, w] = all.params() else { return false };
         let change = x.full_like(1.0);
-        let duals = [Dual { primal: x.clone(), tangent: Some(change) }, plain(&weight), plain(&w)];
-        let Some(tangent) = jvp(&g, &all, &duals)[0].tangent.clone() else { return false };
-        let tangent = Func::from_values(vec![x.clone(), weight.clone(), w.clone()], vec![tangent]);
+        let duals = [Dual { primal: x.clone(), tangent: Some(change) }, plain(weight), plain(w)];
+        let Some(tangent) = jvp(g, &all, &duals)[0].tangent.clone() else { return false };
+        let tangent = all.with_results(vec![tangent]);
         let fixed = !Dependence::any(&tangent, &[x.value()]).has(tangent.results()[0].value());
         fixed && vanishes(function(op))
+    }
+
+    fn reads_weight(&self, op: &Op) -> bool {
+        let gradient = self.gradient_in_a_step(op);
+        Dependence::any(&gradient, &[gradient.params()[1].value()]).has(gradient.results()[0].value())
     }
 
     fn flops(&self, op: &Op, _: usize) -> u64 {
@@ -68,6 +69,19 @@ impl Operator for Map {
     fn carry(&self, carried: &Carried<'_>, _: &mut ChunkResult) {
         let site = &carried.view.structure.ops[carried.op].site;
         unreachable!("`{site}` has no trace that goes forwards; the learner refuses forms that need one");
+    }
+}
+
+impl Map {
+    /// The gradient of one step, from its input, the weight and what the loss asks of the output.
+    fn gradient_in_a_step(&self, op: &Op) -> Func {
+        let g = Graph::new();
+        let params = function(op).params();
+        let x = g.parameter(0, Shape::f32([&[1], params[0].dims()].concat()));
+        let weight = g.parameter(1, params[1].shape().clone());
+        let w = g.parameter(2, Shape::f32([&[1], function(op).results()[0].dims()].concat()));
+        let gradient = self.gradient(op, &weight, Some(&x), &w);
+        Func::from_values(vec![x, weight, w], vec![gradient])
     }
 }
 

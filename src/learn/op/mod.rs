@@ -53,6 +53,11 @@ pub trait Operator: Sync {
         op.x.is_some()
     }
 
+    /// Whether the gradient depends on the weight.
+    fn reads_weight(&self, _: &Op) -> bool {
+        false
+    }
+
     /// Whether the trace of `w[i, j]` is the same for every j where drive and transitions are numbers.
     fn may_be_uniform(&self) -> bool {
         false

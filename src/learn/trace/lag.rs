@@ -108,6 +108,17 @@ impl LagPlan {
         plan
     }
 
+    /// The same where parameters may change from step to step, so that what they decide differs in every one.
+    #[must_use]
+    pub fn of_each_step(mut self) -> LagPlan {
+        for kept in self.kept.values_mut() {
+            if let Kept::Same(dims) = kept {
+                *kept = Kept::Steps(std::mem::take(dims));
+            }
+        }
+        self
+    }
+
     fn note(&mut self, ring: Ring, value: Option<&Tensor>) {
         let Some(t) = value else { return };
         let row = t.dims()[1..].to_vec();
@@ -232,6 +243,15 @@ impl<'a> Stretch<'a> {
     pub fn kept(&self) -> Traces {
         let rings = self.steps.iter().map(|(&ring, t)| (Slot::Ring(ring), t.slice_axis(0, self.complete, self.total)));
         rings.chain(self.same.iter().map(|(&ring, t)| (Slot::Same(ring), t.clone()))).collect()
+    }
+
+    /// The arrays of a stretch with all signals learned from: later ones go back through the rest.
+    pub fn learned(&self) -> Traces {
+        let left = |(&ring, t): (&Ring, &Tensor)| {
+            let signal = matches!(ring, Ring::Signal { .. } | Ring::Direct(_));
+            (Slot::Ring(ring), if signal { t.zeros_like() } else { t.clone() })
+        };
+        self.steps.iter().map(left).collect()
     }
 
     /// The signals of a group in every step, by state, `[total, B, N]`: `lam_s`, with those of later steps. All steps must be complete.

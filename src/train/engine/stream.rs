@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! advance: (params, states, traces, time, sums, inputs [K, B, n_in], targets) -> (states, traces, time, sums, loss, out)
+//! settle:  (states, traces, time, sums) -> (states, traces, time, sums)                         where signals wait in rings
 //! pull:    (params, sums) -> gradients
 //! ```
 //!
@@ -18,7 +19,7 @@ use hlo::{
 
 use super::{Engine, Gradients, array, number};
 use crate::{
-    learn::{LearnError, Vjp},
+    learn::{LearnError, Vjp, form::Candidate},
     train::{
         carried::{Carried, Chunk},
         program::ProgramError,
@@ -31,6 +32,8 @@ pub struct Stream<'e, 's> {
     engine: &'e Engine<'s>,
     /// Steps per call.
     chunk: usize,
+    /// How traces are kept.
+    form: Candidate,
     /// What passes from call to call.
     shapes: Carried,
     /// States, traces and time.
@@ -66,7 +69,6 @@ impl<'s> Engine<'s> {
                 config.warmup
             ));
         }
-        learner.check_stream()?;
         if let Vjp::MultiStep { window } = config.vjp
             && window > 1
             && window != chunk
@@ -78,10 +80,10 @@ impl<'s> Engine<'s> {
         if chunk == 0 {
             return wrong("a call makes at least one step, got 0; 1 is the usual choice".into());
         }
-        let shapes = Carried::of(learner);
-        let sums = self.zeros(&shapes.sums)?;
-        let mut stream = Stream { engine: self, chunk, shapes, carried: vec![], sums, counted: false };
-        stream.reset(states)?;
+        let form = learner.stream(chunk)?.used;
+        let shapes = Carried::of(learner, form.form);
+        let mut stream = Stream { engine: self, chunk, form, shapes, carried: vec![], sums: vec![], counted: false };
+        stream.begin(states)?;
         Ok(stream)
     }
 
@@ -91,17 +93,30 @@ impl<'s> Engine<'s> {
 }
 
 impl Stream<'_, '_> {
+    /// The form of the traces. In each one the gradients are the same, up to what a lag cuts off.
+    pub fn form(&self) -> &Candidate {
+        &self.form
+    }
+
     /// Begins anew at the given states, with zero traces; gradients that were not taken stay.
     ///
     /// # Errors
     /// When the states are not those of the model, or the device fails.
     pub fn reset(&mut self, states: Vec<Buffer>) -> Result<(), ProgramError> {
+        self.settle()?;
+        self.begin(states)
+    }
+
+    fn begin(&mut self, states: Vec<Buffer>) -> Result<(), ProgramError> {
         let shapes = |all: &[Buffer]| all.iter().map(|b| b.shape().clone()).collect::<Vec<_>>();
         let wanted: Vec<Shape> = self.engine.model.states.iter().map(|s| s.shape.clone()).collect();
         if shapes(&states) != wanted {
             let text =
                 format!("a stream begins at the states {wanted:?}, got {:?}; use Engine::states", shapes(&states));
             return Err(LearnError::Shape(text).into());
+        }
+        if self.sums.is_empty() {
+            (self.sums, self.counted) = (self.engine.zeros(&self.shapes.sums)?, false);
         }
         self.carried = states;
         self.carried.extend(self.engine.zeros(&self.shapes.memory())?);
@@ -117,7 +132,8 @@ impl Stream<'_, '_> {
     /// own). Without targets states and traces advance, and nothing is learned.
     ///
     /// # Errors
-    /// When arrays do not fit the model, or the device fails. The stream must be reset then.
+    /// When arrays do not fit the model, or the device fails. The stream must be reset then; gradients that were not taken are lost if
+    /// the device failed.
     pub fn advance(
         &mut self,
         params: &[Buffer],
@@ -160,6 +176,7 @@ impl Stream<'_, '_> {
     /// # Errors
     /// When the device fails.
     pub fn gradient(&mut self, params: &[Buffer]) -> Result<Gradients, ProgramError> {
+        self.settle()?;
         let engine = self.engine;
         let n = engine.model.params.len();
         let mut shapes: Vec<Shape> = engine.model.params.iter().map(|p| p.shape.clone()).collect();
@@ -172,6 +189,24 @@ impl Stream<'_, '_> {
         let arrays = program.run(args).map_err(SessionError::from)?;
         self.sums = engine.zeros(&self.shapes.sums)?;
         Ok(Gradients { arrays, counted: std::mem::take(&mut self.counted) })
+    }
+
+    /// Adds what the signals that wait in rings ask for.
+    fn settle(&mut self) -> Result<(), ProgramError> {
+        // A call that failed has lost what it was given.
+        if !self.shapes.waits() || self.carried.is_empty() {
+            return Ok(());
+        }
+        let engine = self.engine;
+        let shapes = [self.shapes.shapes(), self.shapes.sums.clone()].concat();
+        let donated: Vec<(usize, usize)> = (0..shapes.len()).map(|k| (k, k)).collect();
+        let program = engine.program("settle", &shapes, &donated, |g, v| self.shapes.settle(&engine.learner, g, v))?;
+        let (carried, sums) = (std::mem::take(&mut self.carried), std::mem::take(&mut self.sums));
+        let n = carried.len();
+        let args = carried.into_iter().chain(sums).map(Arg::Give).collect();
+        self.carried = program.run(args).map_err(SessionError::from)?;
+        self.sums = self.carried.split_off(n);
+        Ok(())
     }
 
     fn advancing(&self, inputs: &Shape, learn: bool) -> Result<Rc<Executable>, ProgramError> {
