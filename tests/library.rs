@@ -211,7 +211,9 @@ fn rings_of_a_stream_are_never_late() -> Outcome {
     let (session, model, inputs) = (Session::cpu()?, network(), inputs());
     let (objective, targets) = (Objective::new(LossKind::Mse, Target::VECTORS), curve(&[STEPS, BATCH, 2]));
     let optimizer = Optimizer { lr: 0.05, ..Optimizer::default() };
-    let taken = |trace, every: usize| -> Result<(Vec<Vec<Vec<f64>>>, Vec<Vec<f64>>), Box<dyn Error>> {
+    /// The gradients of each update, and the last parameters.
+    type Taken = (Vec<Vec<Vec<f64>>>, Vec<Vec<f64>>);
+    let taken = |trace, every: usize| -> Result<Taken, Box<dyn Error>> {
         let config = LearnerConfig { method: Method::D_RTRL, trace, ..LearnerConfig::default() };
         let engine = Engine::new(&session, &model, &objective, &config)?;
         let mut state = engine.start(optimizer.rule, 3)?;

@@ -72,11 +72,16 @@ impl Learner {
 
     /// What a form takes, for a sequence of `steps` steps.
     pub(super) fn candidate(&self, form: Form, steps: usize) -> Candidate {
-        self.priced(form, steps, &self.lagged().wide)
+        // XLA copies rings on the way into loops and out of them: compiled programs have 2.4 to 6.5 times their bytes.
+        self.priced(form, steps, &self.lagged().wide, 4)
     }
 
-    /// The same with other rings.
-    pub(super) fn priced(&self, form: Form, steps: usize, rings: &LagPlan) -> Candidate {
+    /// What a form takes in a stream, whose rings go from call to call: old ones and new ones.
+    pub(super) fn candidate_of_stream(&self, form: Form) -> Candidate {
+        self.priced(form, usize::MAX, &self.lagged().stream, 2)
+    }
+
+    fn priced(&self, form: Form, steps: usize, rings: &LagPlan, copies: usize) -> Candidate {
         let sizes = self.sizes(rings);
         let Sizes { stack, states, traces: (wide, narrow), .. } = sizes;
         let boundaries = |chunk: usize| steps.div_ceil(chunk) * states;
@@ -84,8 +89,7 @@ impl Learner {
             Form::Dense { chunk } if steps <= chunk => steps * stack,
             // Old traces and new ones.
             Form::Dense { chunk } => 2 * wide + narrow + chunk * stack,
-            // XLA copies rings on the way into loops and out of them: compiled programs have 2.4 to 6.5 times their bytes.
-            Form::FixedLag { chunk, lag } => narrow + 4 * (lag + chunk) * sizes.ring + chunk * stack,
+            Form::FixedLag { chunk, lag } => narrow + copies * (lag + chunk) * sizes.ring + chunk * stack,
             Form::Whole { chunk } if steps <= chunk => steps * stack,
             Form::Whole { chunk } => steps * self.kept_bytes() + boundaries(chunk) + chunk * stack,
             Form::Recompute { chunk } => steps * sizes.projections + boundaries(chunk) + chunk * sizes.again,

@@ -13,13 +13,13 @@ impl Learner {
         let ring = self.ring_of_stream();
         let mut all = Vec::new();
         match (self.only_backwards(), &ring) {
-            (None, _) => all.push(self.priced(Form::Dense { chunk }, usize::MAX, &self.lagged().stream)),
+            (None, _) => all.push(self.candidate_of_stream(Form::Dense { chunk })),
             (Some(op), Err(why)) => return Err(no_trace(op, why)),
             (Some(_), Ok(_)) => {}
         }
         let trace = self.config().trace;
         match ring {
-            Ok(lag) => all.push(self.priced(Form::FixedLag { chunk, lag }, usize::MAX, &self.lagged().stream)),
+            Ok(lag) => all.push(self.candidate_of_stream(Form::FixedLag { chunk, lag })),
             Err(why) if trace == TraceSetting::FixedLag => {
                 return Err(LearnError::Setting(format!(
                     "--trace fixed-lag keeps the last steps of a stream, but {why}; leave it out, or use --drive scan"
