@@ -25,7 +25,7 @@ pub use func::Func;
 pub use graph::{Fault, Graph, Tensor, Value};
 pub use lower::{LowerError, lower};
 pub use op::{Mapped, Primitive, ShapeError};
-pub use ops::dot::Dot;
+pub use ops::dot::{Dot, is_wide};
 pub use program::{Argument, Program, ResultSpec};
 pub use range::Range;
 pub use shape::{DType, Shape};

@@ -1,8 +1,10 @@
 //! What the pieces of a sequence add up: gradients, loss, output, tracked values.
 
-use hlo::{Graph, Tensor};
+use std::collections::HashSet;
 
-use super::Learner;
+use hlo::{Graph, Tensor, is_wide};
+
+use super::{Learner, op::Kind};
 
 /// What a piece of a sequence adds up.
 pub struct Sums {
@@ -36,17 +38,26 @@ pub(super) struct Adding {
     none: Sums,
     /// The `phi` that learn.
     learned: Vec<usize>,
+    /// Those whose gradients are made turned ([`is_wide`]): they are added up so, and turned back once.
+    turned: HashSet<usize>,
 }
 
 impl Adding {
     /// Nothing added yet. With `learn` there are gradients of `phis`.
     pub fn new(learner: &Learner, g: &Graph, phis: &[Tensor], learn: bool) -> Adding {
         let learned: Vec<usize> = (0..phis.len()).filter(|&k| learn && learner.prepared.is_trained(k)).collect();
+        let dense = learner.structure.ops.iter().filter(|op| op.kind == Kind::Dense);
+        let wide = dense.filter(|op| is_wide(op.weight[0], op.weight[1]));
+        let turned: HashSet<usize> = wide.map(|op| op.phi).collect();
         let mut none = learner.no_sums(g);
         for &k in &learned {
-            none.grads[k] = Some(g.zeros(phis[k].shape()));
+            let mut shape = phis[k].shape().clone();
+            if turned.contains(&k) {
+                shape.dims.reverse();
+            }
+            none.grads[k] = Some(g.zeros(&shape));
         }
-        Adding { none, learned }
+        Adding { none, learned, turned }
     }
 
     /// The values before the loop.
@@ -60,7 +71,10 @@ impl Adding {
     /// The values after a round that adds `new`.
     pub fn add(&self, old: &[Tensor], new: &Sums) -> Vec<Tensor> {
         let values = [&new.loss, &new.out].into_iter().chain(&new.tracked).chain(&new.score).map(Some);
-        let added = values.chain(self.learned.iter().map(|&k| new.grads[k].as_ref()));
+        let values = values.map(|value| value.cloned());
+        let grad =
+            |&k: &usize| new.grads[k].as_ref().map(|t| if self.turned.contains(&k) { t.turned() } else { t.clone() });
+        let added = values.chain(self.learned.iter().map(grad));
         old.iter().zip(added).map(|(sum, new)| new.map_or_else(|| sum.clone(), |new| sum + new)).collect()
     }
 
@@ -76,7 +90,7 @@ impl Adding {
         };
         let scores = usize::from(sums.score.is_some());
         for (&k, grad) in self.learned.iter().zip(&last[tracked + scores..]) {
-            sums.grads[k] = Some(grad.clone());
+            sums.grads[k] = Some(if self.turned.contains(&k) { grad.turned() } else { grad.clone() });
         }
         sums
     }

@@ -187,36 +187,35 @@ impl Optimizer {
         let next = count + &g.scalar(DType::S32, 1.0);
         let n = next.convert(DType::F32);
         let made = counts.map_or(finite.clone(), |counts| counts.select(&finite, counts));
-        let keep = |new: Tensor, old: &Tensor| made.select(&new, old);
-        let (mut new_params, mut new_slots) = (Vec::new(), vec![Vec::new(); self.rule.slots()]);
+        let keep = |new: &Tensor, old: &Tensor| made.select(new, old);
+        let mut new_params = Vec::new();
+        let mut new_slots: Vec<Vec<Tensor>> = vec![Vec::new(); self.rule.slots()];
         for (k, (w, d)) in params.iter().zip(&grads).enumerate() {
             let mut d = d * &scale;
             if self.weight_l2 > 0.0 {
                 d = d + w * self.weight_l2;
             }
             let slot = |s: usize| &slots[s * params.len() + k];
+            // The step reads what is kept, so that the old slot is read once and its array becomes the new one.
+            let mut new = |s: usize, value: Tensor| {
+                new_slots[s].push(keep(&value, slot(s)));
+                new_slots[s][k].clone()
+            };
             let step = match self.rule {
                 Rule::Sgd => d,
-                Rule::Momentum => {
-                    let v = slot(0) * 0.9 + d;
-                    new_slots[0].push(keep(v.clone(), slot(0)));
-                    v
-                }
+                Rule::Momentum => new(0, slot(0) * 0.9 + d),
                 Rule::RmsProp => {
-                    let s = slot(0) * 0.99 + d.square() * 0.01;
-                    new_slots[0].push(keep(s.clone(), slot(0)));
+                    let s = new(0, slot(0) * 0.99 + d.square() * 0.01);
                     d / (s.sqrt() + self.eps)
                 }
                 Rule::Adam => {
-                    let m = slot(0) * 0.9 + &d * 0.1;
-                    let v = slot(1) * 0.999 + d.square() * 0.001;
-                    new_slots[0].push(keep(m.clone(), slot(0)));
-                    new_slots[1].push(keep(v.clone(), slot(1)));
+                    let m = new(0, slot(0) * 0.9 + &d * 0.1);
+                    let v = new(1, slot(1) * 0.999 + d.square() * 0.001);
                     let correct = |decay: f64| 1.0 - (&n * decay.ln()).exp();
                     (m / correct(0.9)) / ((v / correct(0.999)).sqrt() + self.eps)
                 }
             };
-            new_params.push(keep(w - &(step * lr), w));
+            new_params.push(keep(&(w - &(step * lr)), w));
         }
         Updated {
             params: new_params,

@@ -2,6 +2,7 @@
 //!
 //! The result's axes are: batch, then the free axes of the left operand, then those of the right one.
 
+use super::settle::SMALL;
 use crate::{
     evaluate::{HostValue, strides},
     graph::Tensor,
@@ -22,6 +23,12 @@ pub struct Dot {
     pub rhs_batch: Vec<usize>,
     /// Summed axes of the right operand.
     pub rhs_contract: Vec<usize>,
+}
+
+/// Whether the gradient of a matrix of such sizes is made turned where there are many rows to sum over: it is large, and its longer axis is
+/// the first.
+pub fn is_wide(rows: usize, columns: usize) -> bool {
+    rows > columns && rows * columns >= SMALL
 }
 
 fn free(rank: usize, batch: &[usize], contract: &[usize]) -> Vec<usize> {
@@ -101,7 +108,34 @@ impl Dot {
 
     #[track_caller]
     fn apply(&self, a: &Tensor, b: &Tensor) -> Tensor {
+        if self.is_wide_sum(a, b) {
+            let turned = Dot {
+                lhs_contract: self.rhs_contract.clone(),
+                rhs_contract: self.lhs_contract.clone(),
+                ..Dot::default()
+            };
+            let product = b.graph().apply(turned, &[b, a]).settle();
+            let columns = b.rank() - self.rhs_contract.len();
+            let order: Vec<usize> = (columns..product.rank()).chain(0..columns).collect();
+            return product.transpose(&order);
+        }
         a.graph().apply(self.clone(), &[a, b])
+    }
+
+    /// Whether both operands are summed over their first axes, over many rows, and the left one has more columns: the gradient of a weight
+    /// with a wide input. XLA's CPU compiler packs the right operand as it lies and turns the left one, so that the product is 1.6 times as
+    /// fast the other way round. (Small ones it turns back.)
+    fn is_wide_sum(&self, a: &Tensor, b: &Tensor) -> bool {
+        let leading = |axes: &[usize]| axes.iter().enumerate().all(|(k, &axis)| k == axis);
+        if !self.lhs_batch.is_empty() || !leading(&self.lhs_contract) || !leading(&self.rhs_contract) {
+            return false;
+        }
+        let n = self.lhs_contract.len();
+        let fits = n < a.rank() && n < b.rank() && a.dims()[..n] == b.dims()[..n] && a.dtype() == b.dtype();
+        let count = |dims: &[usize]| dims.iter().product::<usize>();
+        let [rows, left, right] =
+            [&a.dims()[..n.min(a.rank())], &a.dims()[n.min(a.rank())..], &b.dims()[n.min(b.rank())..]].map(count);
+        fits && n > 0 && rows > right && is_wide(left, right)
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     evaluate::{HostValue, strides, walk},
     func::Func,
-    graph::Tensor,
+    graph::{Graph, Tensor},
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
     shape::{DType, Shape},
@@ -33,6 +33,14 @@ impl Combine {
             Combine::Min => ("minimum", high),
         }
     }
+
+    fn both(self, a: &Tensor, b: &Tensor) -> Tensor {
+        match self {
+            Combine::Sum => a + b,
+            Combine::Max => a.maximum(b),
+            Combine::Min => a.minimum(b),
+        }
+    }
 }
 
 /// Combines all elements along the given axes.
@@ -53,17 +61,15 @@ impl Reduce {
 
     /// The rows of the first axis, one after the other.
     fn rows(&self, x: &Tensor) -> Tensor {
-        let next = |so_far: Tensor, row: Tensor| match self.combine {
-            Combine::Sum => so_far + row,
-            Combine::Max => so_far.maximum(&row),
-            Combine::Min => so_far.minimum(&row),
-        };
-        (1..x.dims()[0]).fold(x.at(0), |so_far, k| next(so_far, x.at(k)))
+        (1..x.dims()[0]).fold(x.at(0), |so_far, k| self.combine.both(&so_far, &x.at(k)))
     }
 }
 
 /// The most rows that are taken one after the other.
 const ROWS: usize = 32;
+
+/// Parts that many elements are folded into. XLA fuses what has so many readers, but not what has twice as many.
+const FOLD: usize = 8;
 
 /// Elements that make a row a long one.
 const LONG: usize = 2048;
@@ -117,12 +123,22 @@ impl Primitive for Reduce {
         vec![out]
     }
     /// A few long rows are taken one after the other, which compilers fuse with what makes the rows. Of a `reduce` XLA's CPU compiler makes
-    /// a loop along the first axis, with a stride of a row.
+    /// a loop along the first axis, with a stride of a row; and of many elements it writes down each before it combines them, so that an
+    /// array is folded into fewer rows, and these again.
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         let operand = e.shape(args[0]).clone();
         let rows = operand.dims.first().copied().unwrap_or_default();
         if self.axes == [0] && (1..=ROWS).contains(&rows) && results[0].elements() >= LONG {
             return e.inline(&Func::trace(&[operand], |_, p| vec![self.rows(&p[0])]), args);
+        }
+        let all = self.axes.len() == operand.rank() && rows > 0 && rows.is_multiple_of(FOLD);
+        if all && operand.elements() >= FOLD * LONG {
+            let folded = |g: &Graph, p: &[Tensor]| {
+                let piece = |k: usize| p[0].slice_axis(0, k * rows / FOLD, (k + 1) * rows / FOLD);
+                let once = (1..FOLD).fold(piece(0), |so_far, k| self.combine.both(&so_far, &piece(k)));
+                vec![g.apply(self.clone(), &[&once])]
+            };
+            return e.inline(&Func::trace(&[operand], folded), args);
         }
         let (opcode, start) = self.combine.rule(results[0].dtype);
         let start = e.constant(results[0].dtype, start);

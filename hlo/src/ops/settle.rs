@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Fewer elements than this stay an expression.
-const SMALL: usize = 1 << 17;
+pub(super) const SMALL: usize = 1 << 17;
 
 /// The first row of an array, `[1, ..]`.
 pub(super) fn first_row(e: &mut Emitter<'_>, x: i64) -> i64 {

@@ -3,6 +3,7 @@
 use super::{linear_unary, mapped, shifted, with_front};
 use crate::{
     evaluate::{HostValue, strides, walk},
+    func::downcast,
     graph::Tensor,
     lower::Emitter,
     op::{Mapped, Primitive, ShapeError},
@@ -145,6 +146,23 @@ impl Primitive for Pad {
     fn range(&self, args: &[Range], _: &[Shape]) -> Range {
         args[0].union(Range::point(0.0))
     }
+}
+
+/// The sum of two arrays that are zero but for neighbouring parts (the derivative of what was taken apart): these parts, one after the
+/// other.
+pub(in crate::ops) fn neighbours(a: &Tensor, b: &Tensor) -> Option<Tensor> {
+    let part = |t: &Tensor| {
+        let node = t.node();
+        let pad = downcast::<Pad>(&node).filter(|pad| pad.between.iter().all(|n| *n == 0))?;
+        Some((t.graph().tensor(node.operands[0]), pad.clone()))
+    };
+    let (a, b) = (part(a)?, part(b)?);
+    let axis = (0..a.1.low.len()).find(|&axis| a.1.low[axis] != b.1.low[axis])?;
+    let ((first, before), (second, after)) = if a.1.low[axis] < b.1.low[axis] { (a, b) } else { (b, a) };
+    let alike = |k: usize| before.low[k] == after.low[k] && first.dims()[k] == second.dims()[k];
+    let adjacent = before.low[axis] + first.dims()[axis] == after.low[axis];
+    let joined = adjacent && (0..before.low.len()).all(|k| k == axis || alike(k));
+    joined.then(|| Tensor::concat(&[&first, &second], axis).pad(&before.low, &after.high))
 }
 
 /// Operands one after another along one axis.

@@ -4,9 +4,11 @@
 mod axes;
 mod extent;
 
-use crate::{graph::Tensor, op::Mapped};
+use super::elementwise::AddOp;
+use crate::{func::downcast, graph::Tensor, op::Mapped};
 
 pub use axes::{Broadcast, Reshape, Reverse, Transpose};
+pub(super) use extent::neighbours;
 pub use extent::{Concatenate, Pad, Slice};
 
 /// The common part of linear one-operand operations: the tangent goes through the operation itself.
@@ -85,6 +87,18 @@ impl Tensor {
             return self.clone();
         }
         self.graph().apply(Transpose { order: order.to_vec() }, &[self])
+    }
+
+    /// The transposition of a matrix. What it was turned from is turned back, in the terms of a sum, too.
+    #[track_caller]
+    pub fn turned(&self) -> Tensor {
+        let node = self.node();
+        let operand = |k: usize| self.graph().tensor(node.operands[k]);
+        match (downcast::<Transpose>(&node), downcast::<AddOp>(&node)) {
+            (Some(transpose), _) if transpose.order == [1, 0] => operand(0),
+            (_, Some(_)) => operand(0).turned() + operand(1).turned(),
+            _ => self.transpose(&[1, 0]),
+        }
     }
 
     /// Elements `start..limit` of each axis.
