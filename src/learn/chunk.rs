@@ -7,7 +7,10 @@
 //! 2. the step mapped over all K at once ([`Steps`]): transitions, drives, and learning signals
 //!    ([`signal`](super::signal)) as large operations, with no loop.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 use hlo::{
     Dot, Func, Graph, Mapped, Shape, Tensor, Value,
@@ -154,7 +157,8 @@ fn shifted(p: &Prepared) -> Vec<usize> {
 }
 
 /// What the loop computes and the mapped step need not compute again: inputs that depend on states, and outputs, of the recurrent
-/// dense ops, the new states, and random numbers. Those that the mapped step does not ask for are not stacked.
+/// dense ops, the new states, and random numbers. Those that the mapped step does not ask for are not stacked, nor inputs that it finds
+/// element by element, as spikes are found from potentials.
 pub fn kept_values(p: &Prepared, s: &Structure) -> Vec<Value> {
     let old: Vec<Value> = p.old_states().iter().map(Tensor::value).collect();
     let of_states = Dependence::any(&p.body, &old);
@@ -163,16 +167,31 @@ pub fn kept_values(p: &Prepared, s: &Structure) -> Vec<Value> {
     let emitted = |node: &Node, k: usize| k < node.op.live_operands(node.operands.len());
     let moving = Dependence::new(&p.body, &arguments, emitted);
     let recurrent = s.ops.iter().filter(|op| op.recurrent && op.x.is_some() && moving.has(op.y));
-    let mut kept = Vec::new();
-    let ops = recurrent.flat_map(|op| op.x.filter(|x| of_states.has(*x)).into_iter().chain([op.y]));
     let noise = p.body.live(false).into_iter().filter(|(_, node)| is_noise(node));
     let noise: Vec<Value> = noise.map(|(node, _)| Value { node, result: 0 }).filter(|v| moving.has(*v)).collect();
-    for v in ops.chain(p.new_states().iter().map(Tensor::value)).chain(noise) {
+    let outputs: Vec<Value> = recurrent.clone().map(|op| op.y).collect();
+    let new_states: Vec<Value> = p.new_states().iter().map(Tensor::value).collect();
+    let sources: HashSet<Value> = outputs.iter().chain(&new_states).chain(&noise).copied().collect();
+    let found = |x: &Value| is_elementwise_of(p, *x, &sources, &mut HashSet::new());
+    let ops = recurrent.flat_map(|op| op.x.filter(|x| of_states.has(*x) && !found(x)).into_iter().chain([op.y]));
+    let mut kept = Vec::new();
+    for v in ops.chain(new_states).chain(noise) {
         if !kept.contains(&v) && !old.contains(&v) {
             kept.push(v);
         }
     }
     kept
+}
+
+/// Whether a value of the step is found element by element from its arguments and from what is there.
+fn is_elementwise_of(p: &Prepared, v: Value, there: &HashSet<Value>, seen: &mut HashSet<Value>) -> bool {
+    if there.contains(&v) || !seen.insert(v) {
+        return true;
+    }
+    let node = p.body.graph().node(v.node);
+    let emitted = &node.operands[..node.op.live_operands(node.operands.len())];
+    let moves = node.op.elementwise() || node.op.spreads() || emitted.is_empty();
+    moves && emitted.iter().all(|&operand| is_elementwise_of(p, operand, there, seen))
 }
 
 fn is_noise(node: &Node) -> bool {
