@@ -143,6 +143,64 @@ fn products_of_a_wide_input_are_kept() {
     }
 }
 
+/// Large gradients of a wide input are made and added up turned: where many rows are summed, in loops and after them.
+#[test]
+fn a_large_gradient_of_a_wide_input_is_the_textbooks() {
+    const INPUTS: usize = 3300;
+    const UNITS: usize = 40;
+    assert!(hlo::is_wide(INPUTS, UNITS));
+    let model = StepContext::trace(2, INPUTS, |cx, x| {
+        let v = cx.state("V", UNITS, StateInit::Zeros);
+        let y = cx.dense("cell", &[x], UNITS, &Dense::new(&[Init::Zeros]));
+        cx.set("V", &(&v * 0.9 + y));
+        cx.dense("out", &[&v.tanh()], 2, &Dense::new(&[Init::Zeros]))
+    });
+    let case = Case::of(model, objective(), 4, 45);
+    let turned = |trace| LearnerConfig { trace, chunk: Some(21), ..LearnerConfig::default() };
+    for trace in [TraceSetting::Whole, TraceSetting::Recompute, TraceSetting::Dense] {
+        let apart = error(&case, turned(trace));
+        assert!(apart < 1e-9, "{trace}: {apart:e}");
+    }
+    let bptt = error(&case, LearnerConfig { method: Method::BPTT, ..LearnerConfig::default() });
+    assert!(bptt < 1e-9, "{bptt:e}");
+}
+
+/// The whole-sequence form keeps what spikes are made of, and not the spikes, which two layers read.
+#[test]
+fn spikes_are_found_from_potentials() {
+    let model = |steep: bool| {
+        StepContext::trace(2, 3, move |cx, x| {
+            let v = cx.state("V", 5, StateInit::Zeros);
+            let spike = |v: &Tensor| {
+                let spike = Surrogate::default().spike(&(v - 1.0));
+                // A share of all spikes of a sequence is no matter of single positions.
+                if steep {
+                    &spike * spike.mean(&[1]).unsqueeze_last().broadcast_to(&[2, 5]).stop_gradient()
+                } else {
+                    spike
+                }
+            };
+            let y = cx.dense("cell", &[x, &spike(&v)], 5, &Dense::new(&[Init::Zeros, Init::Zeros]));
+            let new = &v * 0.9 + y;
+            cx.set("V", &new);
+            cx.dense("out", &[&spike(&new)], 2, &Dense::new(&[Init::Zeros]))
+        })
+    };
+    let whole = LearnerConfig { trace: TraceSetting::Whole, chunk: Some(5), ..LearnerConfig::default() };
+    let grows = |steep| {
+        let bytes = |steps| learner(&model(steep), whole.clone()).expect("a learner").choice(steps).used.bytes;
+        (bytes(400) - bytes(200)) / 40
+    };
+    // The state at the start of each chunk, and in 5 steps 2 x 5 potentials; the other model keeps the input of its recurrence, too.
+    let values = 2 * 5 * 4;
+    assert_eq!(grows(false), values + 5 * values);
+    assert!(grows(true) > grows(false), "{} {}", grows(true), grows(false));
+    for steep in [false, true] {
+        let apart = error(&Case::of(model(steep), objective(), 4, 23), whole.clone());
+        assert!(apart < 1e-9, "{steep}: {apart:e}");
+    }
+}
+
 /// A rule with a filter behind its traces has states that the step does not have, in every form and at every boundary of chunks.
 #[test]
 fn a_filter_behind_the_traces_takes_every_form() {

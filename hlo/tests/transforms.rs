@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use hlo::{
-    DType, Func, Graph, LowerError, Mapped, Shape, Tensor,
+    DType, Dot, Func, Graph, LowerError, Mapped, Shape, Tensor,
     array::Array,
     lower,
     proto::Module,
@@ -616,5 +616,69 @@ fn large_arrays_settle() {
         let f = Func::trace(std::slice::from_ref(&shape), |_, p| vec![(&p[0] * &p[0]).settle().transpose(&[1, 0])]);
         assert_eq!(count(entry(&program(&f).module), "while"), loops, "{rows} rows");
         evaluate(&f, &[Random(3).signed(&shape)]);
+    }
+}
+
+/// What is combined to one value is folded into an eighth of its rows, and again, while that is worth it.
+#[test]
+fn many_elements_are_folded_before_they_are_combined() {
+    for (dims, folds) in [([64, 256], 1), ([512, 256], 2), ([63, 300], 0), ([8, 2047], 0)] {
+        let shape = f64s(dims);
+        let f =
+            Func::trace(std::slice::from_ref(&shape), |_, p| vec![p[0].sum_all(), p[0].max_all(), p[0].min(&[0, 1])]);
+        let module = program(&f).module;
+        let (reduced, sliced) = (count(entry(&module), "reduce"), count(entry(&module), "slice"));
+        assert_eq!((reduced, sliced), (3, 3 * 8 * folds), "{dims:?}");
+        evaluate(&f, &[Random(7).signed(&shape)]);
+    }
+}
+
+/// The derivative of an array that was taken apart is put together, not added up.
+#[test]
+fn neighbouring_parts_of_a_derivative_are_joined() {
+    let shape = f64s([6, 3]);
+    let f = Func::trace(std::slice::from_ref(&shape), |g, p| {
+        let parts = Func::trace(std::slice::from_ref(&shape), |_, w| {
+            vec![
+                w[0].slice_axis(0, 0, 1).square(),
+                w[0].slice_axis(0, 3, 6).square(),
+                w[0].slice_axis(0, 1, 3).square(),
+            ]
+        });
+        let pulled = vjp(g, &parts, &[p[0].clone()], &[true]);
+        let cotangents: Vec<Option<Tensor>> = pulled.results.iter().map(|t| Some(t * 0.5)).collect();
+        pulled.pull(&cotangents).into_iter().flatten().collect()
+    });
+    let module = program(&f).module;
+    assert_eq!(["concatenate", "pad"].map(|op| count(entry(&module), op)), [2, 0]);
+    evaluate(&f, &[Random(5).signed(&shape)]);
+    // Parts with a gap between them, and parts that lie on each other, are added.
+    let g = Graph::new();
+    let x = g.parameter(0, f64s([2, 3]));
+    for (low, high, joined) in
+        [([2, 0], [1, 0], true), ([3, 0], [0, 0], false), ([1, 0], [2, 0], false), ([0, 1], [3, 0], false)]
+    {
+        let other = if joined || low[1] == 0 { x.clone() } else { x.slice_axis(1, 0, 2) };
+        let sum = x.pad(&[0, 0], &[3, 0]) + other.pad(&low, &high);
+        assert_eq!(sum.node().op.name() == "pad", joined, "{low:?}");
+    }
+}
+
+/// The gradient of a large weight with a wide input is formed the other way round, and is the same.
+#[test]
+fn a_wide_gradient_is_formed_turned() {
+    for (rows, inputs, units, turned) in
+        [([2, 30], 3300, 40, true), ([2, 20], 3300, 40, false), ([2, 30], 3200, 40, false), ([20, 30], 362, 363, false)]
+    {
+        let [x, y] = [inputs, units].map(|n| f64s([rows[0], rows[1], n]));
+        let f = Func::trace(&[x.clone(), y.clone()], |_, p| {
+            let dot = Dot { lhs_contract: vec![0, 1], rhs_contract: vec![0, 1], ..Dot::default() };
+            let gradient = p[0].dot_general(&p[1], dot);
+            assert_eq!(gradient.dims(), [inputs, units]);
+            assert_eq!(gradient.turned().turned().dims(), [inputs, units]);
+            vec![gradient]
+        });
+        assert_eq!(count(entry(&program(&f).module), "transpose"), usize::from(turned), "{inputs} x {units}");
+        evaluate(&f, &[Random(3).signed(&x), Random(4).signed(&y)]);
     }
 }

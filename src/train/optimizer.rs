@@ -306,6 +306,20 @@ mod tests {
     }
 
     #[test]
+    fn the_norm_of_many_elements_is_that_of_all() {
+        let session = Session::open(Device::Cpu, None, &mut |_| {}).expect("a CPU plugin");
+        for dims in [[2304, 96], [640, 33], [1001, 100]] {
+            let n = dims[0] * dims[1];
+            let values: Vec<f32> = (0..n).map(|k| ((k * 7919 % 1000) as f32 - 499.5) / 250.0).collect();
+            let want = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            let func = Func::trace(&[Shape::f32(dims)], |g, p| vec![global_norm(g, p)]);
+            let array = Array::f32(values, dims).expect("fits");
+            let got = session.evaluate("norm", &func, &[array]).expect("runs")[0].to_f64_vec()[0];
+            assert!((got / want - 1.0).abs() < 1e-6, "{dims:?}: {got} {want}");
+        }
+    }
+
+    #[test]
     fn the_norm_does_not_overflow_and_clips_as_published() {
         let session = Session::open(Device::Cpu, None, &mut |_| {}).expect("a CPU plugin");
         let norm = |values: [f32; 3]| {

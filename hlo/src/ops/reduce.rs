@@ -68,7 +68,7 @@ impl Reduce {
 /// The most rows that are taken one after the other.
 const ROWS: usize = 32;
 
-/// Parts that many elements are folded into. XLA fuses what has so many readers, but not what has twice as many.
+/// Parts that many elements are folded into.
 const FOLD: usize = 8;
 
 /// Elements that make a row a long one.
@@ -123,8 +123,8 @@ impl Primitive for Reduce {
         vec![out]
     }
     /// A few long rows are taken one after the other, which compilers fuse with what makes the rows. Of a `reduce` XLA's CPU compiler makes
-    /// a loop along the first axis, with a stride of a row; and of many elements it writes down each before it combines them, so that an
-    /// array is folded into fewer rows, and these again.
+    /// a loop along the first axis, with a stride of a row; and it combines all elements one at a time, where an array that is folded into
+    /// fewer rows, and these again, is combined many at a time.
     fn emit(&self, e: &mut Emitter<'_>, args: &[i64], results: &[Shape]) -> Vec<i64> {
         let operand = e.shape(args[0]).clone();
         let rows = operand.dims.first().copied().unwrap_or_default();
