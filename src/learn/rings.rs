@@ -52,6 +52,11 @@ impl Learner {
         slots
     }
 
+    /// All of these before the first step.
+    pub fn zero_traces(&self, g: &Graph, rings: Rings) -> Traces {
+        self.slots_of(rings).into_iter().map(|(slot, shape)| (slot, g.zeros(&shape))).collect()
+    }
+
     /// What is in the rings.
     pub(super) fn rings(&self, rings: Rings) -> Option<&LagPlan> {
         match rings {

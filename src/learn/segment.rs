@@ -172,10 +172,8 @@ impl Learner {
         let Piece { data, from, to, learn, .. } = piece;
         let (rings, length) = (carry.rings, (to - from) / count);
         let lag = rings.lag();
-        let shapes_of = self.slots_of(rings);
-        let zeros = || shapes_of.iter().map(|(slot, shape)| (slot.clone(), g.zeros(shape))).collect();
-        let traces = carry.traces.unwrap_or_else(zeros);
-        let slots: Vec<Slot> = shapes_of.keys().cloned().collect();
+        let traces = carry.traces.unwrap_or_else(|| self.zero_traces(g, rings));
+        let slots: Vec<Slot> = self.slots_of(rings).into_keys().collect();
         let adding = Adding::new(self, g, phis, learn);
 
         let mut init = carry.states.clone();

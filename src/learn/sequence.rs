@@ -367,11 +367,6 @@ impl Learner {
         Carry { states: states.to_vec(), traces: None, time: g.scalar(DType::S32, 0.0), rings: Rings::None }
     }
 
-    /// Zero traces of the dense form.
-    pub fn zero_traces(&self, g: &Graph) -> Traces {
-        self.trace_slots().into_iter().map(|(slot, shape)| (slot, g.zeros(&shape))).collect()
-    }
-
     /// Every trace array of the dense form with its shape.
     pub fn trace_slots(&self) -> std::collections::BTreeMap<Slot, Shape> {
         self.plan.slots(self.as_traced(), self.batch)

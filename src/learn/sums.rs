@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use hlo::{Graph, Tensor, is_wide};
+use hlo::{Graph, Tensor};
 
-use super::{Learner, op::Kind};
+use super::Learner;
 
 /// What a piece of a sequence adds up.
 pub struct Sums {
@@ -38,7 +38,7 @@ pub(super) struct Adding {
     none: Sums,
     /// The `phi` that learn.
     learned: Vec<usize>,
-    /// Those whose gradients are made turned ([`is_wide`]): they are added up so, and turned back once.
+    /// Those whose gradients are made turned (`Operator::is_turned`): they are added up so, and turned back once.
     turned: HashSet<usize>,
 }
 
@@ -46,9 +46,8 @@ impl Adding {
     /// Nothing added yet. With `learn` there are gradients of `phis`.
     pub fn new(learner: &Learner, g: &Graph, phis: &[Tensor], learn: bool) -> Adding {
         let learned: Vec<usize> = (0..phis.len()).filter(|&k| learn && learner.prepared.is_trained(k)).collect();
-        let dense = learner.structure.ops.iter().filter(|op| op.kind == Kind::Dense);
-        let wide = dense.filter(|op| is_wide(op.weight[0], op.weight[1]));
-        let turned: HashSet<usize> = wide.map(|op| op.phi).collect();
+        let turned = learner.structure.ops.iter().filter(|op| op.kind.operator().is_turned(op));
+        let turned: HashSet<usize> = turned.map(|op| op.phi).collect();
         let mut none = learner.no_sums(g);
         for &k in &learned {
             let mut shape = phis[k].shape().clone();
@@ -72,10 +71,14 @@ impl Adding {
     pub fn add(&self, old: &[Tensor], new: &Sums) -> Vec<Tensor> {
         let values = [&new.loss, &new.out].into_iter().chain(&new.tracked).chain(&new.score).map(Some);
         let values = values.map(|value| value.cloned());
-        let grad =
-            |&k: &usize| new.grads[k].as_ref().map(|t| if self.turned.contains(&k) { t.turned() } else { t.clone() });
+        let grad = |&k: &usize| new.grads[k].as_ref().map(|grad| self.turn(k, grad));
         let added = values.chain(self.learned.iter().map(grad));
         old.iter().zip(added).map(|(sum, new)| new.map_or_else(|| sum.clone(), |new| sum + new)).collect()
+    }
+
+    /// A gradient as it is carried, and what is carried as a gradient.
+    fn turn(&self, k: usize, grad: &Tensor) -> Tensor {
+        if self.turned.contains(&k) { grad.turned() } else { grad.clone() }
     }
 
     /// What was added up.
@@ -90,7 +93,7 @@ impl Adding {
         };
         let scores = usize::from(sums.score.is_some());
         for (&k, grad) in self.learned.iter().zip(&last[tracked + scores..]) {
-            sums.grads[k] = Some(if self.turned.contains(&k) { grad.turned() } else { grad.clone() });
+            sums.grads[k] = Some(self.turn(k, grad));
         }
         sums
     }

@@ -116,8 +116,7 @@ impl Learner {
             let (next, more) = self.segment(g, &phis, carry, piece);
             (carry, tracked) = (next, more.tracked);
         }
-        let zeros = || self.trace_slots().into_iter().map(|(slot, shape)| (slot, g.zeros(&shape))).collect();
-        carry.traces = Some(carry.traces.unwrap_or_else(zeros));
+        carry.traces = Some(carry.traces.unwrap_or_else(|| self.zero_traces(g, Rings::None)));
         let (loss, out, score) = (none.loss, none.out, none.score);
         let mut now = Now { params: params.to_vec(), carried, carry, loss, out, tracked, score };
         let count = (steps - warmup) / every;

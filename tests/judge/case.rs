@@ -65,9 +65,8 @@ impl Case {
             let phis = learner.prepared.prefix.call(g, params);
             let length = learner.dense_chunk(self.inputs.len());
             let rings = Rings::of_stream(learner.stream(length).expect("a form for streams").used.form);
-            let traces = learner.slots_of(rings).into_iter().map(|(slot, shape)| (slot, g.zeros(&shape))).collect();
-            let (states, time) = (states.to_vec(), g.scalar(DType::S32, 0.0));
-            let mut carry = Carry { states, traces: Some(traces), time, rings };
+            let traces = Some(learner.zero_traces(g, rings));
+            let mut carry = Carry { rings, traces, ..learner.start(g, states) };
             let mut grads: Vec<Option<Tensor>> = vec![None; phis.len()];
             let mut add = |found: Vec<Option<Tensor>>| {
                 for (sum, grad) in grads.iter_mut().zip(found) {

@@ -1,6 +1,6 @@
 //! `y = x W`.
 
-use hlo::{Dot, Func, Shape, Tensor, scan};
+use hlo::{Dot, Func, Shape, Tensor, is_wide, scan};
 
 use super::{Carried, ChunkResult, DENSE, Group, Op, Operator, Reach};
 use crate::learn::trace::{Products, Update, pass};
@@ -29,6 +29,10 @@ impl Operator for Dense {
 
     fn flops(&self, op: &Op, batch: usize) -> u64 {
         2 * (batch * op.weight.iter().product::<usize>()) as u64
+    }
+
+    fn is_turned(&self, op: &Op) -> bool {
+        is_wide(op.weight[0], op.weight[1])
     }
 
     fn may_be_uniform(&self) -> bool {

@@ -53,6 +53,11 @@ pub trait Operator: Sync {
         op.x.is_some()
     }
 
+    /// Whether the gradient, a matrix, is made turned.
+    fn is_turned(&self, _: &Op) -> bool {
+        false
+    }
+
     /// Whether the gradient depends on the weight.
     fn reads_weight(&self, _: &Op) -> bool {
         false
